@@ -1,0 +1,1 @@
+"""What was agreed: datasets, units, grants and schemas as frozen typed values."""

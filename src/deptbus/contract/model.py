@@ -1,0 +1,188 @@
+"""The contract as frozen values: what topics.yml, departments.yml, grants.yml and schemas/ say.
+
+Loading from files is `contract.load`; checks across files are `contract.check`; the contract in
+force travels on the bus as `Contract.to_json()` (topic `bus.contract`), with its policy number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import date, datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from deptbus.contract.territory import Level
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sharing(StrEnum):
+    """The three statutory classes of a field."""
+
+    UNCONDITIONAL = "unconditional"
+    CONDITIONAL = "conditional"
+    NOT_SHARED = "not_shared"
+
+
+class CanonicalForm(StrEnum):
+    """Steps that bring a natural key to its one canonical form, applied in the order given."""
+
+    TRIM = "trim"
+    HALF_WIDTH = "half_width"
+    UPPER = "upper"
+
+
+class Check(StrEnum):
+    """Checks of a field's value at the source, before anything is published."""
+
+    DIVISION = "division"
+    RESIDENT_ID = "resident_id"  # GB 11643, by its check digit
+    CREDIT_CODE = "credit_code"  # GB 32100, by its check digit
+
+
+class Rule(_Frozen):
+    """Who receives a dataset in one direction, and which fields (an include-list)."""
+
+    rule: str
+    direction: Literal["horizontal", "upward", "downward", "return"]
+    lines: tuple[str, ...]
+    levels: tuple[Level, ...] = ()  # empty: every level that the direction reaches
+    fields: tuple[str, ...]
+
+
+class Dataset(_Frozen):
+    """One kind of record with one Avro schema, published by the units of one line."""
+
+    title: str
+    title_zh: str
+    line: str  # the owner line
+    levels: tuple[Level, ...]  # levels at which units of that line publish it
+    schema_version: int = Field(ge=1)  # the version in force: schemas/<dataset>.v<N>.avsc
+    key: tuple[str, ...]  # fields of the natural key
+    canonical: tuple[CanonicalForm, ...] = (
+        CanonicalForm.TRIM,
+        CanonicalForm.HALF_WIDTH,
+        CanonicalForm.UPPER,
+    )
+    division: str  # the field that names the place that a record is about
+    sharing: dict[str, Sharing]  # every field of the schema, and the not_shared ones beside it
+    checks: dict[str, Check] = {}
+    derived_from: tuple[str, ...] = ()
+    receivers: tuple[Rule, ...] = ()
+    retention_hours: int = Field(default=168, ge=1)  # of outboxes and inboxes
+    freshness_hours: float = Field(default=24, gt=0)
+
+
+class Unit(_Frozen):
+    unit: str  # `line@territory`
+    title: str
+    title_zh: str
+    owner: str  # who is rung when something stands
+    systems: tuple[str, ...] = ("main",)
+    key_fingerprint: str | None = None  # of the unit's own key secret; see wire.keys.fingerprint
+
+    @property
+    def line(self) -> str:
+        return self.unit.partition("@")[0]
+
+    @property
+    def territory(self) -> str:
+        return self.unit.partition("@")[2]
+
+
+class Line(_Frozen):
+    title: str
+    title_zh: str
+
+
+class Grant(_Frozen):
+    """Permission for one unit to receive named conditional (or, across line and territory, any
+    published) fields of a dataset, for a purpose, in a territory, until a date.
+
+    Live from the first instant of `starts` to the last of `until`, in China's time (UTC+8).
+    """
+
+    grant: str
+    unit: str
+    dataset: str
+    fields: tuple[str, ...]
+    purpose: str
+    territory: str  # records about places within it
+    starts: date
+    until: date
+
+
+class Contract(_Frozen):
+    """All that was agreed. Two contracts are the same if and only if their digests are."""
+
+    territories: dict[str, str]  # code -> name
+    lines: dict[str, Line]
+    units: tuple[Unit, ...]
+    datasets: dict[str, Dataset]
+    grants: tuple[Grant, ...]
+    schemas: dict[str, dict[str, Any]]  # "resident.v1" -> the Avro record schema as parsed JSON
+    partitions: int = Field(default=4, ge=1, le=256)  # of every canonical topic, outbox and inbox
+
+    def to_json(self) -> str:
+        """One form for one content: keys sorted, no spaces."""
+        import json
+
+        return json.dumps(
+            self.model_dump(mode="json"), ensure_ascii=False, sort_keys=True, separators=(",", ":")
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Contract:
+        return cls.model_validate_json(text)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of `to_json()`, hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @cached_property
+    def unit_by_name(self) -> dict[str, Unit]:
+        return {u.unit: u for u in self.units}
+
+    def record_schema(self, dataset: str, version: int | None = None) -> dict[str, Any]:
+        """The Avro record schema of a dataset (the version in force unless one is given)."""
+        number = version if version is not None else self.datasets[dataset].schema_version
+        return self.schemas[f"{dataset}.v{number}"]
+
+    def schema_versions(self, dataset: str) -> tuple[int, ...]:
+        """All released versions of a dataset's schema, ascending."""
+        prefix = f"{dataset}.v"
+        return tuple(sorted(int(n[len(prefix) :]) for n in self.schemas if n.startswith(prefix)))
+
+    def field_names(self, dataset: str, version: int | None = None) -> tuple[str, ...]:
+        return tuple(f["name"] for f in self.record_schema(dataset, version)["fields"])
+
+    def may_publish(self, unit: str, dataset: str) -> bool:
+        """One datum, one source: the units of the owner line at the dataset's levels."""
+        from deptbus.contract.territory import level_of
+
+        known = self.unit_by_name.get(unit)
+        owned = self.datasets.get(dataset)
+        return (
+            known is not None
+            and owned is not None
+            and known.line == owned.line
+            and level_of(known.territory) in owned.levels
+        )
+
+    def published_by(self, unit: str) -> tuple[str, ...]:
+        return tuple(name for name in self.datasets if self.may_publish(unit, name))
+
+
+class Policy(_Frozen):
+    """A contract in force: the number that stands in every delivery made under it."""
+
+    number: int
+    activated_at: datetime  # grants live at this instant are the ones that this policy has
+    activated_by: str
+    contract: Contract

@@ -1,0 +1,1 @@
+"""The demonstration: a county of synthetic departments, its clerks, and the referee."""

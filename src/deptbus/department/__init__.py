@@ -1,0 +1,1 @@
+"""The adapter of one department: capture what its clerks change, apply what others changed."""

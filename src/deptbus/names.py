@@ -1,0 +1,54 @@
+"""Names of topics, groups and units: the only place where they are spelled.
+
+A unit is written `housing@330106`; Kafka allows no `@`, so in topic names it is `housing-330106`.
+"""
+
+from __future__ import annotations
+
+import re
+
+CONTRACT = "bus.contract"  # one partition, kept whole: the history of policies is read from it
+SCHEMAS = "bus.schemas"  # compacted: 4-byte id -> schema JSON
+QUARANTINE = "bus.quarantine"  # notes of what could not be accepted; never content
+AGENTS = "bus.agents"  # compacted: what each live agent works under
+JOBS = "bus.jobs"  # compacted: progress of jobs
+
+WORKER_GROUP = "deptbus.worker"
+
+UNIT = re.compile(r"^(?P<line>[a-z][a-z0-9_]{0,39})@(?P<territory>\d{2}|\d{4}|\d{6}|\d{9}|\d{12})$")
+
+
+def unit_in_topic(unit: str) -> str:
+    return unit.replace("@", "-")
+
+
+def out_topic(unit: str) -> str:
+    return f"out.{unit_in_topic(unit)}"
+
+
+def in_topic(unit: str) -> str:
+    return f"in.{unit_in_topic(unit)}"
+
+
+def control_topic(unit: str) -> str:
+    """Compacted companion of `out.<unit>`: heartbeats and announcements of its adapters."""
+    return f"control.{unit_in_topic(unit)}"
+
+
+def data_topic(dataset: str) -> str:
+    return f"data.{dataset}"
+
+
+def unit_of_topic(topic: str) -> str:
+    """`out.housing-330106` -> `housing@330106` (also for `in.` and `control.`)."""
+    line, _, territory = topic.partition(".")[2].rpartition("-")
+    return f"{line}@{territory}"
+
+
+def dataset_of_topic(topic: str) -> str:
+    return topic.partition(".")[2]
+
+
+def adapter_group(unit: str, system: str) -> str:
+    """Consumer group under which an adapter commits, for lag only (SQL holds the truth)."""
+    return f"deptbus.adapter.{unit_in_topic(unit)}.{system}"

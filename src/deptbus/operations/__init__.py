@@ -1,0 +1,1 @@
+"""The data office's acts: one module a verb."""

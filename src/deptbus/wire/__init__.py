@@ -1,0 +1,1 @@
+"""Bytes to nouns and back; no I/O. Nothing is believed before it was checked."""
