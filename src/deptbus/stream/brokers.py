@@ -1,0 +1,207 @@
+"""The edge to aiokafka: opens its clients, asks for metadata, turns its errors into ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import create_conn
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    AuthenticationMethodNotSupported,
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    InvalidTopicError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+    UnsupportedSaslMechanismError,
+)
+
+from deptbus.connection import Connection
+from deptbus.errors import BusRefused, BusUnreachable, DeptbusError
+
+REQUEST_TIMEOUT_MS = 10_000
+# New topics and rights need about a second to reach every broker: one "no" is no answer yet.
+PATIENCE_SECONDS = 5.0
+_PAUSE_SECONDS = 0.1
+
+_CREDENTIALS = (
+    AuthenticationFailedError,
+    AuthenticationMethodNotSupported,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+_TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
+
+
+def refused_topic(topic: str) -> BusRefused:
+    """Kafka hides topics that one has no right to: unknown and forbidden look alike."""
+    return BusRefused(
+        f"topic {topic} is unknown to the bus, or this client has no right to it",
+        mend="Run `deptbus topics apply`, and check the user's rights to the topic",
+    )
+
+
+def translate(error: BaseException, *, topic: str | None = None) -> DeptbusError:
+    """What a client's error means to us: BusRefused (a person must mend it) or BusUnreachable."""
+    if isinstance(error, DeptbusError):
+        return error
+    if isinstance(error, _CREDENTIALS):
+        return BusRefused(
+            "the bus refuses these credentials",
+            mend="Check DEPTBUS_SASL_USERNAME, DEPTBUS_SASL_PASSWORD and DEPTBUS_SASL_MECHANISM",
+        )
+    if isinstance(error, TopicAuthorizationFailedError | UnknownTopicOrPartitionError):
+        return refused_topic(topic or "named")
+    if isinstance(error, InvalidTopicError):
+        return BusRefused(f"{topic} cannot be a topic's name")
+    if isinstance(error, GroupAuthorizationFailedError | ClusterAuthorizationFailedError):
+        return BusRefused(
+            f"this client lacks a right on the bus ({type(error).__name__})",
+            mend="Give the user the rights that `deptbus topics plan` lists",
+        )
+    if isinstance(error, _TOO_LARGE):
+        return BusRefused(
+            f"a record is too large for topic {topic}",
+            mend="Raise max.message.bytes of the topic with `deptbus topics apply`",
+        )
+    name = type(error).__name__
+    return BusUnreachable(f"the bus did not answer in time ({name})", mend="Is it running?")
+
+
+async def _why(connection: Connection) -> DeptbusError:
+    """aiokafka says only "unable to bootstrap" and logs the reason: ask once more to know it."""
+    words = connection.aiokafka()
+    last: BaseException = ConnectionError("no address")
+    for address in words.pop("bootstrap_servers"):
+        host, _, port = address.rpartition(":")
+        try:
+            conn = await create_conn(
+                host.strip("[]"), int(port), client_id="deptbus", request_timeout_ms=5000, **words
+            )
+        except _CREDENTIALS as error:
+            return translate(error)
+        except (OSError, KafkaError, TimeoutError, ValueError) as error:
+            last = error
+        else:
+            conn.close()
+    reason = last.strerror if isinstance(last, OSError) and last.strerror else str(last)
+    return BusUnreachable(
+        f"no broker answers at {connection.bootstrap} ({reason or type(last).__name__})",
+        mend="Start the bus, or name another with --bootstrap",
+    )
+
+
+async def _start(client: Any, connection: Connection) -> None:
+    try:
+        await client.start()
+    except (KafkaError, OSError, TimeoutError) as error:
+        with suppress(KafkaError, OSError):
+            await client.stop()
+        found = translate(error)
+        raise (await _why(connection) if isinstance(found, BusUnreachable) else found) from None
+    except BaseException:
+        with suppress(KafkaError, OSError):
+            await client.stop()
+        raise
+
+
+async def open_producer(connection: Connection, **words: Any) -> AIOKafkaProducer:
+    """A started producer: acks=all, idempotent, lz4. Raises BusUnreachable, BusRefused."""
+    producer = AIOKafkaProducer(
+        acks="all",
+        enable_idempotence=True,
+        compression_type="lz4",
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+        **connection.aiokafka(),
+        **words,
+    )
+    await _start(producer, connection)
+    return producer
+
+
+async def open_consumer(connection: Connection, **words: Any) -> AIOKafkaConsumer:
+    """A started consumer without a group; assign partitions only after `partition_count`,
+    because `assign` on a forbidden topic spins for ever. Raises BusUnreachable, BusRefused."""
+    consumer = AIOKafkaConsumer(
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=50,
+        max_partition_fetch_bytes=2 * 1024 * 1024,
+        request_timeout_ms=REQUEST_TIMEOUT_MS,
+        **connection.aiokafka(),
+        **words,
+    )
+    await _start(consumer, connection)
+    return consumer
+
+
+@asynccontextmanager
+async def consumer_of(connection: Connection) -> AsyncIterator[AIOKafkaConsumer]:
+    """`open_consumer`, stopped at the end; driver errors inside are translated."""
+    consumer = await open_consumer(connection)
+    try:
+        yield consumer
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise translate(error) from error
+    finally:
+        await consumer.stop()
+
+
+async def partition_count(
+    client: AIOKafkaClient, topic: str, *, patience: float = PATIENCE_SECONDS
+) -> int:
+    """Number of partitions. Raises BusRefused after `patience` seconds of "unknown" or
+    "forbidden", BusUnreachable when no broker answered."""
+    known = client.cluster.partitions_for_topic(topic)
+    if known:
+        return len(known)
+    client.add_topic(topic)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
+    while True:
+        answered = await client.force_metadata_update()
+        known = client.cluster.partitions_for_topic(topic)
+        if known:
+            return len(known)
+        if loop.time() > deadline:
+            if not answered:
+                raise BusUnreachable("no broker answers", mend="Is the bus running?")
+            raise refused_topic(topic)
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def topic_partitions(connection: Connection, topics: Iterable[str]) -> dict[str, int]:
+    """Topic -> number of partitions, for topics that exist. Raises BusRefused for any other."""
+    async with consumer_of(connection) as consumer:
+        return {topic: await partition_count(consumer._client, topic) for topic in topics}
+
+
+async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> list[TopicPartition]:
+    count = await partition_count(consumer._client, topic)
+    return [TopicPartition(topic, number) for number in range(count)]
+
+
+async def beginning_offsets(connection: Connection, topic: str) -> list[int]:
+    """The first offset still kept in each partition, by partition number."""
+    async with consumer_of(connection) as consumer:
+        places = await partitions_of(consumer, topic)
+        found = await consumer.beginning_offsets(places)
+        return [found[place] for place in places]
+
+
+async def end_offsets(connection: Connection, topic: str) -> list[int]:
+    """The offset that the next record gets in each partition, by partition number."""
+    async with consumer_of(connection) as consumer:
+        places = await partitions_of(consumer, topic)
+        found = await consumer.end_offsets(places)
+        return [found[place] for place in places]

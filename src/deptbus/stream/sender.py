@@ -1,0 +1,292 @@
+"""Writes records to Kafka: whole batches, in order per partition, done only when acked.
+
+Rules (each is a trap of the client that was met):
+
+1. One batch in flight per partition; what waits meanwhile makes up the next batch.
+2. An idempotent producer is poisoned for ever by a failed batch, and waits without end while
+   there are too few replicas: after any failure and after an own deadline it is thrown away, a
+   new one is opened, and what was not acked is sent again in order. The outcome of the first
+   attempt is unknown; versions make a record that arrives twice harmless.
+3. A refusal (rights, unknown topic, too large) is told at once: sending again does not mend it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, ProducerClosed
+
+from deptbus.connection import Connection
+from deptbus.errors import BusRefused, BusUnreachable, DeptbusError
+from deptbus.stream.brokers import open_producer, partition_count, translate
+from deptbus.wire.partitioner import partition_of
+
+log = structlog.get_logger(__name__)
+
+# Small batches cost throughput (16 KiB: 1.2 MB/s, 256 KiB: 31.8 MB/s); a batch must stay below
+# max.message.bytes of every topic (1 MiB by default), also when it does not compress.
+BATCH_BYTES = 512 * 1024
+# A single larger record still makes a batch of its own.
+MAX_REQUEST_BYTES = 2 * 1024 * 1024
+# One produce request carries a batch of each partition; the broker refuses requests of 100 MB.
+_BATCHES_IN_FLIGHT = 64
+_ATTEMPT_SECONDS = 15.0
+_BACKOFF_SECONDS = (0.1, 2.0)
+_DISCARD_SECONDS = 5.0
+
+
+class Outgoing(NamedTuple):
+    """One record to be written. `partition` None: the one that the key belongs to."""
+
+    topic: str
+    partition: int | None
+    key: bytes | None
+    value: bytes
+
+
+Place = tuple[str, int]
+
+
+class _Parcel:
+    """The records of one `send` for one partition, and what became of them."""
+
+    __slots__ = ("deadline", "done", "next", "offsets", "records")
+
+    def __init__(self, records: list[Outgoing], deadline: float) -> None:
+        self.records = records
+        self.next = 0  # first record that is not yet acked
+        self.offsets: list[int] = []
+        self.deadline = deadline
+        self.done: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: DeptbusError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+    def acked(self, base_offset: int, count: int) -> None:
+        self.offsets.extend(range(base_offset, base_offset + count))
+        self.next += count
+        if self.next == len(self.records) and not self.done.done():
+            self.done.set_result(self.offsets)
+
+
+class Sender:
+    """Owns one producer. Call `start` once before and `stop` once after; any number of tasks may
+    call `send` at the same time: records for one partition are stored in the order of the calls.
+    """
+
+    def __init__(self, connection: Connection, *, deadline_seconds: float = 30.0) -> None:
+        self._connection = connection
+        self._deadline_seconds = deadline_seconds
+        self._producer: AIOKafkaProducer | None = None
+        self._opening = asyncio.Lock()
+        self._slots = asyncio.Semaphore(_BATCHES_IN_FLIGHT)
+        self._lanes: dict[Place, deque[_Parcel]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Raises BusUnreachable, BusRefused."""
+        await self._open()
+
+    async def stop(self) -> None:
+        """Ends at once: sends that wait fail with BusUnreachable. Await your sends first."""
+        self._stopped = True
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for lane in self._lanes.values():
+            for parcel in lane:
+                parcel.fail(BusUnreachable("the sender was stopped"))
+        self._lanes.clear()
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _discard(producer)
+
+    async def __aenter__(self) -> Sender:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def partitions(self, topic: str) -> int:
+        """Number of partitions of a topic. Raises BusRefused when there is no such topic for us."""
+        return await partition_count((await self._open()).client, topic)
+
+    async def send(
+        self, records: Sequence[Outgoing], *, deadline_seconds: float | None = None
+    ) -> list[int]:
+        """Write `records`; returns their offsets when every one of them is acked by the bus.
+
+        Raises BusRefused when the bus says no, BusUnreachable when it did not answer within the
+        deadline: some of the records may then be stored, some not, some later. Send them again.
+        """
+        if self._stopped:
+            raise BusUnreachable("the sender was stopped")
+        if not records:
+            return []
+        seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
+        deadline = asyncio.get_running_loop().time() + seconds
+        groups: dict[Place, list[int]] = {}
+        for index, record in enumerate(records):
+            place = (record.topic, record.partition)
+            if place[1] is None:
+                place = (record.topic, await self._partition(record))
+            groups.setdefault(place, []).append(index)  # type: ignore[arg-type]
+        parcels = {
+            place: self._enqueue(place, [records[i] for i in indexes], deadline)
+            for place, indexes in groups.items()
+        }
+        await _all_or_raise([parcel.done for parcel in parcels.values()])
+        offsets = [0] * len(records)
+        for place, indexes in groups.items():
+            for index, offset in zip(indexes, parcels[place].offsets, strict=True):
+                offsets[index] = offset
+        return offsets
+
+    async def _partition(self, record: Outgoing) -> int:
+        if record.key is None:
+            raise ValueError("a record without a key needs a partition")
+        return partition_of(record.key, await self.partitions(record.topic))
+
+    def _enqueue(self, place: Place, records: list[Outgoing], deadline: float) -> _Parcel:
+        parcel = _Parcel(records, deadline)
+        lane = self._lanes.get(place)
+        if lane is None:
+            lane = self._lanes[place] = deque()
+            task = asyncio.create_task(self._drain(place, lane))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        lane.append(parcel)
+        return parcel
+
+    async def _drain(self, place: Place, lane: deque[_Parcel]) -> None:
+        """Send all that waits for one partition, batch by batch; ends when nothing waits."""
+        pause = _BACKOFF_SECONDS[0]
+        while lane:
+            if lane[0].done.done():  # acked, failed, or its caller went away
+                lane.popleft()
+                continue
+            failed = await self._attempt(place, lane)
+            if failed is None:
+                pause = _BACKOFF_SECONDS[0]
+                continue
+            now = asyncio.get_running_loop().time()
+            if isinstance(failed, BusRefused) or now + pause >= lane[0].deadline:
+                lane.popleft().fail(failed)
+                continue
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _BACKOFF_SECONDS[1])
+        del self._lanes[place]
+
+    async def _attempt(self, place: Place, lane: deque[_Parcel]) -> DeptbusError | None:
+        """One batch of what waits; None when it was acked, else what went wrong."""
+        topic, partition = place
+        producer = None
+        try:
+            async with self._slots:
+                producer = await self._open()
+                if partition >= await partition_count(producer.client, topic):
+                    return BusRefused(f"topic {topic} has no partition {partition}")
+                batch = producer.create_batch()
+                taken = _fill(batch, lane)
+                loop = asyncio.get_running_loop()
+                seconds = min(_ATTEMPT_SECONDS, max(0.1, lane[0].deadline - loop.time()))
+                async with asyncio.timeout(seconds):
+                    stored = await (await producer.send_batch(batch, topic, partition=partition))
+                base = stored.offset
+                if base < 0:  # stored by an earlier attempt whose offset the broker forgot
+                    raise KafkaError("offset unknown")
+        except DeptbusError as error:
+            return error
+        except (KafkaError, OSError, TimeoutError) as error:
+            if producer is not None:
+                await self._replace(producer, place, error)
+            return translate(error, topic=topic)
+        for parcel, count in taken:
+            parcel.acked(base, count)
+            base += count
+        return None
+
+    async def _open(self) -> AIOKafkaProducer:
+        async with self._opening:
+            if self._producer is None:
+                self._producer = await open_producer(
+                    self._connection,
+                    max_batch_size=BATCH_BYTES,
+                    max_request_size=MAX_REQUEST_BYTES,
+                )
+            return self._producer
+
+    async def _replace(self, poisoned: AIOKafkaProducer, place: Place, why: BaseException) -> None:
+        """Throw the producer away unless another lane did already; the next attempt opens one."""
+        async with self._opening:
+            if self._producer is not poisoned:
+                return
+            self._producer = None
+        log.warning(
+            "producer_replaced", topic=place[0], partition=place[1], error=type(why).__name__
+        )
+        await _discard(poisoned)
+
+
+def _fill(batch, lane: deque[_Parcel]) -> list[tuple[_Parcel, int]]:  # type: ignore[no-untyped-def]
+    """Append what waits, oldest first, until the batch is full; who gave how many records."""
+    taken = []
+    append = batch.append
+    for parcel in lane:
+        if parcel.done.done():
+            continue
+        records = parcel.records
+        index = parcel.next
+        while index < len(records):
+            record = records[index]
+            if append(timestamp=None, key=record.key, value=record.value) is None:
+                break
+            index += 1
+        if index > parcel.next:
+            taken.append((parcel, index - parcel.next))
+        if index < len(records):
+            break
+    batch.close()
+    return taken
+
+
+async def _all_or_raise(futures: list[asyncio.Future[list[int]]]) -> None:
+    """Wait for all; a refusal outranks an unanswered request. When the caller is cancelled, what
+    is not yet on its way stays unsent."""
+    try:
+        await asyncio.wait(futures)
+    except asyncio.CancelledError:
+        for future in futures:
+            future.cancel()
+        raise
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    if errors:
+        raise next((e for e in errors if isinstance(e, BusRefused)), errors[0])
+
+
+async def _discard(producer: AIOKafkaProducer) -> None:
+    """Stop a producer without delivering what it holds: its own stop() flushes first, which never
+    ends while there are too few replicas."""
+    for batches in producer._message_accumulator._batches.values():
+        for batch in batches:
+            # Retrieve what nobody awaits any more: asyncio would log it as never retrieved.
+            batch.future.add_done_callback(_retrieve)
+    producer._message_accumulator.fail_all(ProducerClosed())
+    await producer.client.close()
+    with suppress(Exception):  # requests cut in flight end in whatever way they find
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            await producer.stop()
+
+
+def _retrieve(future: asyncio.Future[object]) -> None:
+    if not future.cancelled():
+        future.exception()
