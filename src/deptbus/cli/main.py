@@ -1,4 +1,4 @@
-"""The command line's frame: finds the command, and turns every ending into one line and an exit code.
+"""The command line's frame: finds the command, turns every ending into one line and an exit code.
 
 Exit codes (design, section 7): 0 done or yes; 1 the answer is no; 2 could not be done, also a usage
 error and Ctrl-C; 70 our own bug.
@@ -127,7 +127,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _code_of(ending.code)
     except Exception as error:  # noqa: BLE001 - the last door: whatever is left is our own bug
         return _own_bug(error)
-    # The parser turns Ctrl-C into 130 by itself; here a command that was cut short could not be done.
+    # The parser turns Ctrl-C into 130; here a command that was cut short could not be done.
     return Exit.COULD_NOT if answer == 130 else _code_of(answer)
 
 

@@ -1,4 +1,4 @@
-"""Options that many commands share, spelled once: how a command finds the bus, and how it answers."""
+"""Options that many commands share: how a command finds the bus, and how it prints its answer."""
 
 from __future__ import annotations
 
