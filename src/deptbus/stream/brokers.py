@@ -174,6 +174,7 @@ async def partition_count(
         if known:
             return len(known)
         if loop.time() > deadline:
+            client._topics.discard(topic)  # or each later update would ask and complain again
             if not answered:
                 raise BusUnreachable("no broker answers", mend="Is the bus running?")
             raise refused_topic(topic)

@@ -38,7 +38,7 @@ MAX_REQUEST_BYTES = 2 * 1024 * 1024
 _BATCHES_IN_FLIGHT = 64
 _ATTEMPT_SECONDS = 15.0
 _BACKOFF_SECONDS = (0.1, 2.0)
-_DISCARD_SECONDS = 5.0
+_DISCARD_SECONDS = 1.0
 
 
 class Outgoing(NamedTuple):
@@ -161,14 +161,24 @@ class Sender:
         lane = self._lanes.get(place)
         if lane is None:
             lane = self._lanes[place] = deque()
-            task = asyncio.create_task(self._drain(place, lane))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._keep(asyncio.create_task(self._drain(place, lane)))
         lane.append(parcel)
         return parcel
 
     async def _drain(self, place: Place, lane: deque[_Parcel]) -> None:
         """Send all that waits for one partition, batch by batch; ends when nothing waits."""
+        try:
+            await self._drain_batches(place, lane)
+        except Exception as error:
+            for parcel in lane:  # our own bug: whoever waits must see it, not wait for ever
+                if not parcel.done.done():
+                    parcel.done.set_exception(error)
+            raise
+        finally:
+            if not self._stopped:
+                del self._lanes[place]
+
+    async def _drain_batches(self, place: Place, lane: deque[_Parcel]) -> None:
         pause = _BACKOFF_SECONDS[0]
         while lane:
             if lane[0].done.done():  # acked, failed, or its caller went away
@@ -184,7 +194,6 @@ class Sender:
                 continue
             await asyncio.sleep(pause)
             pause = min(pause * 2, _BACKOFF_SECONDS[1])
-        del self._lanes[place]
 
     async def _attempt(self, place: Place, lane: deque[_Parcel]) -> DeptbusError | None:
         """One batch of what waits; None when it was acked, else what went wrong."""
@@ -234,7 +243,11 @@ class Sender:
         log.warning(
             "producer_replaced", topic=place[0], partition=place[1], error=type(why).__name__
         )
-        await _discard(poisoned)
+        self._keep(asyncio.create_task(_discard(poisoned)))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 def _fill(batch, lane: deque[_Parcel]) -> list[tuple[_Parcel, int]]:  # type: ignore[no-untyped-def]
@@ -275,16 +288,23 @@ async def _all_or_raise(futures: list[asyncio.Future[list[int]]]) -> None:
 
 async def _discard(producer: AIOKafkaProducer) -> None:
     """Stop a producer without delivering what it holds: its own stop() flushes first, which never
-    ends while there are too few replicas."""
-    for batches in producer._message_accumulator._batches.values():
-        for batch in batches:
-            # Retrieve what nobody awaits any more: asyncio would log it as never retrieved.
-            batch.future.add_done_callback(_retrieve)
-    producer._message_accumulator.fail_all(ProducerClosed())
+    ends while there are too few replicas. Reaches into the client, whose version is pinned."""
+    task = producer._sender.sender_task
+    if task is not None:
+        task.cancel()  # it then awaits its requests, which end when their connections do
     await producer.client.close()
-    with suppress(Exception):  # requests cut in flight end in whatever way they find
-        async with asyncio.timeout(_DISCARD_SECONDS):
-            await producer.stop()
+    if task is not None and not (await asyncio.wait([task], timeout=_DISCARD_SECONDS))[0]:
+        task.cancel()  # a request waits for metadata, which nobody fetches any more
+        await asyncio.wait([task], timeout=_DISCARD_SECONDS)
+    held = producer._message_accumulator
+    held._pending_batches |= {batch for queue in held._batches.values() for batch in queue}
+    for batch in held._pending_batches:
+        # Retrieve what nobody awaits any more: asyncio would report it as never retrieved.
+        batch.future.add_done_callback(_retrieve)
+        batch._drain_waiter.add_done_callback(_retrieve)
+    held.fail_all(ProducerClosed())
+    with suppress(KafkaError, asyncio.CancelledError):
+        await producer.stop()
 
 
 def _retrieve(future: asyncio.Future[object]) -> None:
