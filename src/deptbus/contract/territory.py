@@ -1,4 +1,7 @@
-"""The division tree of GB/T 2260 and GB/T 10114: a code's length is its level, its prefixes its parents."""
+"""The division tree of GB/T 2260 and GB/T 10114.
+
+The length of a code is its level, its prefixes are its parents.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,13 @@ class Level(StrEnum):
     VILLAGE = "village"
 
 
-_LENGTHS = {2: Level.PROVINCE, 4: Level.PREFECTURE, 6: Level.COUNTY, 9: Level.TOWNSHIP, 12: Level.VILLAGE}
+_LENGTHS = {
+    2: Level.PROVINCE,
+    4: Level.PREFECTURE,
+    6: Level.COUNTY,
+    9: Level.TOWNSHIP,
+    12: Level.VILLAGE,
+}
 
 
 def is_division_code(code: str) -> bool:

@@ -1,0 +1,188 @@
+"""department.yml: where a unit keeps its own data, as frozen values with the lines they stand on.
+
+One file per unit. It names the unit's systems (databases or folders), which of its own tables and
+columns are which dataset and field, and into which of its own tables each received dataset goes.
+Checks against the contract are `contract.department_check`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+
+from deptbus.contract.shapes import as_mapping, build
+from deptbus.contract.yaml_tree import Place, Text, Tree, read_tree
+from deptbus.errors import FileProblems, Problem
+
+# In `receives.<dataset>.columns`: the 16 bytes of the bus key as 32 hexadecimal digits.
+KEY_FIELD = "$key"
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
+def _resolved(value: Any) -> Any:
+    """A scalar typed without quotes as YAML 1.2 reads it: 1, 1.5, true, text."""
+    if not isinstance(value, Text) or not value.plain:
+        return str(value) if isinstance(value, Text) else value
+    if value in ("true", "false"):
+        return value == "true"
+    if _INTEGER.fullmatch(value):
+        # 007 and the digits of a code are text; a number has no leading zero.
+        unsigned = value.lstrip("+-")
+        return str(value) if len(unsigned) > 1 and unsigned.startswith("0") else int(value)
+    if _NUMBER.fullmatch(value):
+        return float(value)
+    return str(value)
+
+
+Scalar = Annotated[str | int | float | bool | None, BeforeValidator(_resolved)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Publish(_Frozen):
+    """One table of the unit's own that is a dataset which it publishes."""
+
+    table: str = Field(min_length=1)  # of a folder: the name of the file, without its ending
+    columns: dict[str, str]  # field -> own column
+    # field -> own code -> bus value; codes are compared as text. No entry: the row is parked.
+    values: dict[str, dict[str, str | None]] = {}
+    constants: dict[str, Scalar] = {}  # field -> value that every row has
+
+
+class Receive(_Frozen):
+    """One table of the unit's own into which a received dataset goes; created when absent."""
+
+    table: str = Field(min_length=1)
+    columns: dict[str, str]  # field (or `$key`) -> own column
+    # Columns of the row's own key. Empty: those of the dataset's natural key when all of it is
+    # mapped, else the one of `$key`; see `receive_key`.
+    key: tuple[str, ...] = ()
+    values: dict[str, dict[str, str]] = {}  # field -> own code -> bus value; read the other way
+    defaults: dict[str, Scalar] = {}  # own column -> value where the bus gives none
+    replaces: str | None = None  # the form or screen on which this was typed until now
+
+
+class System(_Frozen):
+    """One database or folder of the unit."""
+
+    # Not in `repr`: it may hold a password.
+    database: str = Field(repr=False)
+    publishes: dict[str, Publish] = {}
+    receives: dict[str, Receive] = {}
+    outbox_cap_rows: int = Field(default=1_000_000, ge=1)
+
+    @property
+    def kind(self) -> Literal["sqlite", "postgresql", "folder"]:
+        if self.database.startswith("sqlite:"):
+            return "sqlite"
+        return "folder" if self.database.startswith("folder:") else "postgresql"
+
+    @property
+    def path(self) -> Path:
+        """The absolute path of an SQLite file or a folder; ValueError for a server."""
+        if self.kind == "postgresql":
+            raise ValueError("a database server has no path")
+        return Path(self.database.removeprefix("sqlite:///").removeprefix("folder:"))
+
+
+class Department(_Frozen):
+    """What one unit's department.yml says. Paths are absolute, variables are replaced."""
+
+    unit: str
+    secret_file: Path
+    systems: dict[str, System]
+
+    _tree: Tree = PrivateAttr(default_factory=lambda: Tree("department.yml"))
+
+    @property
+    def file(self) -> str:
+        return self._tree.file
+
+    def problem(self, place: Place, what: str, mend: str) -> Problem:
+        return self._tree.problem(place, what, mend)
+
+
+def receive_key(receive: Receive, natural_key: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns of the own row's key; empty when neither a key nor `$key` is mapped."""
+    if receive.key:
+        return receive.key
+    if all(field in receive.columns for field in natural_key):
+        return tuple(receive.columns[field] for field in natural_key)
+    return (receive.columns[KEY_FIELD],) if KEY_FIELD in receive.columns else ()
+
+
+def load_department(path: Path, environment: Mapping[str, str] | None = None) -> Department:
+    """Read one department.yml. Raises FileProblems with everything that is wrong in it.
+
+    `${NAME}` in `database` is replaced from `environment` (that of the process by default).
+    """
+    tree, problems = read_tree(path)
+    if tree.value is None:
+        raise FileProblems(problems)
+    settings, wrong = as_mapping(tree, (), tree.value)
+    problems += wrong
+    given = os.environ if environment is None else environment
+    base = path.absolute().parent
+    settings = dict(settings)
+    secret = settings.get("secret_file") or "key.secret"
+    settings["secret_file"] = _absolute(base, secret) if isinstance(secret, str) else secret
+    systems = settings.get("systems")
+    if isinstance(systems, dict):
+        settings["systems"] = {
+            name: _with_database(tree, ("systems", name), system, base, given, problems)
+            for name, system in systems.items()
+        }
+    made, wrong = build(Department, tree, (), settings)
+    problems += wrong
+    if made is None or problems:
+        raise FileProblems(sorted(problems, key=lambda p: p.line))
+    made._tree = tree
+    return made
+
+
+def _with_database(
+    tree: Tree,
+    place: Place,
+    system: Any,
+    base: Path,
+    environment: Mapping[str, str],
+    problems: list[Problem],
+) -> Any:
+    """The system with its database's variables replaced and its path absolute."""
+    if not isinstance(system, dict) or not isinstance(system.get("database"), str):
+        return system  # the model says what is missing
+    where = (*place, "database")
+    url = str(system["database"])
+    problems += [
+        tree.problem(where, f"environment variable {name} is not set", f"Set {name}")
+        for name in sorted(set(_VARIABLE.findall(url)) - environment.keys())
+    ]
+    url = _VARIABLE.sub(lambda match: environment.get(match[1], ""), url)
+    scheme, colon, rest = url.partition(":")
+    if scheme == "sqlite" and rest.startswith("///") and len(rest) > 3:
+        url = f"sqlite:///{_absolute(base, rest[3:])}"
+    elif scheme == "folder" and rest and not rest.startswith("//"):
+        url = f"folder:{_absolute(base, rest)}"
+    elif scheme not in ("postgresql", "postgres") or not colon or not rest.startswith("//"):
+        problems.append(
+            tree.problem(
+                where,
+                "`database` is not an address that is known",
+                "Write sqlite:///FILE, postgresql://USER:${PASSWORD}@HOST/NAME or folder:PATH",
+            )
+        )
+    return {**system, "database": url}
+
+
+def _absolute(base: Path, text: str) -> Path:
+    return Path(os.path.normpath(base / text))
