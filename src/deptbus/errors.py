@@ -77,6 +77,10 @@ class ContractUnreadable(DeptbusError):
     """The contract in force cannot be read now: deliver nothing until it can (promise 5)."""
 
 
+class NoNetwork(DeptbusError):
+    """Something that is fetched once (Kafka's files) is not in the cache and cannot be fetched."""
+
+
 class WireRefused(DeptbusError):
     """Bytes that are not a valid record of this bus. `reason` is a constant for quarantine."""
 
@@ -87,6 +91,10 @@ class WireRefused(DeptbusError):
 
 class DatabaseUnavailable(DeptbusError):
     """The database itself refuses (down, disk, rights, schema): stop, say so once, retry later."""
+
+
+class DatabaseBusy(DatabaseUnavailable):
+    """Somebody holds a lock for longer than we may wait: rolled back, try again soon."""
 
 
 class RowRefused(DeptbusError):
