@@ -1,0 +1,316 @@
+"""Opens a department's database, SQLite or PostgreSQL, and translates what its driver says.
+
+Nothing of a driver leaves this room: a refused row becomes `RowRefused`, a lock that somebody holds
+`DatabaseBusy`, all else `DatabaseUnavailable`. A driver's own message may quote the row, so it is
+never passed on: only the names of constraint, table and column are, and the kind of the error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import secrets
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from deptbus.errors import DatabaseBusy, DatabaseUnavailable, DeptbusError, RowRefused
+
+T = TypeVar("T")
+
+FOLDER_STATE = Path(".deptbus") / "state.db"
+LOCK_TIMEOUT_MS = (
+    250  # below PostgreSQL's deadlock_timeout (1 s): we give way, never the department
+)
+BUSY_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a system's database is. `folder` is set when it is the state of a folder system."""
+
+    kind: Literal["sqlite", "postgresql"]
+    location: str  # path of the file, or the URL with its password
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        """The place without its password, fit for a log or a screen."""
+        return redacted(self.location) if self.kind == "postgresql" else self.location
+
+    __repr__ = __str__
+
+
+def target_of(database: str, base: Path = Path()) -> Target:
+    """`sqlite:///path`, `postgresql://...` or `folder:path`; relative paths are relative to `base`.
+
+    Raises DeptbusError for any other form.
+    """
+    if database.startswith(("postgresql://", "postgres://")):
+        return Target("postgresql", database)
+    if database.startswith("sqlite:///"):
+        return Target("sqlite", str(base / database.removeprefix("sqlite:///")))
+    if database.startswith("folder:"):
+        folder = base / database.removeprefix("folder:")
+        return Target("sqlite", str(folder / FOLDER_STATE), folder)
+    raise DeptbusError(
+        f"database {redacted(database)!r} is of no known kind",
+        mend="Write sqlite:///PATH, postgresql://USER@HOST/NAME or folder:PATH",
+    )
+
+
+def redacted(url: str) -> str:
+    """The URL with its password replaced, wherever the password stands in it."""
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        return re.sub(r"//[^/]*@", "//***@", url)
+    hidden = url.replace(f":{password}@", ":***@") if password else url
+    return re.sub(r"(password=)[^&]*", r"\1***", hidden)
+
+
+@contextmanager
+def sqlite_translated(place: str) -> Iterator[None]:
+    """Turns sqlite3's errors into ours; `place` names the database in what a person reads."""
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        # SQLite's message names the constraint or table.column and never a value.
+        raise RowRefused(f"{place}: {error}") from None
+    except (sqlite3.DataError, sqlite3.InterfaceError, OverflowError) as error:
+        raise RowRefused(f"{place}: a value does not fit ({type(error).__name__})") from None
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (
+            sqlite3.SQLITE_BUSY,
+            sqlite3.SQLITE_LOCKED,
+        ):
+            raise DatabaseBusy(f"{place}: another program holds the database") from None
+        raise DatabaseUnavailable(
+            f"{place}: {error}", mend="Check the file, its rights and its tables"
+        ) from None
+    except sqlite3.DatabaseError as error:
+        raise DatabaseUnavailable(
+            f"{place}: {error}", mend="Check that it is a sound database"
+        ) from None
+
+
+class SqliteDatabase:
+    """One SQLite connection on a thread of its own; all work runs there, one after another."""
+
+    kind: Literal["sqlite"] = "sqlite"
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.place = str(target)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+        self._connection: sqlite3.Connection | None = None
+
+    @classmethod
+    async def open(cls, target: Target, *, create: bool = False) -> SqliteDatabase:
+        """Raises DatabaseUnavailable when the file is absent (unless `create`) or no database."""
+        database = cls(target)
+        try:
+            await database.run(lambda _: None, _open=lambda: database._connect(create))
+        except BaseException:
+            database._thread.shutdown(wait=False)
+            raise
+        return database
+
+    def _connect(self, create: bool) -> None:
+        path = Path(self.target.location)
+        if create:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        elif not path.is_file():
+            raise DatabaseUnavailable(
+                f"{self.place}: there is no such file", mend="Check `database:` in department.yml"
+            )
+        connection = sqlite3.connect(
+            path.absolute().as_uri() + f"?mode={'rwc' if create else 'rw'}",
+            uri=True,
+            isolation_level=None,  # we say BEGIN and COMMIT ourselves
+            check_same_thread=False,  # opened, used and closed on one thread, which is ours
+            timeout=BUSY_TIMEOUT_S,
+        )
+        # Old programs write text that is no UTF-8; such a row is parked, so it must be readable.
+        connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        self._connection = connection
+
+    async def run(
+        self, work: Callable[[sqlite3.Connection], T], *, _open: Callable[[], None] | None = None
+    ) -> T:
+        """Runs `work(connection)` on the database's thread, without a transaction of its own."""
+
+        def on_thread() -> T:
+            with sqlite_translated(self.place):
+                if _open is not None:
+                    _open()
+                if self._connection is None:
+                    raise DatabaseUnavailable(f"{self.place}: the connection is closed")
+                return work(self._connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, on_thread)
+
+    async def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs `work` between BEGIN IMMEDIATE and COMMIT; any exception rolls back. Keep it short:
+        SQLite has one writer, and the department's program waits meanwhile (aim below 10 ms).
+        """
+
+        def bracketed(connection: sqlite3.Connection) -> T:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            return result
+
+        return await self.run(bracketed)
+
+    async def close(self) -> None:
+        def shut() -> None:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+        await asyncio.get_running_loop().run_in_executor(self._thread, shut)
+        self._thread.shutdown(wait=False)
+
+
+@contextmanager
+def postgres_translated(place: str) -> Iterator[None]:
+    """Turns asyncpg's errors into ours; `place` names the database in what a person reads."""
+    try:
+        yield
+    except (
+        asyncpg.IntegrityConstraintViolationError,
+        asyncpg.PostgresSyntaxError,
+        asyncpg.DataError,
+        asyncpg.RaiseError,
+    ) as error:
+        if isinstance(error, asyncpg.PostgresSyntaxError):
+            raise DatabaseUnavailable(f"{place}: {_named(error)}") from None
+        raise RowRefused(f"{place}: {_named(error)}") from None
+    except (
+        asyncpg.LockNotAvailableError,
+        asyncpg.DeadlockDetectedError,
+        asyncpg.SerializationError,
+        asyncpg.QueryCanceledError,
+    ) as error:
+        raise DatabaseBusy(f"{place}: {_named(error)}") from None
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise DatabaseUnavailable(
+            f"{place}: no right to do this ({_named(error)})",
+            mend="Grant the rights that `deptbus department install --dry-run` lists",
+        ) from None
+    except asyncpg.InvalidAuthorizationSpecificationError:
+        raise DatabaseUnavailable(
+            f"{place}: the database refuses user or password", mend="Check `database:`"
+        ) from None
+    except asyncpg.PostgresError as error:
+        raise DatabaseUnavailable(f"{place}: {_named(error)}") from None
+    except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        raise DatabaseUnavailable(
+            f"{place}: cannot be reached ({type(error).__name__})",
+            mend="Check that the server runs and that the address is right",
+        ) from None
+
+
+def _named(error: asyncpg.PostgresError) -> str:
+    """Kind of the error and the names in it; the server's message may quote values, so it stays."""
+    names = [
+        f"{word} {value}"
+        for word, value in (
+            ("constraint", getattr(error, "constraint_name", None)),
+            ("table", getattr(error, "table_name", None)),
+            ("column", getattr(error, "column_name", None)),
+        )
+        if value
+    ]
+    kind = type(error).__name__.removesuffix("Error")
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower()
+    # Errors about the catalogue name tables and columns and never quote a row.
+    about = isinstance(error, asyncpg.SyntaxOrAccessError) and not isinstance(
+        error, asyncpg.DataError
+    )
+    if about and not names:
+        names = [str(error).splitlines()[0]]
+    return f"{words}: {', '.join(names)}" if names else words
+
+
+class PostgresDatabase:
+    """One PostgreSQL connection. Its application name tells a successor whose it is (see fence)."""
+
+    kind: Literal["postgresql"] = "postgresql"
+
+    def __init__(self, target: Target, connection: asyncpg.Connection) -> None:
+        self.target = target
+        self.place = str(target)
+        self.connection = connection
+
+    @classmethod
+    async def open(cls, target: Target, *, application_name: str = "deptbus") -> PostgresDatabase:
+        """Raises DatabaseUnavailable when the server is not there or refuses us."""
+        with postgres_translated(str(target)):
+            connection = await asyncpg.connect(
+                target.location,
+                timeout=10,
+                server_settings={
+                    "application_name": application_name,
+                    "lock_timeout": str(LOCK_TIMEOUT_MS),
+                    "timezone": "UTC",
+                    "datestyle": "ISO, YMD",
+                    "client_encoding": "UTF8",
+                },
+            )
+        return cls(target, connection)
+
+    @asynccontextmanager
+    async def transaction(self, *, synchronous: bool = True) -> AsyncIterator[asyncpg.Connection]:
+        """BEGIN ... COMMIT with errors translated. `synchronous=False` only where losing the last
+        half second in a crash means no more than doing it again."""
+        with postgres_translated(self.place):
+            async with self.connection.transaction():
+                if not synchronous:
+                    await self.connection.execute("SET LOCAL synchronous_commit = off")
+                yield self.connection
+
+    async def close(self) -> None:
+        try:
+            await self.connection.close(timeout=2)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+            self.connection.terminate()
+
+
+Database = SqliteDatabase | PostgresDatabase
+
+_PROCESS = secrets.token_hex(4)  # tells our own connections from those of an older adapter
+
+
+def application_name(unit: str, system: str) -> str:
+    """Below PostgreSQL's 63 bytes: `deptbus`, a digest of whose adapter, and this very process."""
+    return f"{application_prefix(unit, system)}{_PROCESS}"
+
+
+def application_prefix(unit: str, system: str) -> str:
+    return f"deptbus {hashlib.sha256(f'{unit}/{system}'.encode()).hexdigest()[:12]} "
+
+
+async def open_database(
+    target: Target, *, unit: str, system: str, create: bool = False
+) -> Database:
+    """Opens the database of one system. `create` makes an absent SQLite file (folder systems)."""
+    if target.kind == "sqlite":
+        return await SqliteDatabase.open(target, create=create)
+    return await PostgresDatabase.open(target, application_name=application_name(unit, system))
