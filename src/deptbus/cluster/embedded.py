@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import structlog
@@ -44,7 +45,8 @@ class EmbeddedBroker:
     Use: `start()` ... `stop()`, or `with`; or, where a supervisor looks after it, `prepare()`,
     run what it returns, ask `is_ready()`, and `release()` at the end.
     `port` None means: that of last time if it is free, else any. `heap_mb` above the default and
-    `full_compiler` are for benchmarks (they cost start-up time and memory).
+    `full_compiler` are for benchmarks (they cost start-up time and memory); `extra_settings`
+    override the broker's settings.
     """
 
     def __init__(
@@ -54,11 +56,13 @@ class EmbeddedBroker:
         *,
         heap_mb: int = 256,
         full_compiler: bool = False,
+        extra_settings: Mapping[str, str] | None = None,
     ) -> None:
         self._data = data.absolute()
         self._asked_port = port
         self._heap_mb = heap_mb
         self._full_compiler = full_compiler
+        self._extra_settings = dict(extra_settings or {})
         self._lock = FileLock(self._data / ".lock", thread_local=False)
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0  # known after prepare()
@@ -92,7 +96,7 @@ class EmbeddedBroker:
             self._put_old_log_aside()
             self.port = self._choose_port()
             settings = single_node(self._data / "log", self.port, free_port(not_this=self.port))
-            _write(self._properties, as_properties(settings))
+            _write(self._properties, as_properties(settings | self._extra_settings))
         except OSError as error:
             self.release()
             raise _folder_trouble(self._data, error) from error
