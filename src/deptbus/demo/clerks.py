@@ -27,19 +27,14 @@ class Clerk:
         self.county = county
         self.department = department
         self.rng = random.Random(seed)
-        self.desk: Desk
+        self.desk: Desk = department.desk()
         self.serial = 0
         self.done: Counter[str] = Counter()
-        self.keys: dict[str, list[str]] = {}
+        self.keys = {dataset: self._keys(dataset) for dataset in department.publishes}
 
     def work(self, stop: threading.Event, edits_per_second: float) -> None:
         """Runs in the clerk's own thread until `stop` is set."""
-        self.desk = self.department.desk()
         try:
-            for dataset in self.department.publishes:
-                key = self.column(self.key_field(dataset))
-                rows = self.desk.rows(f"SELECT {key} FROM {self.department.table(dataset)}")
-                self.keys[dataset] = [str(row[0]) for row in rows]
             edits = [e for dataset in self.department.publishes for e in _EDITS[dataset]]
             while not stop.is_set():
                 kind = self.rng.choice(edits)(self)
@@ -47,6 +42,11 @@ class Clerk:
                 stop.wait(self.rng.expovariate(edits_per_second))
         finally:
             self.desk.close()
+
+    def _keys(self, dataset: str) -> list[str]:
+        key = self.column(self.key_field(dataset))
+        rows = self.desk.rows(f"SELECT {key} FROM {self.department.table(dataset)}")
+        return [str(row[0]) for row in rows]
 
     def key_field(self, dataset: str) -> str:
         return self.county.contract.datasets[dataset].key[0]

@@ -26,7 +26,7 @@ from deptbus.contract.model import Contract, Policy, Sharing, Unit
 from deptbus.demo import dialects
 from deptbus.demo.desk import Desk
 from deptbus.demo.people import address, credit_code, enterprise_name, people
-from deptbus.operations.rights import rights_of
+from deptbus.operations.rights import Rights, rights_of
 from deptbus.wire.keys import fingerprint, new_secret
 
 Row = dict[str, Any]
@@ -45,7 +45,7 @@ class Department:
     database: str
     dialect: dialects.Dialect
     publishes: tuple[str, ...]
-    receives: tuple[str, ...]
+    receives: dict[str, tuple[str, ...]]  # dataset -> fields for which this unit keeps a column
 
     @property
     def config(self) -> Path:
@@ -124,7 +124,7 @@ def build(
             database,
             dialects.DIALECT_OF_LINE[unit.line],
             rights.publishes,
-            tuple(sorted({flow.dataset for flow in rights.receives})),
+            _columns_kept(contract, rights),
         )
     _write_contract(folder / "contract", bundled, fingerprints)
     county = County(
@@ -149,9 +149,23 @@ def open_county(folder: Path) -> County:
             system["database"],
             dialects.DIALECT_OF_LINE[unit.line],
             tuple(system.get("publishes", ())),
-            tuple(system.get("receives", ())),
+            {name: tuple(m["columns"]) for name, m in system.get("receives", {}).items()},
         )
     return County(folder, contract, departments, ())
+
+
+def _columns_kept(contract: Contract, rights: Rights) -> dict[str, tuple[str, ...]]:
+    """Per dataset received, the fields that flow, and those that a grant once opened or will open."""
+    kept: dict[str, set[str]] = {}
+    for flow in rights.receives:
+        kept.setdefault(flow.dataset, set()).update(flow.fields)
+    for grant in contract.grants:
+        if grant.unit == rights.unit and grant.dataset in kept:
+            kept[grant.dataset].update(grant.fields)
+    return {
+        name: tuple(f for f in contract.field_names(name) if f in kept[name])
+        for name in sorted(kept)
+    }
 
 
 def _write_secret(path: Path, secret: bytes) -> None:
@@ -178,8 +192,8 @@ def _write_department(department: Department, contract: Contract) -> None:
     publishes, receives = {}, {}
     for name in department.publishes:
         publishes[name] = _mapping(department, name, contract.field_names(name))
-    for name in department.receives:
-        mapping = _mapping(department, name, contract.field_names(name))
+    for name, fields in department.receives.items():
+        mapping = _mapping(department, name, fields)
         mapping["replaces"] = dialects.form(department.dialect, name)
         if name in department.publishes:
             mapping["table"] += "_in"
