@@ -7,12 +7,13 @@ force travels on the bus as `Contract.to_json()` (topic `bus.contract`), with it
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import date, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from deptbus.contract.territory import Level
 
@@ -74,8 +75,10 @@ class Dataset(_Frozen):
     checks: dict[str, Check] = {}
     derived_from: tuple[str, ...] = ()
     receivers: tuple[Rule, ...] = ()
-    retention_hours: int = Field(default=168, ge=1)  # of outboxes and inboxes
-    freshness_hours: float = Field(default=24, gt=0)
+    # How long outboxes and inboxes keep its records: the longest stop that a recipient may make.
+    retention_hours: int = Field(default=168, ge=1, le=87_600)
+    # Its promise: it is refreshed at least this often; longer silence is an alarm with an owner.
+    freshness_hours: float = Field(default=24, gt=0, le=87_600, allow_inf_nan=False)
 
 
 class Unit(_Frozen):
@@ -93,6 +96,17 @@ class Unit(_Frozen):
     @property
     def territory(self) -> str:
         return self.unit.partition("@")[2]
+
+
+def _calendar_day(value: Any) -> Any:
+    """Pydantic takes 20271231 for seconds since 1970; a contract's day is spelled one way."""
+    if isinstance(value, str) and not _DAY.fullmatch(value):
+        raise ValueError("is not a date|Write a day that exists: 2027-12-31")
+    return value
+
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+Day = Annotated[date, BeforeValidator(_calendar_day)]
 
 
 class Line(_Frozen):
@@ -113,8 +127,12 @@ class Grant(_Frozen):
     fields: tuple[str, ...]
     purpose: str
     territory: str  # records about places within it
-    starts: date
-    until: date
+    starts: Day
+    until: Day
+
+
+Partitions = Annotated[int, Field(ge=1, le=256)]
+DEFAULT_PARTITIONS = 4
 
 
 class Contract(_Frozen):
@@ -126,7 +144,7 @@ class Contract(_Frozen):
     datasets: dict[str, Dataset]
     grants: tuple[Grant, ...]
     schemas: dict[str, dict[str, Any]]  # "resident.v1" -> the Avro record schema as parsed JSON
-    partitions: int = Field(default=4, ge=1, le=256)  # of every canonical topic, outbox and inbox
+    partitions: Partitions = DEFAULT_PARTITIONS  # of every canonical topic, outbox and inbox
 
     def to_json(self) -> str:
         """One form for one content: keys sorted, no spaces."""

@@ -7,6 +7,7 @@ types. Input values are never repeated, because a database URL with a password m
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -50,6 +51,29 @@ def build(model: type[M], tree: Tree, place: Place, value: Any) -> tuple[M | Non
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
         return None, [_problem(model, tree, place, detail) for detail in details]
+
+
+def build_part(
+    model: type[M], tree: Tree, place: Place, value: Any, substitutes: Mapping[str, Any]
+) -> tuple[M, list[Problem], set[Place]]:
+    """One part as a model, come what may, so that checks across parts can go on beside its errors.
+
+    A setting that is missing or wrong is replaced by its default or substitute and named among the
+    suspects (the third value): what a check says of a suspect place is an echo of its first error.
+    """
+    made, problems = build(model, tree, place, value)
+    if made is not None:
+        return made, [], set()
+    if not isinstance(value, dict):
+        return model.model_validate(substitutes), problems, {place}
+    good = {}
+    suspects = set()
+    for name in model.model_fields:
+        if name in value and build(model, tree, place, {**substitutes, name: value[name]})[0]:
+            good[name] = value[name]
+        elif name in value or name in substitutes:
+            suspects.add((*place, name))
+    return model.model_validate({**substitutes, **good}), problems, suspects
 
 
 def as_mapping(tree: Tree, place: Place, value: Any) -> tuple[dict[str, Any], list[Problem]]:

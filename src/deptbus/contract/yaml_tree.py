@@ -98,15 +98,19 @@ def parse_tree(file: str, text: str) -> tuple[Tree, list[Problem]]:
     except _TooLargeError as error:
         return Tree(file), [Problem(file, error.line, str(error), "Flatten the file")]
     if root is None:
-        return Tree(file), [
-            Problem(file, 1, "the file is empty", "Fill it in; see docs/contract.md")
-        ]
+        return Tree(file), [_empty(file)]
     builder = _Builder(file)
     try:
         value = builder.build(root, ())
     except _TooLargeError as error:
         return Tree(file), [Problem(file, 0, str(error), "Write it without anchors and aliases")]
+    if value is None and not builder.problems:
+        return Tree(file), [_empty(file)]
     return Tree(file, value, builder.lines), builder.problems
+
+
+def _empty(file: str) -> Problem:
+    return Problem(file, 1, "the file is empty", "Fill it in; see docs/contract.md")
 
 
 class _TooLargeError(Exception):
