@@ -1,0 +1,106 @@
+"""Runs every job that is due, several recipients at a time, and goes on after any failure."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+
+from deptbus.errors import DeptbusError
+from deptbus.operations.board import JobsBoard
+from deptbus.operations.due import DueJob, due_jobs, last_completed
+from deptbus.operations.jobs import Job, Tools
+from deptbus.stream.policies import PolicyFollower
+
+log = structlog.get_logger(__name__)
+
+_LOOK_SECONDS = 1.0
+_BACKOFF_SECONDS = (0.5, 30.0)
+
+
+class Desk:
+    """One task a recipient; a job whose recipient's rule changes again gives way to the next.
+
+    `run` until cancelled: then all jobs are cancelled too, and their progress is on the bus.
+    """
+
+    def __init__(self, tools: Tools, policies: PolicyFollower, jobs: JobsBoard) -> None:
+        self._tools = tools
+        self._policies = policies
+        self._jobs = jobs
+        self._running: dict[str, tuple[DueJob, asyncio.Task[None]]] = {}
+        self._wake = asyncio.Event()
+
+    async def run(self) -> None:
+        try:
+            # A job that this process thinks due may have been completed by a former leader.
+            await self._jobs.refresh()
+            watching = asyncio.create_task(self._wake_on_policy())
+            try:
+                while True:
+                    await self._settle()
+                    await self._next_look()
+            finally:
+                watching.cancel()
+        finally:
+            await self._cancel(list(self._running))
+
+    def due(self) -> dict[str, DueJob]:
+        """Unit -> the job that is due by what is on the bus."""
+        library = self._tools.library
+        completed = last_completed(self._jobs.jobs.values())
+        return due_jobs(library.numbers(), library.digests, completed)
+
+    async def _settle(self) -> None:
+        """Bring the running tasks in line with what is due."""
+        due = self.due()
+        for unit, (_, task) in list(self._running.items()):
+            if task.done() and unit in self._running and due.get(unit) is None:
+                del self._running[unit]
+        stale = [u for u, (job, _) in self._running.items() if due.get(u) != job]
+        await self._cancel(stale)
+        for unit, job in due.items():
+            if unit not in self._running:
+                task = asyncio.create_task(self._run_job(job), name=f"job {job.job}")
+                self._running[unit] = (job, task)
+
+    async def _run_job(self, due: DueJob) -> None:
+        """The job again and again until it is completed; a failure of one disturbs no other."""
+        pause = _BACKOFF_SECONDS[0]
+        while True:
+            before = self._jobs.jobs.get(due.job)
+            try:
+                await Job(due, self._tools, before).run()
+                # Only what is read back from the bus makes a job completed.
+                await self._jobs.refresh()
+                self._wake.set()
+                return
+            except DeptbusError as error:
+                log.warning("job_interrupted", job=due.job, error=error.what)
+            await asyncio.sleep(pause)
+            with suppress(DeptbusError):
+                await self._jobs.refresh()
+            moved = self._jobs.jobs.get(due.job) != before
+            pause = _BACKOFF_SECONDS[0] if moved else min(pause * 2, _BACKOFF_SECONDS[1])
+
+    async def _cancel(self, units: list[str]) -> None:
+        tasks = [self._running.pop(unit)[1] for unit in units]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _wake_on_policy(self) -> None:
+        while True:
+            async with self._policies.changed:
+                await self._policies.changed.wait()
+            self._wake.set()
+
+    async def _next_look(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await self._wake.wait()
+        self._wake.clear()
+        for _, task in self._running.values():
+            if task.done() and not task.cancelled():
+                task.result()  # anything but a DeptbusError is our own bug, and ends the process

@@ -1,0 +1,93 @@
+"""Which jobs are due: derived from the history of policies and the jobs that were completed. Pure.
+
+Nobody orders a job, so none can be lost: a kill between two steps of an activation, a recipient
+that joins, a rule that changed and a grant that ended all take this same path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from deptbus.wire.control import JobProgress
+
+# Unit -> dataset -> digest of all that decides what the unit receives of it, under one policy
+# (`operations.rights.rule_digests`). A dataset of which it receives nothing is absent.
+Digests = Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class DueJob:
+    """Bring one recipient to `policy`: the last one that changed what it receives."""
+
+    unit: str
+    policy: int
+    datasets: tuple[str, ...]  # changed since the last completed job, by name
+    first_loads: frozenset[str]  # those of which it received nothing at that time
+
+    @property
+    def job(self) -> str:
+        """The same job has the same name whoever derives it, so that it is taken up again."""
+        return f"{self.unit}/{self.policy}"
+
+
+def last_completed(progress: Iterable[JobProgress]) -> dict[str, int]:
+    """Unit -> policy of its last completed job."""
+    completed: dict[str, int] = {}
+    for job in progress:
+        if job.state == "done":
+            completed[job.unit] = max(job.policy, completed.get(job.unit, 0))
+    return completed
+
+
+def due_jobs(
+    numbers: Iterable[int], digests_of: Callable[[int], Digests], completed: Mapping[str, int]
+) -> dict[str, DueJob]:
+    """Unit -> the job that it is due; units that only former policies knew included.
+
+    `numbers`: every policy that can be read; `digests_of`: policy number -> digests.
+
+    A unit's rights are walked from those that its last completed job left it with (none: no
+    rights) through every policy since. A dataset is due when its digest changed at any step, also
+    when it changed back: under the policy in between agents delivered by the other rule.
+    """
+    ordered = sorted(numbers)
+    known = set(ordered)
+    found = {}
+    for unit in sorted({unit for number in ordered for unit in digests_of(number)}):
+        base = completed.get(unit, 0)
+        if base not in known:  # a job of another bus, or none: nothing is known to be there
+            base = 0
+        before = digests_of(base).get(unit, {}) if base else {}
+        had = frozenset(before)
+        changed: set[str] = set()
+        last = base
+        for number in ordered:
+            if number <= base:
+                continue
+            now = digests_of(number).get(unit, {})
+            differing = {d for d in before.keys() | now.keys() if before.get(d) != now.get(d)}
+            if differing:
+                changed |= differing
+                last = number
+            before = now
+        if changed:
+            datasets = tuple(sorted(changed))
+            found[unit] = DueJob(unit, last, datasets, frozenset(changed - had))
+    return found
+
+
+def older_policies(
+    job: DueJob, dataset: str, numbers: Iterable[int], digests_of: Callable[[int], Digests]
+) -> list[int]:
+    """Policies under which agents may have delivered this dataset to the unit by a rule of its own,
+    youngest first: those before the job's policy, one for each rule that there was.
+    """
+    seen: set[str] = set()
+    found = []
+    for number in sorted(numbers, reverse=True):
+        digest = digests_of(number).get(job.unit, {}).get(dataset)
+        if number < job.policy and digest is not None and digest not in seen:
+            seen.add(digest)
+            found.append(number)
+    return found

@@ -1,0 +1,279 @@
+"""One job: brings one recipient to a policy (design, section 4, 'Jobs').
+
+1. Wait until every live agent works under the policy, with all older output acked.
+2. Write a marker into every partition of the recipient's inbox: behind it the adapter refuses what
+   was decided under an older policy.
+3. Only now take the ends of the canonical topics. A change before them is in the fold; one behind
+   them is routed by an agent under the new policy. Were the ends taken before step 1, a change
+   between the two would be routed by the old rule and never again.
+4. Fold each partition up to its end by highest version, and send of each key what the policy gives
+   the recipient, or a withdrawal where an older policy may have given something. Every delivery
+   bears the policy's number, so it counts as newer than what an older policy delivered.
+
+Progress is on the bus after every partition. A job that is taken up again does all steps again but
+the markers (they were acked), and leaves out partitions that are done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import structlog
+
+from deptbus import names
+from deptbus.change import Cause, Change, DeliveryOp
+from deptbus.errors import BusRefused
+from deptbus.operations.board import AgentsBoard
+from deptbus.operations.due import DueJob, older_policies
+from deptbus.operations.fold import Winners
+from deptbus.operations.inbox import Inbox
+from deptbus.operations.library import Library
+from deptbus.operations.logs import CanonicalLogs, Span
+from deptbus.routing import Router, settle
+from deptbus.stream.log import LogRecord, Outgoing, Sender
+from deptbus.stream.schemas import write_schemas
+from deptbus.wire.control import JobProgress, PolicyMarker, encode_control
+
+log = structlog.get_logger(__name__)
+
+# A recipient that takes nothing for so long gives its place to the jobs of others.
+PATIENCE_SECONDS = 1.0
+AGENTS_LOOK_SECONDS = 1.0
+# Records handled at a stretch, before other tasks of the process come to their turn.
+_STRETCH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What all jobs of a process share."""
+
+    sender: Sender
+    library: Library
+    schemas: SchemaWriter
+    agents: AgentsBoard
+    logs: CanonicalLogs
+    sending: asyncio.Semaphore  # how many jobs read and send at the same time
+    inbox_of: Callable[[str], Inbox]  # unit -> its inbox, with flow control
+    knows: Callable[[str], bool]  # whether the contract in force has this unit
+    now: Callable[[], datetime]  # aware; by it grants end
+
+
+class SchemaWriter:
+    """Puts the schemas of new projections on the bus before any record that uses them.
+
+    Jobs share codecs, so one job may use a schema that another has made a moment ago and that is
+    not acked yet: `write` returns when all that are known are.
+    """
+
+    def __init__(self, sender: Sender, library: Library) -> None:
+        self._sender = sender
+        self._library = library
+        self._unwritten: dict[int, str] = {}
+        self._writing = asyncio.Lock()
+
+    async def write(self) -> None:
+        async with self._writing:
+            self._unwritten |= self._library.take_new_schemas()
+            await write_schemas(self._sender, self._unwritten)
+            self._unwritten = {}
+
+
+class Job:
+    """`run` it to its end, or cancel it; a new Job goes on where the progress on the bus stands."""
+
+    def __init__(self, due: DueJob, tools: Tools, progress: JobProgress | None) -> None:
+        self.due = due
+        self._tools = tools
+        self._older: dict[str, list[Router]] = {}
+        self._inbox = tools.inbox_of(due.unit)
+        self._partitions = 0  # of the inbox; known before anything is sent
+        now_us = _now_us()
+        self.progress = progress or JobProgress(
+            job=due.job,
+            unit=due.unit,
+            policy=due.policy,
+            datasets=due.datasets,
+            state="waiting",
+            done_partitions=(),
+            sent=0,
+            withdrawn=0,
+            started_at_us=now_us,
+            updated_at_us=now_us,
+        )
+        if set(self.progress.datasets) != set(due.datasets):
+            # More changed since it was begun: what is done does not cover that.
+            self.progress = replace(
+                self.progress, datasets=due.datasets, state="waiting", done_partitions=()
+            )
+
+    async def run(self) -> None:
+        """Raises BusUnreachable, BusRefused: run it again later, from the progress on the bus."""
+        log.info("job_started", job=self.due.job, datasets=list(self.due.datasets))
+        if await self._has_inbox():
+            await self._wait_for_agents()
+            if self.progress.state != "sending":
+                await self._mark()
+            await self._send()
+        await self._report("done")
+        sent, withdrawn = self.progress.sent, self.progress.withdrawn
+        log.info("job_completed", job=self.due.job, sent=sent, withdrawn=withdrawn)
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    async def _has_inbox(self) -> bool:
+        """A unit that left the contract may have lost its inbox too: nothing reaches it then."""
+        try:
+            self._partitions = await self._tools.sender.partitions(self._inbox.topic)
+        except BusRefused:
+            if self._tools.knows(self.due.unit):
+                raise
+            log.warning("inbox_missing", job=self.due.job, topic=self._inbox.topic)
+            return False
+        return True
+
+    async def _wait_for_agents(self) -> None:
+        agents = self._tools.agents
+        told: list[str] | None = []
+        while True:
+            await agents.refresh()
+            awaited = agents.awaited(self.due.policy)
+            if awaited == []:
+                return
+            if awaited != told:
+                log.info("agents_awaited", job=self.due.job, agents=awaited or "none is live")
+                told = awaited
+            try:
+                async with asyncio.timeout(AGENTS_LOOK_SECONDS), agents.changed:
+                    await agents.changed.wait()
+            except TimeoutError:
+                continue
+
+    async def _mark(self) -> None:
+        await self._report("marking")
+        marker = PolicyMarker(policy=self.due.policy, datasets=self.due.datasets, job=self.due.job)
+        value = encode_control(marker)
+        topic = self._inbox.topic
+        await self._tools.sender.send(
+            [Outgoing(topic, number, None, value) for number in range(self._partitions)]
+        )
+        await self._report("sending")
+
+    async def _send(self) -> None:
+        spans = {d: await self._spans(d) for d in self.due.datasets}
+        done = set(self.progress.done_partitions)
+        left: list[tuple[str, int, Span]] = []
+        for dataset, of_dataset in spans.items():
+            for partition, span in enumerate(of_dataset):
+                if span.start == span.end:
+                    done.add(f"{dataset}/{partition}")
+                elif f"{dataset}/{partition}" not in done:
+                    left.append((dataset, partition, span))
+        for dataset, partition, span in left:
+            await self._send_partition(dataset, partition, span)
+            done.add(f"{dataset}/{partition}")
+            await self._report("sending", done)
+        if not left:
+            await self._report("sending", done)
+
+    async def _send_partition(self, dataset: str, partition: int, span: Span) -> None:
+        winners = await self._tools.logs.winners(dataset, partition, span.end)
+        position = winners.start
+        while position < winners.end:
+            # The place among those who send is not held while the recipient takes nothing.
+            await self._inbox.room(1, None)
+            async with self._tools.sending:
+                position = await self._send_some(dataset, partition, winners, position)
+
+    async def _send_some(
+        self, dataset: str, partition: int, winners: Winners, position: int
+    ) -> int:
+        """Send from `position` on; returns where to go on (the end, or where there was no room)."""
+        batches = self._tools.logs.read(dataset, partition, Span(position, winners.end))
+        async with aclosing(batches):
+            async for records in batches:
+                for start in range(0, len(records), _STRETCH):
+                    stretch = records[start : start + _STRETCH]
+                    sent = await self._send_stretch(stretch, winners)
+                    if sent is not None:
+                        return sent
+                    await asyncio.sleep(0)
+        return winners.end
+
+    async def _send_stretch(self, records: Iterable[LogRecord], winners: Winners) -> int | None:
+        """None when all is sent, else the offset of the first record for which was no room."""
+        ready: list[tuple[int, DeliveryOp, Outgoing]] = []
+        for record in records:
+            if record.offset in winners:
+                change = await self._tools.logs.decode(record)
+                if change is not None:
+                    ready += self._delivery(record, change)
+        await self._tools.schemas.write()
+        while ready:
+            room = await self._inbox.room(len(ready), PATIENCE_SECONDS)
+            if room == 0:
+                return ready[0][0]
+            now, ready = ready[:room], ready[room:]
+            await self._inbox.send([outgoing for _, _, outgoing in now])
+            withdrawn = sum(1 for _, op, _ in now if op is DeliveryOp.WITHDRAW)
+            self.progress = replace(
+                self.progress,
+                sent=self.progress.sent + len(now) - withdrawn,
+                withdrawn=self.progress.withdrawn + withdrawn,
+            )
+        return None
+
+    # -- parts ------------------------------------------------------------------------------------
+
+    def _delivery(
+        self, record: LogRecord, change: Change
+    ) -> list[tuple[int, DeliveryOp, Outgoing]]:
+        """What the recipient gets of one winner: one delivery or none."""
+        due, library = self.due, self._tools.library
+        newest = library.router(due.policy)
+        older = self._routers_before(change.dataset)
+        delivery = settle(change, due.unit, self._tools.now(), newest, older)
+        if delivery is None:
+            return []
+        cause = Cause.SNAPSHOT if change.dataset in due.first_loads else Cause.REPLAY
+        codecs = library.codecs(due.policy, change.dataset, change.schema_version)
+        (value,) = codecs.encode_deliveries(
+            change, [delivery], due.policy, cause=cause, job=due.job
+        )
+        # The inbox has as many partitions as the canonical topic or a divisor of that number, and
+        # the partition is the hash's remainder: so a key keeps its place.
+        partition = record.partition % self._partitions
+        outgoing = Outgoing(self._inbox.topic, partition, change.key, value)
+        return [(record.offset, delivery.op, outgoing)]
+
+    def _routers_before(self, dataset: str) -> list[Router]:
+        if dataset not in self._older:
+            library = self._tools.library
+            numbers = older_policies(self.due, dataset, library.numbers(), library.digests)
+            self._older[dataset] = [library.router(number) for number in numbers]
+        return self._older[dataset]
+
+    async def _spans(self, dataset: str) -> list[Span]:
+        try:
+            return await self._tools.logs.spans(dataset)
+        except BusRefused:
+            if self._tools.library.router(self.due.policy).policy.contract.datasets.get(dataset):
+                raise
+            log.warning("canonical_topic_missing", job=self.due.job, dataset=dataset)
+            return []
+
+    async def _report(self, state: str, done: Iterable[str] | None = None) -> None:
+        progress = replace(self.progress, state=state, updated_at_us=_now_us())
+        if done is not None:
+            progress = replace(progress, done_partitions=tuple(sorted(done)))
+        key = self.due.job.encode()
+        await self._tools.sender.send([Outgoing(names.JOBS, 0, key, encode_control(progress))])
+        self.progress = progress
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,185 @@
+"""The long-running process of the data office: due jobs, boundaries of grants, the keeper.
+
+Any number of such processes may run; one leads (see `leader`), and the others wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from deptbus import names
+from deptbus.connection import Connection
+from deptbus.errors import ContractUnreadable, DeptbusError
+from deptbus.operations.board import AgentsBoard, JobsBoard
+from deptbus.operations.boundary import keep_boundaries
+from deptbus.operations.desk import Desk
+from deptbus.operations.groups import Groups
+from deptbus.operations.inbox import Inbox
+from deptbus.operations.jobs import SchemaWriter, Tools
+from deptbus.operations.keeper import INTERVAL_HOURS, Keeper, keep_always
+from deptbus.operations.leader import Leadership
+from deptbus.operations.library import ChangeReader, Library
+from deptbus.operations.logs import CanonicalLogs
+from deptbus.stream.log import Sender
+from deptbus.stream.policies import LEASE_SECONDS, PolicyFollower
+from deptbus.stream.schemas import SchemaFollower
+
+log = structlog.get_logger(__name__)
+
+JOBS_AT_ONCE = 8
+_AGAIN_SECONDS = 2.0
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    now: Callable[[], datetime] = utc_now  # aware; by it grants start and end
+    lease_seconds: float = LEASE_SECONDS  # after which a silent agent is not live
+    jobs_at_once: int = JOBS_AT_ONCE
+    keeper_interval_hours: float | None = INTERVAL_HOURS  # None: no keeper here
+
+
+class Office:
+    """Everything that duties need, opened on one bus. Made by `open_office`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        settings: Settings,
+        policies: PolicyFollower,
+        jobs: JobsBoard,
+        tools: Tools,
+        keeper: Keeper,
+    ) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._policies = policies
+        self._tools = tools
+        self._keeper = keeper
+        self.jobs = jobs
+        self.agents = tools.agents
+        self.desk = Desk(tools, policies, jobs)
+
+    async def run_duties(self) -> None:
+        """All duties, until cancelled."""
+        async with asyncio.TaskGroup() as duties:
+            duties.create_task(self.desk.run(), name="jobs")
+            duties.create_task(
+                keep_boundaries(self._connection, self._policies, self._settings.now),
+                name="boundaries",
+            )
+            hours = self._settings.keeper_interval_hours
+            if hours is not None:
+                keeping = keep_always(self._keeper, self._datasets, interval_hours=hours)
+                duties.create_task(keeping, name="keeper")
+
+    async def run_as_leader(self) -> None:
+        """`run_duties` whenever this process leads, until cancelled."""
+        async with Leadership(self._connection) as leadership:
+            while True:
+                await leadership.gained.wait()
+                await _until(leadership.lost, self.run_duties())
+
+    def _datasets(self) -> list[str]:
+        """Of every policy: a dataset that left the contract is kept until its topic goes."""
+        history = self._policies.history().values()
+        return sorted({d for policy in history for d in policy.contract.datasets})
+
+
+@asynccontextmanager
+async def open_office(
+    connection: Connection, settings: Settings = Settings()
+) -> AsyncIterator[Office]:
+    """Raises BusUnreachable, BusRefused, and ContractUnreadable when none was ever activated."""
+    async with AsyncExitStack() as stack:
+
+        async def started(part):  # type: ignore[no-untyped-def]
+            await part.start()
+            stack.push_async_callback(part.stop)
+            return part
+
+        policies = await started(PolicyFollower(connection))
+        history = policies.history()
+        if not history:
+            raise ContractUnreadable(
+                "no contract is in force on this bus",
+                mend="Activate one with `deptbus contract activate DIR`",
+            )
+        library = Library(policies)
+        codecs = library.newest_codecs()
+        schemas = await started(SchemaFollower(connection, codecs))
+        sender = await started(Sender(connection))
+        groups = await started(Groups(connection))
+        agents = await started(AgentsBoard(connection, lease_seconds=settings.lease_seconds))
+        jobs = await started(JobsBoard(connection))
+        logs = await started(CanonicalLogs(connection, ChangeReader(codecs, schemas).decode))
+
+        def knows(unit: str) -> bool:
+            return unit in policies.current().contract.unit_by_name
+
+        def inbox_of(unit: str) -> Inbox:
+            known = policies.current().contract.unit_by_name.get(unit)
+            systems = known.systems if known is not None else ()
+            names_of = [names.adapter_group(unit, system) for system in systems]
+            return Inbox(names.in_topic(unit), sender, groups, names_of)
+
+        tools = Tools(
+            sender=sender,
+            library=library,
+            schemas=SchemaWriter(sender, library),
+            agents=agents,
+            logs=logs,
+            sending=asyncio.Semaphore(settings.jobs_at_once),
+            inbox_of=inbox_of,
+            knows=knows,
+            now=settings.now,
+        )
+        keeper = Keeper(logs, sender, groups.committed)
+        yield Office(connection, settings, policies, jobs, tools, keeper)
+
+
+async def run_office(connection: Connection, settings: Settings = Settings()) -> None:
+    """`deptbus operations run`: waits for a bus and for its first contract, then leads or waits.
+
+    Ends only by cancellation; what goes wrong with the bus is told and tried again.
+    """
+    told = ""
+    while True:
+        try:
+            async with open_office(connection, settings) as office:
+                told = ""
+                await office.run_as_leader()
+        except DeptbusError as error:
+            found: Exception = error
+        except ExceptionGroup as group:  # of duties that failed together
+            if group.split(DeptbusError)[1] is not None:
+                raise
+            found = group.exceptions[0]
+        if str(found) != told:
+            told = str(found)
+            log.warning("operations_interrupted", error=told)
+        await asyncio.sleep(_AGAIN_SECONDS)
+
+
+async def _until(event: asyncio.Event, duties) -> None:  # type: ignore[no-untyped-def]
+    """Runs duties until they raise or the event is set; then they are cancelled."""
+    working = asyncio.ensure_future(duties)
+    ending = asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait((working, ending), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ending.cancel()
+        working.cancel()
+        results = await asyncio.gather(working, return_exceptions=True)
+    (result,) = results
+    if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
+        raise result

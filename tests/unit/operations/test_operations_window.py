@@ -1,0 +1,74 @@
+"""The window: no more of a job's deliveries wait than the recipient applies in a fifth of a second."""
+
+from __future__ import annotations
+
+import pytest
+
+from deptbus.operations.window import FIRST, LEAST, MOST, TARGET_SECONDS, Window
+
+
+def run(rate: float, seconds: float, *, look_seconds: float = 0.02) -> tuple[Window, float, float]:
+    """A recipient that applies `rate` records a second, a job that always has more to send.
+
+    Returns the window, what was applied a second, and the longest wait of a delivery in the inbox
+    over the second half.
+    """
+    now, applied_until, applied = 0.0, 0.0, 0
+    window = Window(now)
+    longest = 0.0
+    while now < seconds:
+        if window.room:
+            window.sent(window.room, now)
+        now += look_seconds
+        done = min(window.waiting, int((now - applied_until) * rate))
+        if done:
+            applied_until = now if done == window.waiting else applied_until + done / rate
+        window.applied(done, now)
+        if not window.waiting:
+            applied_until = now
+        applied += done
+        if now > seconds / 2:
+            longest = max(longest, window.waiting / rate)
+    return window, applied / seconds, longest
+
+
+@pytest.mark.parametrize("rate", [1_000, 5_000, 20_000, 60_000])
+def test_a_recipient_is_kept_busy_and_nothing_waits_longer_than_the_target(rate):
+    _, applied_per_second, longest = run(rate, 10)
+    assert applied_per_second > 0.6 * rate
+    assert longest <= TARGET_SECONDS * 1.25
+
+
+def test_a_slow_recipient_gets_the_least_window():
+    window, _, _ = run(100, 10)
+    assert window.size == LEAST
+
+
+def test_a_recipient_that_is_down_gets_little_and_then_nothing():
+    window = Window(0.0)
+    window.sent(window.room, 0.0)
+    for look in range(1, 100):
+        window.applied(0, look * 0.1)
+    assert window.waiting == FIRST
+    assert window.room == 0
+    assert window.size == LEAST
+
+
+def test_an_idle_hour_does_not_make_a_recipient_slow():
+    window = Window(0.0)
+    window.sent(100, 3600.0)
+    window.applied(100, 3600.01)
+    assert window.size == 2 * FIRST
+
+
+def test_the_window_never_more_than_doubles_and_has_a_top():
+    window = Window(0.0)
+    sizes = []
+    now = 0.0
+    for _ in range(20):
+        window.sent(window.room, now)
+        now += 0.001
+        window.applied(window.waiting, now)
+        sizes.append(window.size)
+    assert all(b <= 2 * a for a, b in zip(sizes, sizes[1:], strict=False))
+    assert sizes[-1] == MOST
