@@ -7,6 +7,7 @@ Settings come, in this order, from arguments, the environment (`DEPTBUS_BOOTSTRA
 from __future__ import annotations
 
 import json
+import os
 import ssl
 from pathlib import Path
 from typing import Any, Literal
@@ -124,14 +125,28 @@ def find_connection(
 
 def _run_file(data: Path) -> dict[str, Any]:
     path = data / RUN_FILE
+    mend = f"Start one with `deptbus up --embedded --data {data}`"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        brokers = [p["pid"] for p in content["processes"] if p["name"] == "broker"]
     except FileNotFoundError:
-        raise DeptbusError(
-            f"no bus runs in {data}", mend=f"Start one with `deptbus up --embedded --data {data}`"
-        ) from None
-    except (ValueError, OSError) as error:
+        raise DeptbusError(f"no bus runs in {data}", mend=mend) from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise DeptbusError(f"{path} cannot be read: {error}", mend="Start the bus anew") from None
+    if not any(map(_is_alive, brokers)):
+        # Left behind by an `up` that was killed: it could not remove it.
+        raise DeptbusError(f"no bus runs in {data} any more", mend=mend)
+    return content
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # it runs as another user
+    return True
 
 
 def _client_file(path: Path) -> dict[str, str]:

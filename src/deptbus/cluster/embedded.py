@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from deptbus.cluster.jars import ensure_jars
 from deptbus.cluster.java import find_java
 from deptbus.cluster.lifeline import bound
-from deptbus.cluster.ports import LOOPBACK, answers, free_port, is_free
+from deptbus.cluster.ports import LOOPBACK, answers, becomes_free, free_port, is_free
 from deptbus.cluster.settings import as_properties, single_node
 from deptbus.connection import Connection
 from deptbus.errors import BusUnreachable, DeptbusError
@@ -32,7 +32,6 @@ from deptbus.errors import BusUnreachable, DeptbusError
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.05
-PORT_LET_GO_SECONDS = 5.0  # a broker that was killed a moment ago may still hold its port
 NEEDED_BYTES = 256 * 1024 * 1024  # of free disk, before a start is tried
 LOG_BYTES = 10 * 1024 * 1024  # the log of former starts is put aside beyond this
 
@@ -191,7 +190,7 @@ class EmbeddedBroker:
 
     def _choose_port(self) -> int:
         if self._asked_port:
-            if _becomes_free(self._asked_port):
+            if becomes_free(self._asked_port):
                 return self._asked_port
             raise DeptbusError(
                 f"port {self._asked_port} is taken by another program",
@@ -243,15 +242,6 @@ def _new_cluster_id() -> str:
         text = base64.urlsafe_b64encode(uuid.uuid4().bytes)[:22].decode()
         if not text.startswith("-"):  # the command line would take it for an option
             return text
-
-
-def _becomes_free(port: int) -> bool:
-    deadline = time.monotonic() + PORT_LET_GO_SECONDS
-    while not is_free(port):
-        if answers(port) or time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_SECONDS)
-    return True
 
 
 def _write(path: Path, text: str) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import socket
+import time
 
 LOOPBACK = "127.0.0.1"
 # Below the ranges from which systems take ports for outgoing connections, so that none of those
 # sits on a port between our look and the server's bind.
 _FIRST, _LAST = 20_000, 32_000
 _TRIES = 200
+_LET_GO_SECONDS = 5.0  # a server that was killed a moment ago may still hold its port
 
 
 def is_free(port: int) -> bool:
@@ -39,3 +41,13 @@ def answers(port: int) -> bool:
             return True
     except OSError:
         return False
+
+
+def becomes_free(port: int) -> bool:
+    """True when the port is free, or is let go within seconds by a server that just ended."""
+    deadline = time.monotonic() + _LET_GO_SECONDS
+    while not is_free(port):
+        if answers(port) or time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

@@ -22,7 +22,7 @@ from pathlib import Path
 import structlog
 
 from deptbus.cluster.lifeline import bound
-from deptbus.cluster.ports import LOOPBACK, answers, free_port
+from deptbus.cluster.ports import LOOPBACK, answers, becomes_free, free_port
 from deptbus.errors import DatabaseUnavailable, DeptbusError
 
 SUPERUSER = "postgres"
@@ -46,6 +46,8 @@ log = structlog.get_logger(__name__)
 
 class PostgresServer:
     """One server whose databases live in `data`; `start()` ... `stop()`, or `with`.
+
+    Its port is chosen once and kept for the folder's life, since URLs in department.yml name it.
 
     Raises DeptbusError when the wheel is not installed, the folder cannot be used or is in use,
     and DatabaseUnavailable when the server does not start.
@@ -84,7 +86,7 @@ class PostgresServer:
             ) from error
         if not (self._cluster / "PG_VERSION").exists():
             self._make_cluster(home)
-        self.port = free_port()
+        self.port = self._choose_port()
         argv = [str(self._binaries / "postgres"), "-D", str(self._cluster.resolve())]
         argv += ["-p", str(self.port)]
         for name, value in SETTINGS.items():
@@ -168,6 +170,20 @@ class PostgresServer:
         _check_owner(home, {0, self._user[0]})
         os.chown(home, *self._user)
         return home
+
+    def _choose_port(self) -> int:
+        kept = self._data / "port"
+        if not kept.exists():
+            port = free_port()
+            kept.write_text(f"{port}\n", encoding="ascii")
+            return port
+        port = int(kept.read_text(encoding="ascii"))
+        if not becomes_free(port):
+            raise DeptbusError(
+                f"port {port} of the databases in {self._data} is taken by another program",
+                mend="Stop that program first",
+            )
+        return port
 
     def _make_cluster(self, home: Path) -> None:
         """initdb beside the final place and renamed: a half-made cluster is never started."""
