@@ -1,4 +1,4 @@
-"""Where the contract that comes with deptbus lies: beside the installed package, or in a checkout."""
+"""Where the bundled contract lies: in the installed package, or at the root of a checkout."""
 
 from __future__ import annotations
 
