@@ -1,8 +1,9 @@
 """RecordCodec: the records of one schema (or one projection of it), as bytes, slices and values.
 
 Source for each schema is written once and compiled: see `wire.walk` for how bytes are guarded and
-split. fastavro is the slow path for fields that are more than one value (arrays, maps, records, unions
-of several types); what it writes is walked before it is believed, what it reads was walked before.
+split. fastavro is the slow path for fields that are more than one value (arrays, maps, records,
+unions of several types); what it writes is walked before it is believed, what it reads was walked
+before.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from deptbus.wire.schemas import project
 from deptbus.wire.types import FieldType, Type, resolve
 from deptbus.wire.values import Decode, Encode, Unfit, decoder, encoder
 from deptbus.wire.varint import ONE_BYTE, long_bytes, malformed, text_at
-from deptbus.wire.walk import FLUSH, Source, compiled, write_walk
+from deptbus.wire.walk import FLUSH, Source, compiled, write_fields, write_refusals
 
 # What fastavro and Python raise for a value of the wrong type, range or form.
 _UNFIT = (
@@ -89,7 +90,8 @@ class RecordCodec:
         else:
             return fields
         # Again, one by one, to tell which field it was, or to fill in defaults.
-        return tuple(map(self._encode_one, self.type.fields, self._encoders, [values] * len(self.names)))
+        pairs = zip(self.type.fields, self._encoders, strict=True)
+        return tuple(self._encode_one(field, encode, values) for field, encode in pairs)
 
     def _encode_one(self, field: FieldType, encode: Encode, values: Mapping[str, Any]) -> bytes:
         why = "does not fit its type"
@@ -176,28 +178,6 @@ def _compile_split(t: Type) -> Callable[[bytes], RecordFields]:
                 src.add(f"return {cuts}")
         write_refusals(src)
     return compiled(src.text(), "split", {})
-
-
-def write_fields(src: Source, t: Type) -> str:
-    """Lines that walk over a record's fields from `p` on; returns the tuple of slices as source."""
-    src.add("p0 = p")
-    for i, field in enumerate(t.fields):
-        write_walk(src, field.type)
-        src.add(f"p{i + 1} = p")
-    cuts = "".join(f"v[p{i}:p{i + 1}], " for i in range(len(t.fields)))
-    return f"({cuts})"
-
-
-def write_refusals(src: Source) -> None:
-    """The end of every walk: whatever was wrong, one refusal that holds none of the bytes.
-
-    It is raised outside the except blocks, because the codec's own error carries the text.
-    """
-    with src.block("except IndexError:"):
-        src.add("pass")
-    with src.block("except UnicodeDecodeError:"):
-        src.add("pass")
-    src.add("raise malformed()")
 
 
 def _compile_encode(t: Type, encoders: Sequence[Encode]) -> Callable[[Mapping[str, Any]], Any]:

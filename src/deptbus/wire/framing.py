@@ -18,8 +18,8 @@ _HEADER = Struct(">BI")
 def canonical_json(schema: Mapping[str, Any]) -> str:
     """The one text of a schema: keys sorted, no spaces, everything kept.
 
-    Unlike Avro's "parsing canonical form" this keeps logical types, docs, defaults and attributes: two
-    schemas that read bytes alike and mean them differently are two schemas.
+    Unlike Avro's "parsing canonical form" this keeps logical types, docs, defaults and attributes:
+    two schemas that read bytes alike and mean them differently are two schemas.
     """
     return json.dumps(
         schema, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False

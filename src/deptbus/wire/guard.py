@@ -13,9 +13,10 @@ from deptbus.errors import WireRefused
 MAX_RECORD_BYTES = 1024 * 1024
 # The JSON text of one schema in `bus.schemas`.
 MAX_SCHEMA_BYTES = 256 * 1024
-# Nesting of a schema's types (arrays, maps, unions and records within each other): the walk over the
-# bytes nests as deep as the schema, and the schema is the only thing that nests.
-MAX_SCHEMA_DEPTH = 8
+# Nesting of a schema's types (arrays, maps, unions and records within each other): the walk over
+# the bytes nests as deep as the schema, and the schema is the only thing that nests. More than the
+# lint of a contract allows a record schema, because an envelope stands around it.
+MAX_SCHEMA_DEPTH = 12
 MAX_SCHEMA_TYPES = 2000
 # Brackets within brackets in the JSON text of a schema; each level of types costs three at most.
 MAX_JSON_DEPTH = 64

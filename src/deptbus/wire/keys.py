@@ -41,13 +41,13 @@ _SPACES = "".join(
     )
 )
 
-# U+FF01..FF5E are the printable ASCII characters in full width, in ASCII's order. An explicit table and
-# not NFKC, which would also fold ligatures, circled digits and compatibility ideographs.
+# U+FF01..FF5E are the printable ASCII characters in full width, in ASCII's order. An explicit table
+# and not NFKC, which would also fold ligatures, circled digits and compatibility ideographs.
 _HALF_WIDTH = {0xFF01 + i: 0x21 + i for i in range(0x5E)} | {0x3000: 0x20}
 
-# Letters of codes are ASCII (or, before `half_width`, its full-width forms). `str.upper` is not used:
-# it follows the Unicode version and makes `SS` of one letter.
-_UPPER = {ord("a") + i: ord("A") + i for i in range(26)} | {0xFF41 + i: 0xFF21 + i for i in range(26)}
+# Letters of codes are ASCII (or, before `half_width`, its full-width forms). `str.upper` is not
+# used: it follows the Unicode version and makes `SS` of one letter.
+_UPPER = {small + i: small - 32 + i for small in (ord("a"), 0xFF41) for i in range(26)}
 
 _KEY_DOMAIN = b"deptbus key 1\0"
 _FINGERPRINT_DOMAIN = b"deptbus fingerprint 1\0"
@@ -110,12 +110,13 @@ class KeyMaker:
                 raise refused_value("of the natural key", "is not text")
             form = canonical(value, self._forms)
             filled = filled or bool(form)
+            valid = True
             try:
                 message += _part(form)
             except UnicodeEncodeError:
-                # Raised outside this block: the codec's own error holds the value.
-                form = None
-            if form is None:
+                valid = False
+            if not valid:
+                # Raised outside the except block: the codec's own error holds the value.
                 raise refused_value("of the natural key", "is not valid Unicode")
         if not filled:
             raise refused_value("of the natural key", "is empty")

@@ -55,9 +55,7 @@ def partition_of(key: bytes, partitions: int) -> int:
     return (h & 0x7FFFFFFF) % partitions
 
 
-def partitioner(
-    key: bytes | None, all_partitions: Sequence[int], available: Sequence[int]
-) -> int:
+def partitioner(key: bytes | None, all_partitions: Sequence[int], available: Sequence[int]) -> int:
     """For aiokafka's `partitioner=`: `all_partitions` is sorted by number.
 
     A record without a key must name its partition; which one is meant is not for chance to decide,

@@ -1,7 +1,7 @@
 """The Avro schemas of changes and deliveries, generated from each dataset's record schema.
 
-The envelope stands first and the record last, so that an encoded change is envelope bytes followed by
-record bytes and nothing has to be moved (design, section 4). Every schema says in its attribute
+The envelope stands first and the record last, so that an encoded change is envelope bytes followed
+by record bytes and nothing has to be moved (design, section 4). Every schema says in its attribute
 `deptbus` what it holds.
 """
 
@@ -68,8 +68,8 @@ def delivery_schema(
 ) -> dict[str, Any]:
     """The schema of `<Dataset>Delivery` for one projection, as it lies in `in.<unit>`.
 
-    `fields` are brought into the order of the record schema; none for deletes and withdrawals, whose
-    record is always null.
+    `fields` are brought into the order of the record schema; none for deletes and withdrawals,
+    whose record is always null.
     """
     record = project(record_schema, fields)
     names = [f["name"] for f in record["fields"]]
@@ -102,8 +102,8 @@ def delivery_schema(
 def project(record_schema: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
     """A record schema with only these fields, in its own order.
 
-    A named type that was defined in a field left out and is referred to in one that stays is defined
-    where it is first needed. Raises KeyError for a field that the schema does not have.
+    A named type that was defined in a field left out and is referred to in one that stays is
+    defined where it is first needed. Raises KeyError for a field that the schema does not have.
     """
     known = {f["name"] for f in record_schema["fields"]}
     for name in fields:
@@ -168,7 +168,8 @@ def _collect(schema: Any, namespace: str, found: dict[str, dict[str, Any]]) -> N
         inner = namespace
         if schema.get("type") in ("record", "enum", "fixed"):
             name, inner = definition_name(schema, namespace)
-            # A definition that has to stand elsewhere says its namespace; none is inherited everywhere.
+            # A definition may have to stand elsewhere, so it says its namespace; where nobody says
+            # one, all inherit the same.
             space = {"namespace": inner} if inner else {}
             found[name] = {**schema, "name": name.rpartition(".")[2], **space}
         for part in ("items", "values"):
@@ -178,9 +179,7 @@ def _collect(schema: Any, namespace: str, found: dict[str, dict[str, Any]]) -> N
             _collect(field["type"], inner, found)
 
 
-def _inlined(
-    schema: Any, namespace: str, definitions: Mapping[str, Any], defined: set[str]
-) -> Any:
+def _inlined(schema: Any, namespace: str, definitions: Mapping[str, Any], defined: set[str]) -> Any:
     """`schema` with each named type defined at its first use and named at the later ones."""
     if isinstance(schema, list):
         return [_inlined(branch, namespace, definitions, defined) for branch in schema]

@@ -18,7 +18,7 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}", re.ASCII)
 
 PRIMITIVES = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
 
-# A logical type means something only on its base type; elsewhere it is ignored, as the specification asks.
+# A logical type means something only on its base type; elsewhere the specification ignores it.
 _LOGICAL_BASES = {
     "date": {"int"},
     "time-millis": {"int"},
@@ -127,7 +127,8 @@ class _Resolver:
 
     def _primitive(self, kind: str, schema: Mapping[str, Any]) -> Type:
         logical, precision, scale = self._logical_type(kind, schema, None)
-        return Type(kind, logical, precision=precision, scale=scale, least_bytes=_LEAST_BYTES.get(kind, 1))
+        least = _LEAST_BYTES.get(kind, 1)
+        return Type(kind, logical, precision=precision, scale=scale, least_bytes=least)
 
     def _logical_type(
         self, kind: str, schema: Mapping[str, Any], size: int | None
@@ -139,9 +140,8 @@ class _Resolver:
             return None, 0, 0
         if logical != "decimal":
             return logical, 0, 0
-        precision, scale = schema.get("precision"), schema.get("scale", 0)
-        if not (_is_count(precision, 1, _MAX_PRECISION) and _is_count(scale, 0, precision)):
-            raise _refuse("has a decimal without a valid precision and scale")
+        precision = _count(schema.get("precision"), 1, _MAX_PRECISION)
+        scale = _count(schema.get("scale", 0), 0, precision)
         if size is not None and 10**precision > 1 << (8 * size - 1):
             raise _refuse("has a decimal that does not fit its bytes")
         return logical, precision, scale
@@ -160,7 +160,7 @@ class _Resolver:
     def _collection(self, kind: str, schema: Mapping[str, Any], namespace: str, depth: int) -> Type:
         part = "items" if kind == "array" else "values"
         if part not in schema:
-            raise _refuse(f"has an {kind} without {part}" if kind == "array" else "has a map without values")
+            raise _refuse("has an array without items or a map without values")
         items = self.resolve(schema[part], namespace, depth + 1)
         if items.least_bytes == 0:
             raise _refuse("has a collection of items without bytes")
@@ -182,17 +182,16 @@ class _Resolver:
 
     def _enum(self, schema: Mapping[str, Any]) -> Type:
         symbols = schema.get("symbols")
-        if not isinstance(symbols, list) or not symbols or len(set(map(str, symbols))) != len(symbols):
-            raise _refuse("has an enum without symbols of its own")
+        if not isinstance(symbols, list) or not symbols:
+            raise _refuse("has an enum without symbols")
         if not all(isinstance(s, str) and NAME.fullmatch(s) for s in symbols):
             raise _refuse("has an enum symbol that is not a name")
+        if len(set(symbols)) != len(symbols):
+            raise _refuse("has an enum with one symbol twice")
         return Type("enum", symbols=tuple(symbols))
 
     def _fixed(self, schema: Mapping[str, Any]) -> Type:
-        size = schema.get("size")
-        if not _is_count(size, 1, _MAX_FIXED_BYTES):
-            raise _refuse("has a fixed without a valid size")
-        assert isinstance(size, int)
+        size = _count(schema.get("size"), 1, _MAX_FIXED_BYTES)
         logical, precision, scale = self._logical_type("fixed", schema, size)
         return Type("fixed", logical, size=size, precision=precision, scale=scale, least_bytes=size)
 
@@ -237,5 +236,7 @@ def definition_name(schema: Mapping[str, Any], namespace: str) -> tuple[str, str
     return full, full.rpartition(".")[0]
 
 
-def _is_count(value: Any, least: int, most: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+def _count(value: Any, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise _refuse("has a size, precision or scale that is none")
+    return value

@@ -11,9 +11,9 @@
 | local-timestamp-millis, -micros | datetime.datetime without a zone |
 | decimal | decimal.Decimal (or int) |
 
-A value that would have to be rounded, cut or guessed is refused: a register's value arrives as it was
-typed or not at all. Arrays, maps, records and unions of several types go through fastavro, whose bytes
-are walked like any others before they are believed.
+A value that would have to be rounded, cut or guessed is refused: a register's value arrives as it
+was typed or not at all. Arrays, maps, records and unions of several types go through fastavro,
+whose bytes are walked like any others before they are believed.
 """
 
 from __future__ import annotations

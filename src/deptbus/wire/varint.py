@@ -88,9 +88,9 @@ def read_length(v: bytes, p: int) -> tuple[int, int]:
 def read_count(v: bytes, p: int, end: int, least_bytes: int) -> tuple[int, int]:
     """(items of an array's or map's one block, offset of the first).
 
-    The count is bounded by the bytes that are there, so no loop runs longer than the record. Negative
-    counts (a block with its size) are refused: writers of this bus put all items into one block, so
-    that one value has one encoding.
+    The count is bounded by the bytes that are there, so no loop runs longer than the record.
+    Negative counts (a block with its size) are refused: writers of this bus put all items into one
+    block, so that one value has one encoding.
     """
     n, p = read_long(v, p)
     if not 1 <= n <= (end - p) // least_bytes:
@@ -99,7 +99,7 @@ def read_count(v: bytes, p: int, end: int, least_bytes: int) -> tuple[int, int]:
 
 
 def check_decimal(v: bytes, start: int, end: int, bound: int) -> None:
-    """A decimal has at least one byte and at most one more than it needs, and keeps its precision."""
+    """A decimal has one byte at least, one more than its precision needs at most, and keeps it."""
     size = end - start
     if not 1 <= size <= bound.bit_length() // 8 + 2:
         raise malformed()
@@ -156,7 +156,7 @@ def text_bytes(text: str) -> bytes:
 
 
 def text_at(v: bytes, p: int) -> tuple[str, int]:
-    """(the text, offset behind it). Raises UnicodeDecodeError, which the walk turns into a refusal."""
+    """(the text, offset behind it). Raises UnicodeDecodeError, as the walk does."""
     n, p = read_length(v, p)
     end = p + n
     if end > len(v):

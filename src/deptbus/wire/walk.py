@@ -4,12 +4,12 @@ The walk is guard and splitter in one (design, section 4): it moves over the rec
 everything that Avro and this bus ask of it, and never makes a value of what is only passed on.
 
 What the written code relies on:
-- `v` holds the whole record (bytes), `p` the offset, `e` the length. `p` only ever grows. A length that
-  points beyond the end is not compared with `e` on the spot: the next look at `v[p]` raises IndexError,
-  and at the very end `p != e` is refused. Loops are bounded on the spot (`read_count`).
+- `v` holds the whole record (bytes), `p` the offset, `e` the length. `p` only ever grows. A length
+  that points beyond the end is not compared with `e` on the spot: the next look at `v[p]` raises
+  IndexError, and at the very end `p != e` is refused. Loops are bounded on the spot (`read_count`).
 - `a` is where bytes begin that are not yet known to be UTF-8. Lengths below 64, indexes and small
-  numbers are ASCII bytes, and no UTF-8 sequence can cross an ASCII byte, so one `decode` over a run of
-  such fields is valid exactly when each text in it is. Everything else ends the run ("flush").
+  numbers are ASCII bytes, and no UTF-8 sequence can cross an ASCII byte, so one `decode` over a run
+  of such fields is valid exactly when each text in it is. Everything else ends the run ("flush").
 """
 
 from __future__ import annotations
@@ -90,8 +90,11 @@ class _Block:
 
 
 def compiled(text: str, name: str, constants: dict[str, Any]) -> Callable[..., Any]:
-    """The function `name` of source that this package wrote. No text of a schema is ever code in it:
-    names and symbols enter as constants or as literals made by `repr` of a checked name."""
+    """The function `name` of source that this package wrote.
+
+    No text of a schema is ever code in it: names enter as literals made by `repr` of a checked
+    name, symbols as constants.
+    """
     scope: dict[str, Any] = {"__builtins__": _BUILTINS, **RUNTIME, **constants}
     exec(compile(text, f"<deptbus {name}>", "exec"), scope)
     made: Callable[..., Any] = scope[name]
@@ -110,6 +113,28 @@ _BUILTINS = {
 def write_walk(src: Source, t: Type) -> None:
     """Lines that move `p` over one value of `t`."""
     _WRITERS[t.kind](src, t)
+
+
+def write_fields(src: Source, t: Type) -> str:
+    """Lines that walk over a record's fields from `p` on; returns the tuple of slices as source."""
+    src.add("p0 = p")
+    for i, field in enumerate(t.fields):
+        write_walk(src, field.type)
+        src.add(f"p{i + 1} = p")
+    cuts = "".join(f"v[p{i}:p{i + 1}], " for i in range(len(t.fields)))
+    return f"({cuts})"
+
+
+def write_refusals(src: Source) -> None:
+    """The end of every walk: whatever was wrong, one refusal that holds none of the bytes.
+
+    It is raised outside the except blocks, because the codec's own error carries the text.
+    """
+    with src.block("except IndexError:"):
+        src.add("pass")
+    with src.block("except UnicodeDecodeError:"):
+        src.add("pass")
+    src.add("raise malformed()")
 
 
 def _null(src: Source, t: Type) -> None:

@@ -1,0 +1,390 @@
+"""Control records: what adapters, agents and operations tell each other, as typed values and bytes.
+
+| record | topic | Kafka key |
+|---|---|---|
+| Announcement, Marker | out.<unit> | none; Announcement in every partition |
+| Incarnated | control.<unit> | `<system>/incarnated/<number>/<token>` |
+| Heartbeat | control.<unit> | `<system>/heartbeat` |
+| PolicyMarker, ResendRequest | in.<unit> | none |
+| PolicyRecord | bus.contract | none |
+| QuarantineNote | bus.quarantine | `<topic>/<partition>/<offset>` |
+| AgentReport | bus.agents | the agent |
+| JobProgress | bus.jobs | the unit |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, cast
+
+from deptbus.change import Incarnation
+from deptbus.errors import WireRefused
+from deptbus.wire.codec import RecordCodec
+from deptbus.wire.framing import canonical_json, frame, schema_id, unframe
+from deptbus.wire.guard import (
+    BAD_KEY,
+    KEY_BYTES,
+    MAX_RECORD_BYTES,
+    TOKEN_BYTES,
+    TOO_LARGE,
+    UNKNOWN_SCHEMA,
+)
+from deptbus.wire.varint import malformed
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A younger incarnation of an adapter publishes in this partition from here on."""
+
+    unit: str
+    system: str
+    incarnation: Incarnation
+    partition: int
+    announced_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """Cuts `out.<unit>` at one exact place: what lies before it was published before it."""
+
+    marker: str
+    kind: Literal["resync", "cut"]
+    unit: str
+    system: str
+    incarnation: Incarnation
+    sent_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Incarnated:
+    """An incarnation was announced in every partition of `out`, at these offsets."""
+
+    unit: str
+    system: str
+    incarnation: Incarnation
+    offsets: tuple[int, ...]  # by partition
+    fingerprint: str  # of the unit's key secret
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a source has published so far, and how it is."""
+
+    unit: str
+    system: str
+    incarnation: Incarnation
+    publication: int
+    version: int  # the highest published
+    policy: int
+    ends: tuple[int, ...]  # of `out`, by partition: all published before lies below
+    fingerprint: str
+    resync_needed: bool
+    parked: int
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyMarker:
+    """Behind this, deliveries of these datasets under an older policy are refused."""
+
+    policy: int
+    datasets: tuple[str, ...]
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResendRequest:
+    """Asks a source to publish the present state of a key, or of a whole dataset (key None)."""
+
+    request: str
+    dataset: str
+    key: bytes | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRecord:
+    """A contract that came into force."""
+
+    policy: int
+    digest: str
+    activated_at_us: int
+    activated_by: str
+    content: str  # Contract.to_json()
+
+
+@dataclass(frozen=True, slots=True)
+class QuarantineNote:
+    """Where a record lies that could not be accepted, why, and whose it is; never its content."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+    owner: str
+    unit: str
+    dataset: str
+    key: bytes | None
+    version: int | None
+    noted_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReport:
+    """The policy that an agent works under, with all output of older ones acknowledged."""
+
+    agent: str
+    policy: int
+    topics_digest: str
+    state: Literal["running", "stopped"]
+    reported_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """How far a job of one recipient has come."""
+
+    job: str
+    unit: str
+    policy: int
+    datasets: tuple[str, ...]
+    state: Literal["waiting", "marking", "sending", "done"]
+    done_partitions: tuple[str, ...]
+    sent: int
+    withdrawn: int
+    started_at_us: int
+    updated_at_us: int
+
+
+Control = (
+    Announcement
+    | Marker
+    | Incarnated
+    | Heartbeat
+    | PolicyMarker
+    | ResendRequest
+    | PolicyRecord
+    | QuarantineNote
+    | AgentReport
+    | JobProgress
+)
+
+_TEXTS = {"type": "array", "items": "string"}
+_NUMBERS = {"type": "array", "items": "long"}
+_TIME = {"type": "long", "logicalType": "timestamp-micros"}
+_KEY = {"type": "fixed", "name": "Key", "size": KEY_BYTES}
+_TOKEN = {"type": "fixed", "name": "Token", "size": TOKEN_BYTES}
+
+
+def _symbols(name: str, *symbols: str) -> dict[str, Any]:
+    return {"type": "enum", "name": name, "symbols": list(symbols)}
+
+
+# kind -> (class, Avro fields in the order of the class; `incarnation` is two of them).
+_INCARNATION = {"incarnation": "long", "token": _TOKEN}
+_RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
+    "announcement": (
+        Announcement,
+        {
+            "unit": "string",
+            "system": "string",
+            **_INCARNATION,
+            "partition": "int",
+            "announced_at_us": _TIME,
+        },
+    ),
+    "marker": (
+        Marker,
+        {
+            "marker": "string",
+            "kind": _symbols("MarkerKind", "resync", "cut"),
+            "unit": "string",
+            "system": "string",
+            **_INCARNATION,
+            "sent_at_us": _TIME,
+        },
+    ),
+    "incarnated": (
+        Incarnated,
+        {
+            "unit": "string",
+            "system": "string",
+            **_INCARNATION,
+            "offsets": _NUMBERS,
+            "fingerprint": "string",
+        },
+    ),
+    "heartbeat": (
+        Heartbeat,
+        {
+            "unit": "string",
+            "system": "string",
+            **_INCARNATION,
+            "publication": "long",
+            "version": "long",
+            "policy": "long",
+            "ends": _NUMBERS,
+            "fingerprint": "string",
+            "resync_needed": "boolean",
+            "parked": "long",
+            "at_us": _TIME,
+        },
+    ),
+    "policy_marker": (PolicyMarker, {"policy": "long", "datasets": _TEXTS, "job": "string"}),
+    "resend_request": (
+        ResendRequest,
+        {"request": "string", "dataset": "string", "key": ["null", _KEY], "reason": "string"},
+    ),
+    "policy": (
+        PolicyRecord,
+        {
+            "policy": "long",
+            "digest": "string",
+            "activated_at_us": _TIME,
+            "activated_by": "string",
+            "content": "string",
+        },
+    ),
+    "quarantine_note": (
+        QuarantineNote,
+        {
+            "topic": "string",
+            "partition": "int",
+            "offset": "long",
+            "reason": "string",
+            "owner": "string",
+            "unit": "string",
+            "dataset": "string",
+            "key": ["null", _KEY],
+            "version": ["null", "long"],
+            "noted_at_us": _TIME,
+        },
+    ),
+    "agent_report": (
+        AgentReport,
+        {
+            "agent": "string",
+            "policy": "long",
+            "topics_digest": "string",
+            "state": _symbols("AgentState", "running", "stopped"),
+            "reported_at_us": _TIME,
+        },
+    ),
+    "job_progress": (
+        JobProgress,
+        {
+            "job": "string",
+            "unit": "string",
+            "policy": "long",
+            "datasets": _TEXTS,
+            "state": _symbols("JobState", "waiting", "marking", "sending", "done"),
+            "done_partitions": _TEXTS,
+            "sent": "long",
+            "withdrawn": "long",
+            "started_at_us": _TIME,
+            "updated_at_us": _TIME,
+        },
+    ),
+}
+
+
+def _schema(kind: str, cls: type, avro_fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "record",
+        "name": cls.__name__,
+        "namespace": "deptbus.control",
+        "doc": (cls.__doc__ or "").strip(),
+        "deptbus": {"kind": kind},
+        "fields": [{"name": name, "type": t} for name, t in avro_fields.items()],
+    }
+
+
+class _Kind:
+    """One kind of control record: its schema, its id and how it is made from its fields."""
+
+    def __init__(self, kind: str, cls: type, avro_fields: Mapping[str, Any]) -> None:
+        self.kind = kind
+        self.cls = cls
+        self.schema = _schema(kind, cls, avro_fields)
+        self.id = schema_id(self.schema)
+        self.codec = RecordCodec(self.schema, logical=False)
+        self.names = tuple(f.name for f in fields(cls))
+
+    def encode(self, record: Any) -> bytes:
+        values: dict[str, Any] = {name: getattr(record, name) for name in self.names}
+        incarnation = values.get("incarnation")
+        if isinstance(incarnation, Incarnation):
+            values["incarnation"] = incarnation.number
+            values["token"] = incarnation.token
+        value = frame(self.id, b"".join(self.codec.encode(values)))
+        if len(value) > MAX_RECORD_BYTES:
+            raise WireRefused(TOO_LARGE, "the record is larger than the cap")
+        return value
+
+    def decode(self, body: bytes) -> Control:
+        values = self.codec.decode(self.codec.split(body))
+        if any(isinstance(n, int) and n < 0 for n in values.values()):
+            raise malformed()  # nothing in a control record counts below zero
+        if "incarnation" in values:
+            values["incarnation"] = Incarnation(values["incarnation"], values.pop("token"))
+        for name, value in values.items():
+            if isinstance(value, list):
+                values[name] = tuple(value)
+        return cast(Control, self.cls(**values))
+
+
+_KINDS = [_Kind(kind, cls, avro_fields) for kind, (cls, avro_fields) in _RECORDS.items()]
+_BY_ID = {kind.id: kind for kind in _KINDS}
+_BY_CLASS = {kind.cls: kind for kind in _KINDS}
+
+
+def control_schemas() -> dict[int, str]:
+    """id -> canonical JSON of every control schema."""
+    return {kind.id: canonical_json(kind.schema) for kind in _KINDS}
+
+
+def encode_control(record: Control) -> bytes:
+    """A framed control record. Raises WireRefused (`bad_value`, `too_large`)."""
+    return _BY_CLASS[type(record)].encode(record)
+
+
+def is_control(number: int) -> bool:
+    """Does this schema id belong to a control record?"""
+    return number in _BY_ID
+
+
+def decode_control(value: bytes | None) -> Control:
+    """The control record in a value. Raises WireRefused: `no_value`, `too_large`, `not_framed`,
+    `unknown_schema`, `malformed`."""
+    number, body = unframe(value)
+    kind = _BY_ID.get(number)
+    if kind is None:
+        raise WireRefused(UNKNOWN_SCHEMA, "the schema is not that of a control record")
+    return kind.decode(body)
+
+
+_KEYS: dict[type, Callable[[Any], str]] = {
+    Incarnated: lambda r: (
+        f"{r.system}/incarnated/{r.incarnation.number}/{r.incarnation.token.hex()}"
+    ),
+    Heartbeat: lambda r: f"{r.system}/heartbeat",
+    QuarantineNote: lambda r: f"{r.topic}/{r.partition}/{r.offset}",
+    AgentReport: lambda r: str(r.agent),
+    JobProgress: lambda r: str(r.unit),
+}
+
+
+def key_of(record: Control) -> bytes | None:
+    """The Kafka key that a control record bears; None where it has none."""
+    make = _KEYS.get(type(record))
+    return make(record).encode() if make else None
+
+
+def check_key(key: bytes | None, record: Control) -> None:
+    """Raises WireRefused (`bad_key`) when a record lies under a key that is not its own.
+
+    In a compacted topic a wrong key would keep a lie alive, or let it erase the truth.
+    """
+    if key != key_of(record):
+        raise WireRefused(BAD_KEY, "the key is not that of the control record")

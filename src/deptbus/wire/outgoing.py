@@ -1,0 +1,221 @@
+"""Change and deliveries -> framed bytes; what several deliveries share is made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from deptbus.change import (
+    Cause,
+    Change,
+    ChangeOp,
+    Delivery,
+    DeliveryOp,
+    Direction,
+    Reason,
+    RecordFields,
+)
+from deptbus.errors import WireRefused
+from deptbus.wire.guard import (
+    KEY_BYTES,
+    MAX_RECORD_BYTES,
+    TOKEN_BYTES,
+    TOO_LARGE,
+    refused_value,
+)
+from deptbus.wire.schemas import CHANGE_CAUSES, DELIVERY_CAUSES
+from deptbus.wire.varint import ONE_BYTE, long_bytes, text_bytes
+
+_NULL, _VALUE = ONE_BYTE[0], ONE_BYTE[1]
+
+_HAPPENED: dict[tuple[ChangeOp, Reason | None], bytes] = {
+    (ChangeOp.UPSERT, None): ONE_BYTE[0] + _NULL,
+    **{
+        (ChangeOp.DELETE, reason): ONE_BYTE[1] + _VALUE + ONE_BYTE[i]
+        for i, reason in enumerate(Reason)
+    },
+}
+_CHANGE_CAUSES = {cause: ONE_BYTE[i] for i, cause in enumerate(CHANGE_CAUSES)}
+_DELIVERY_CAUSES = {cause: ONE_BYTE[i] for i, cause in enumerate(DELIVERY_CAUSES)}
+_DELIVERY_OPS = {op: ONE_BYTE[i] for i, op in enumerate(DeliveryOp)}
+_DIRECTIONS = {direction: ONE_BYTE[i] for i, direction in enumerate(Direction)}
+
+# Routing hands out the same rules again and again; as many as a large contract has, and then anew.
+_MOST_PLANS = 10_000
+
+
+def naturals(**numbers: int) -> tuple[bytes, ...]:
+    """The varints of numbers that count something. Raises WireRefused (`bad_value`) by name."""
+    for name, n in numbers.items():
+        if not 0 <= n < 1 << 63:
+            raise refused_value(name, "does not fit a count of 64 bits")
+    return tuple(map(long_bytes, numbers.values()))
+
+
+def text_of(name: str, text: str) -> bytes:
+    """A text's bytes. Raises WireRefused (`bad_value`) by name."""
+    try:
+        return text_bytes(text)
+    except UnicodeEncodeError:
+        pass
+    raise refused_value(name, "is not valid Unicode")
+
+
+def array_of(name: str, texts: Sequence[str]) -> bytes:
+    if not texts:
+        return _NULL
+    return b"".join([long_bytes(len(texts)), *(text_of(name, t) for t in texts), _NULL])
+
+
+def optional_text(name: str, text: str | None) -> bytes:
+    return _NULL if text is None else _VALUE + text_of(name, text)
+
+
+def capped(value: bytes) -> bytes:
+    if len(value) > MAX_RECORD_BYTES:
+        raise WireRefused(TOO_LARGE, "the record is larger than the cap")
+    return value
+
+
+def change_bytes(head: bytes, count: int, c: Change) -> bytes:
+    """A framed change. `head` is its frame, `count` the fields of its record schema.
+
+    The record's slices are taken as they are: they come from a RecordCodec or a decoded change.
+    Raises WireRefused (`bad_value`, `too_large`).
+    """
+    happened = _HAPPENED.get((c.op, c.reason))
+    cause = _CHANGE_CAUSES.get(c.cause)
+    record = c.record
+    if happened is None or cause is None or (record is None) is (c.op is ChangeOp.UPSERT):
+        raise refused_value("of the envelope", "contradicts another one")
+    if len(c.key) != KEY_BYTES or len(c.incarnation.token) != TOKEN_BYTES:
+        raise refused_value("of the envelope", "is not of its fixed size")
+    if record is not None and len(record) != count:
+        raise refused_value("record", "has not one slice for each field of its schema")
+    number, version, time, publication, policy = naturals(
+        incarnation=c.incarnation.number,
+        version=c.version,
+        source_time=c.source_time_us,
+        publication=c.publication,
+        policy=c.policy,
+    )
+    envelope = (
+        head,
+        happened,
+        text_of("source_unit", c.source_unit),
+        number,
+        c.incarnation.token,
+        version,
+        time,
+        publication,
+        text_of("division", c.division),
+        array_of("former_divisions", c.former_divisions),
+        cause,
+        optional_text("job", c.job),
+        policy,
+    )
+    body = (_NULL,) if record is None else (_VALUE, *record)
+    return capped(b"".join(envelope + body))
+
+
+class DeliveryWriter:
+    """Writes deliveries of changes; keeps what is the same from one change to the next.
+
+    `projection(dataset, schema_version, fields)` answers with the frame of the delivery schema and
+    the places of the projection's fields in the record.
+    """
+
+    def __init__(
+        self, projection: Callable[[str, int, tuple[str, ...]], tuple[bytes, tuple[int, ...]]]
+    ) -> None:
+        self._projection = projection
+        self._plans: dict[tuple[Any, ...], _Plan] = {}
+
+    def write(
+        self,
+        change: Change,
+        deliveries: Sequence[Delivery],
+        policy: int,
+        cause: Cause | None,
+        job: str | None,
+    ) -> list[bytes]:
+        """One framed delivery for each, in the order given; equal ones are one object.
+
+        `cause` and `job` are those of the change unless they are given. Raises WireRefused
+        (`bad_value`, `too_large`).
+        """
+        if not deliveries:
+            return []
+        common = self._common(change, policy)
+        why = _DELIVERY_CAUSES[cause or change.cause]
+        end = why + optional_text("job", change.job if job is None else job)
+        record = change.record
+        by_plan: dict[_Plan, bytes] = {}
+        bodies: dict[tuple[int, ...], bytes] = {}
+        written: list[bytes] = []
+        for delivery in deliveries:
+            plan = self._plan(change, delivery)
+            value = by_plan.get(plan)
+            if value is None:
+                body = _NULL
+                if plan.upsert:
+                    if record is None:
+                        raise refused_value("record", "is missing where a delivery upserts")
+                    body = bodies.get(plan.places) or _joined(record, plan.places)
+                    bodies[plan.places] = body
+                value = capped(plan.head + common + plan.right + end + body)
+                by_plan[plan] = value
+            written.append(value)
+        return written
+
+    def _common(self, change: Change, policy: int) -> bytes:
+        return text_of("source_unit", change.source_unit) + b"".join(
+            naturals(version=change.version, source_time=change.source_time_us, policy=policy)
+        )
+
+    def _plan(self, change: Change, d: Delivery) -> _Plan:
+        # Routing caches its rules, so their tuples are the same objects from change to change. They
+        # are looked up by identity, because hashing a dozen names costs more than all the rest of a
+        # delivery; a plan holds on to what it was made from, so an identity is not used twice.
+        key = (
+            change.dataset,
+            change.schema_version,
+            id(d.op),
+            id(d.direction),
+            d.rule,
+            id(d.grants),
+            id(d.fields),
+        )
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            plan = self._plans[key] = self._make_plan(change, d)
+        return plan
+
+    def _make_plan(self, change: Change, d: Delivery) -> _Plan:
+        upsert = d.op is DeliveryOp.UPSERT
+        if upsert is not bool(d.fields):
+            raise refused_value("record", "has a projection exactly in an upsert")
+        head, places = self._projection(change.dataset, change.schema_version, d.fields)
+        right = _DIRECTIONS[d.direction] + text_of("rule", d.rule) + array_of("grants", d.grants)
+        return _Plan(head + _DELIVERY_OPS[d.op], right, upsert, places, d)
+
+
+class _Plan:
+    """All of a delivery's bytes that do not depend on the change. Compared by identity."""
+
+    __slots__ = ("head", "made_from", "places", "right", "upsert")
+
+    def __init__(
+        self, head: bytes, right: bytes, upsert: bool, places: tuple[int, ...], made_from: Delivery
+    ) -> None:
+        self.head = head
+        self.right = right
+        self.upsert = upsert
+        self.places = places
+        self.made_from = made_from
+
+
+def _joined(record: RecordFields, places: tuple[int, ...]) -> bytes:
+    return _VALUE + b"".join([record[i] for i in places])
