@@ -9,7 +9,7 @@
 | PolicyRecord | bus.contract | none |
 | QuarantineNote | bus.quarantine | `<topic>/<partition>/<offset>` |
 | AgentReport | bus.agents | the agent |
-| JobProgress | bus.jobs | the unit |
+| JobProgress | bus.jobs | the job: of each unit, the last completed one must outlive the next |
 """
 
 from __future__ import annotations
@@ -371,7 +371,7 @@ _KEYS: dict[type, Callable[[Any], str]] = {
     Heartbeat: lambda r: f"{r.system}/heartbeat",
     QuarantineNote: lambda r: f"{r.topic}/{r.partition}/{r.offset}",
     AgentReport: lambda r: str(r.agent),
-    JobProgress: lambda r: str(r.unit),
+    JobProgress: lambda r: str(r.job),
 }
 
 
