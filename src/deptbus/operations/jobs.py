@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal
 
 import structlog
 
@@ -37,7 +38,9 @@ from deptbus.operations.logs import CanonicalLogs, Span
 from deptbus.routing import Router, settle
 from deptbus.stream.log import LogRecord, Outgoing, Sender
 from deptbus.stream.schemas import write_schemas
-from deptbus.wire.control import JobProgress, PolicyMarker, encode_control
+from deptbus.wire.control import JobProgress, PolicyMarker, encode_control, key_of
+
+State = Literal["waiting", "marking", "sending", "done"]
 
 log = structlog.get_logger(__name__)
 
@@ -240,8 +243,7 @@ class Job:
         if delivery is None:
             return []
         cause = Cause.SNAPSHOT if change.dataset in due.first_loads else Cause.REPLAY
-        codecs = library.codecs(due.policy, change.dataset, change.schema_version)
-        (value,) = codecs.encode_deliveries(
+        (value,) = library.codecs().encode_deliveries(
             change, [delivery], due.policy, cause=cause, job=due.job
         )
         # The inbox has as many partitions as the canonical topic or a divisor of that number, and
@@ -261,17 +263,17 @@ class Job:
         try:
             return await self._tools.logs.spans(dataset)
         except BusRefused:
-            if self._tools.library.router(self.due.policy).policy.contract.datasets.get(dataset):
+            if dataset in self._tools.library.policy(self.due.policy).contract.datasets:
                 raise
             log.warning("canonical_topic_missing", job=self.due.job, dataset=dataset)
             return []
 
-    async def _report(self, state: str, done: Iterable[str] | None = None) -> None:
+    async def _report(self, state: State, done: Iterable[str] | None = None) -> None:
         progress = replace(self.progress, state=state, updated_at_us=_now_us())
         if done is not None:
             progress = replace(progress, done_partitions=tuple(sorted(done)))
-        key = self.due.job.encode()
-        await self._tools.sender.send([Outgoing(names.JOBS, 0, key, encode_control(progress))])
+        value = encode_control(progress)
+        await self._tools.sender.send([Outgoing(names.JOBS, 0, key_of(progress), value)])
         self.progress = progress
 
 

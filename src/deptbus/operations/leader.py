@@ -72,10 +72,10 @@ class Leadership(ConsumerRebalanceListener):
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    async def on_partitions_revoked(self, revoked) -> None:  # type: ignore[no-untyped-def]
+    async def on_partitions_revoked(self, revoked: object) -> None:
         self._resign()
 
-    async def on_partitions_assigned(self, assigned) -> None:  # type: ignore[no-untyped-def]
+    async def on_partitions_assigned(self, assigned: object) -> None:
         if assigned:
             self.lost.clear()
             self.gained.set()

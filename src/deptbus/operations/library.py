@@ -5,14 +5,15 @@ from __future__ import annotations
 import structlog
 
 from deptbus.change import Change
+from deptbus.contract.model import Policy
 from deptbus.errors import WireRefused
 from deptbus.operations.due import Digests
 from deptbus.operations.rights import rule_digests
 from deptbus.routing import Router
 from deptbus.stream.log import LogRecord
 from deptbus.stream.policies import PolicyFollower
-from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
+from deptbus.wire.guard import UNKNOWN_SCHEMA
 
 log = structlog.get_logger(__name__)
 
@@ -24,65 +25,60 @@ class Library:
         self._policies = policies
         self._routers: dict[int, Router] = {}
         self._digests: dict[int, Digests] = {}
-        self._codecs: dict[int, Codecs] = {}
+        self._codecs = Codecs()
+        self._learnt: set[int] = set()
+        self._unwritten: dict[int, str] = {}
 
     def numbers(self) -> list[int]:
         """Of all policies that can be read, ascending."""
         return sorted(self._policies.history())
 
+    def policy(self, number: int) -> Policy:
+        return self._policies.history()[number]
+
     def router(self, number: int) -> Router:
         if number not in self._routers:
-            self._routers[number] = Router(self._policies.history()[number])
+            self._routers[number] = Router(self.policy(number))
         return self._routers[number]
 
     def digests(self, number: int) -> Digests:
         if number not in self._digests:
-            self._digests[number] = rule_digests(self._policies.history()[number])
+            self._digests[number] = rule_digests(self.policy(number))
         return self._digests[number]
 
-    def codecs(self, number: int, dataset: str, schema_version: int) -> Codecs:
-        """Those of the youngest contract up to policy `number` that knows this schema: a dataset
-        that left the contract can still be withdrawn."""
-        name = f"{dataset}.v{schema_version}"
-        history = self._policies.history()
-        for known in sorted((n for n in history if n <= number), reverse=True):
-            contract = history[known].contract
-            if name in contract.schemas and dataset in contract.datasets:
-                if known not in self._codecs:
-                    self._codecs[known] = Codecs(contract)
-                return self._codecs[known]
-        raise WireRefused("unknown_schema", f"no contract has the schema {name}")
-
-    def newest_codecs(self) -> Codecs:
-        """Codecs of the youngest contract, not shared with `codecs`: for whoever only decodes."""
-        history = self._policies.history()
-        return Codecs(history[max(history)].contract)
+    def codecs(self) -> Codecs:
+        """They know every schema that any contract released: what left the contract can still be
+        read and withdrawn."""
+        for number in self.numbers():
+            if number not in self._learnt:
+                self._learnt.add(number)
+                self._unwritten |= self._codecs.take_new_schemas()
+                try:
+                    self._codecs.add_contract(self.policy(number).contract)
+                except WireRefused as error:
+                    log.error("contract_schemas_refused", policy=number, reason=error.reason)
+                # They are on the bus: whoever put the policy there wrote them first.
+                self._codecs.take_new_schemas()
+        return self._codecs
 
     def take_new_schemas(self) -> dict[int, str]:
-        """Schemas of projections that were used since the last call: id -> canonical JSON."""
-        return {k: text for c in self._codecs.values() for k, text in c.take_new_schemas().items()}
-
-
-class ChangeReader:
-    """Decodes records of canonical topics, whatever contract they were written under."""
-
-    def __init__(self, codecs: Codecs, schemas: SchemaFollower) -> None:
-        self._codecs = codecs
-        self._schemas = schemas
+        """Schemas of projections made since the last call (id -> canonical JSON): to be on the bus
+        before the first record that uses them."""
+        taken = self._unwritten | self._codecs.take_new_schemas()
+        self._unwritten = {}
+        return taken
 
     async def decode(self, record: LogRecord) -> Change | None:
-        """None for bytes that are no change: intake lets none through, so somebody else wrote
-        them; they are told and left out. Raises BusUnreachable."""
+        """A record of a canonical topic. None for bytes that are no change: intake lets none
+        through, so somebody else wrote them; they are told and left out. Raises BusUnreachable."""
         try:
-            return self._decode(record)
+            return self.codecs().decode_change(record.key, record.value)
         except WireRefused as error:
             reason = error.reason
-        value = record.value or b""
-        if reason == "unknown_schema" and await self._schemas.ensure(
-            int.from_bytes(value[1:5], "big")
-        ):
+        if reason == UNKNOWN_SCHEMA:
+            await self._policies.refresh()  # a contract may have come that we have not heard of
             try:
-                return self._decode(record)
+                return self.codecs().decode_change(record.key, record.value)
             except WireRefused as error:
                 reason = error.reason
         log.error(
@@ -93,8 +89,3 @@ class ChangeReader:
             reason=reason,
         )
         return None
-
-    def _decode(self, record: LogRecord) -> Change:
-        if record.value is None:
-            raise WireRefused("no_value", "a canonical topic holds no null values")
-        return self._codecs.decode_change(record.key, record.value)

@@ -6,10 +6,11 @@ Any number of such processes may run; one leads (see `leader`), and the others w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
@@ -24,11 +25,10 @@ from deptbus.operations.inbox import Inbox
 from deptbus.operations.jobs import SchemaWriter, Tools
 from deptbus.operations.keeper import INTERVAL_HOURS, Keeper, keep_always
 from deptbus.operations.leader import Leadership
-from deptbus.operations.library import ChangeReader, Library
+from deptbus.operations.library import Library
 from deptbus.operations.logs import CanonicalLogs
 from deptbus.stream.log import Sender
 from deptbus.stream.policies import LEASE_SECONDS, PolicyFollower
-from deptbus.stream.schemas import SchemaFollower
 
 log = structlog.get_logger(__name__)
 
@@ -102,7 +102,7 @@ async def open_office(
     """Raises BusUnreachable, BusRefused, and ContractUnreadable when none was ever activated."""
     async with AsyncExitStack() as stack:
 
-        async def started(part):  # type: ignore[no-untyped-def]
+        async def started(part: Any) -> Any:
             await part.start()
             stack.push_async_callback(part.stop)
             return part
@@ -115,13 +115,11 @@ async def open_office(
                 mend="Activate one with `deptbus contract activate DIR`",
             )
         library = Library(policies)
-        codecs = library.newest_codecs()
-        schemas = await started(SchemaFollower(connection, codecs))
         sender = await started(Sender(connection))
         groups = await started(Groups(connection))
         agents = await started(AgentsBoard(connection, lease_seconds=settings.lease_seconds))
         jobs = await started(JobsBoard(connection))
-        logs = await started(CanonicalLogs(connection, ChangeReader(codecs, schemas).decode))
+        logs = await started(CanonicalLogs(connection, library.decode))
 
         def knows(unit: str) -> bool:
             return unit in policies.current().contract.unit_by_name
@@ -170,7 +168,7 @@ async def run_office(connection: Connection, settings: Settings = Settings()) ->
         await asyncio.sleep(_AGAIN_SECONDS)
 
 
-async def _until(event: asyncio.Event, duties) -> None:  # type: ignore[no-untyped-def]
+async def _until(event: asyncio.Event, duties: Coroutine[Any, Any, None]) -> None:
     """Runs duties until they raise or the event is set; then they are cancelled."""
     working = asyncio.ensure_future(duties)
     ending = asyncio.ensure_future(event.wait())

@@ -39,5 +39,5 @@ async def request_resend(
     async with Sender(connection) as sender:
         count = await sender.partitions(topic)
         numbers = range(count) if key is None else [partition_of(key, count)]
-        await sender.send([Outgoing(topic, number, key, value) for number in numbers])
+        await sender.send([Outgoing(topic, number, None, value) for number in numbers])
     return request.request
