@@ -1,0 +1,229 @@
+"""The port of capture: what the publisher needs of a department's database, whatever its kind.
+
+Two implementations, `capture_sqlite` and `capture_postgres`; one abstract suite of tests holds
+both.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from deptbus.change import Cause
+from deptbus.department.layout import Layout
+
+RawKey = tuple[Any, ...]  # own key columns' values, as the database gives them
+LIVE = Cause.LIVE.value
+
+
+class OutboxRow(NamedTuple):
+    """One captured change that waits to be published. `position` becomes its version."""
+
+    position: int
+    dataset: str
+    op: str  # "u" upsert, "d" delete
+    cause: str
+    job: str | None
+    source_time_us: int
+    was: Any  # own value of the place before this change, where it may differ; None: not known
+    key: bytes | None  # bus key, given instead of `raw` where the row is gone and its key with it
+    raw: RawKey
+    values: Mapping[str, Any]  # own column -> value; empty in a delete
+
+
+class Variant(NamedTuple):
+    """One of several raw keys that have one canonical form, hence one bus key."""
+
+    raw: str  # `raw_text`
+    state: str  # HOLDS, PARKED, GONE
+
+
+HOLDS, PARKED, GONE = "holds", "parked", "gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the source remembers of one bus key; both are empty for nearly every key."""
+
+    places: tuple[str, ...] = ()  # all that were ever named, the last one last
+    variants: tuple[Variant, ...] = ()
+
+
+class Parked(NamedTuple):
+    """A row that failed the checks. Never its content: only its own key, why, and since when."""
+
+    dataset: str
+    raw: str  # `raw_text`
+    reason: str  # constant
+    column: str | None  # which own column is to be looked at
+    position: int
+
+
+class Wanted(NamedTuple):
+    """A row to be enqueued afresh under its lock: somebody asked, or it could not be locked."""
+
+    dataset: str
+    raw: str | None  # None: whatever row has the bus key
+    key: bytes | None
+    cause: str
+    job: str | None
+
+
+@dataclass(slots=True)
+class Prepared:
+    """What has to be durable before a batch is sent."""
+
+    drop: list[int] = field(default_factory=list)  # positions that are not sent at all
+    places: dict[tuple[str, bytes], tuple[str, ...]] = field(default_factory=dict)
+    variants: dict[tuple[str, bytes], tuple[Variant, ...]] = field(default_factory=dict)
+    park: list[Parked] = field(default_factory=list)
+    unpark: list[tuple[str, str]] = field(default_factory=list)  # (dataset, raw_text)
+    wanted: list[Wanted] = field(default_factory=list)
+    version: int = 0  # the highest that the batch publishes
+
+
+@dataclass(frozen=True, slots=True)
+class SourceState:
+    """The publisher's own row in this database."""
+
+    publication: int
+    version: int
+    gave_way: int  # how many times capture gave way since the last resync; 0 is well
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One run over the existing rows of a dataset."""
+
+    dataset: str
+    enqueued: int
+    skipped: int  # rows that others held locked; they are wanted
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureStatus:
+    """What `department status` shows of the source side."""
+
+    installed: bool
+    outbox_rows: int = 0
+    oldest_age_seconds: float | None = None  # of the oldest row that waits
+    parked: Mapping[str, int] = field(default_factory=dict)  # reason -> rows
+    wanted: int = 0
+    publication: int = 0
+    version: int = 0
+    gave_way: int = 0
+    snapshots: tuple[Snapshot, ...] = ()
+
+
+class Capture(ABC):
+    """Outbox, bookkeeping and triggers in one department's database.
+
+    Every method raises DatabaseUnavailable (DatabaseBusy when somebody holds a lock); those that
+    take a `token` raise Fenced when another adapter has taken over, and have then changed nothing.
+    """
+
+    # --- triggers -------------------------------------------------------------------------
+
+    @abstractmethod
+    async def examine(self, layouts: Sequence[Layout]) -> list[str]:
+        """Why these layouts cannot be captured here, one line each; empty when they can."""
+
+    @abstractmethod
+    async def sql(self, layouts: Sequence[Layout], cap_rows: int) -> list[str]:
+        """The statements that `install` runs, for a person to read before (`--dry-run`)."""
+
+    @abstractmethod
+    async def install(self, layouts: Sequence[Layout], cap_rows: int) -> None:
+        """Creates tables and triggers; idempotent; triggers of datasets that are no longer named
+        are removed. Raises SourceRefused with the first line of `examine`."""
+
+    @abstractmethod
+    async def uninstall(self) -> None:
+        """Removes every trigger, function and table of the source side. Works at any time."""
+
+    @abstractmethod
+    async def layouts(self) -> dict[str, Layout]:
+        """dataset -> the layout that its triggers capture now; empty when not installed."""
+
+    # --- the queue ------------------------------------------------------------------------
+
+    @abstractmethod
+    async def read(self, limit: int, in_flight: Collection[int] = ()) -> list[OutboxRow]:
+        """The visible rows of least position, without those in flight. A queue, not a cursor: a row
+        that commits late has a lower position than one that was published before it."""
+
+    @abstractmethod
+    async def parked(self) -> set[tuple[str, str]]:
+        """(dataset, raw_text) of every parked row."""
+
+    @abstractmethod
+    async def known(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Known]:
+        """What is remembered of these (dataset, key); those with nothing are left out."""
+
+    @abstractmethod
+    async def prepare(self, token: bytes, prepared: Prepared, *, sends: bool) -> int:
+        """In one durable transaction: the fence, the bookkeeping, and (when the batch sends) the
+        next publication number, which is returned."""
+
+    @abstractmethod
+    async def delete(self, token: bytes, positions: Sequence[int]) -> None:
+        """Forgets rows that the broker has acked. Losing this in a crash only sends them again."""
+
+    @abstractmethod
+    async def wait(self, timeout_seconds: float) -> bool:
+        """Returns True soon after something was committed, False after the time-out."""
+
+    # --- existing rows --------------------------------------------------------------------
+
+    @abstractmethod
+    async def begin_snapshot(self, dataset: str, cause: str, job: str | None) -> None:
+        """Starts (or, when one is open with the same cause and job, goes on with) a run over all
+        rows of a dataset."""
+
+    @abstractmethod
+    async def advance_snapshot(self, dataset: str, limit: int) -> Snapshot:
+        """Enqueues the next rows under their locks, in one short transaction."""
+
+    @abstractmethod
+    async def open_snapshots(self) -> tuple[Snapshot, ...]: ...
+
+    @abstractmethod
+    async def want(self, wanted: Iterable[Wanted]) -> None:
+        """Remembers rows to be enqueued afresh; `work_off` does it."""
+
+    @abstractmethod
+    async def work_off(self, limit: int) -> tuple[int, list[Wanted]]:
+        """Enqueues wanted rows: those that are there, under their locks; for one that is gone a
+        delete, at a version that no unseen insert can be below. Returns how many were done and the
+        ones that name a bus key only, for which the caller has to find the row (`resolve`)."""
+
+    @abstractmethod
+    async def resolve(self, wanted: Wanted, raw: RawKey | None, remembered: bool) -> None:
+        """The row of a bus key was found, or (None) is gone: then a delete is enqueued if the
+        source remembers to have named the key, else the request is dropped."""
+
+    @abstractmethod
+    async def keys_after(self, dataset: str, after: RawKey | None, limit: int) -> list[RawKey]:
+        """Own keys in their order, without locks: to find the row of a bus key."""
+
+    @abstractmethod
+    async def bears(self, dataset: str, raw: RawKey) -> bool:
+        """True when a row with just this own key is there now."""
+
+    @abstractmethod
+    async def retry_parked(self, cause: str) -> int:
+        """Wants every parked row again (the contract has changed, or a person asks)."""
+
+    # --- state ----------------------------------------------------------------------------
+
+    @abstractmethod
+    async def state(self) -> SourceState: ...
+
+    @abstractmethod
+    async def status(self) -> CaptureStatus: ...
+
+    @abstractmethod
+    async def close(self) -> None: ...

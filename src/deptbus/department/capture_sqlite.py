@@ -1,0 +1,333 @@
+"""Capture on SQLite: one writer at a time, so what is not there now is gone; short transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Collection, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deptbus.department import fence
+from deptbus.department import sqlite_rows as rows_of
+from deptbus.department import sqlite_triggers as sql
+from deptbus.department.capture import (
+    Capture,
+    CaptureStatus,
+    Known,
+    OutboxRow,
+    Prepared,
+    RawKey,
+    Snapshot,
+    SourceState,
+    Variant,
+    Wanted,
+)
+from deptbus.department.connect import SqliteDatabase, sqlite_translated
+from deptbus.department.layout import Layout, comma, quoted
+from deptbus.department.raw import raw_of, raw_text
+from deptbus.department.sqlite_schema import examine_table
+from deptbus.errors import SourceRefused
+
+_POLL_SECONDS = 0.005
+_IDLE_POLL_SECONDS = 0.02
+_ACTIVE_SECONDS = 2.0  # after a commit somebody is likely to commit again soon
+_WORK_OFF_ROWS = 100
+
+
+class SqliteCapture(Capture):
+    """See Capture. Owns `database`; closes it."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        self._database = database
+        self._place = database.place
+        self._layouts: dict[int, Layout] = {}  # every layout that rows may name, by number
+        self._watcher: sqlite3.Connection | None = None
+        self._seen: int | None = None  # data_version when something was last read
+        self._active_until = 0.0
+
+    # --- triggers -------------------------------------------------------------------------
+
+    async def examine(self, layouts: Sequence[Layout]) -> list[str]:
+        return await self._database.run(lambda c: [w for x in layouts for w in examine_table(c, x)])
+
+    async def sql(self, layouts: Sequence[Layout], cap_rows: int) -> list[str]:
+        return await self._database.run(lambda c: rows_of.install_sql(c, layouts, cap_rows))
+
+    async def install(self, layouts: Sequence[Layout], cap_rows: int) -> None:
+        def work(c: sqlite3.Connection) -> None:
+            wrong = [w for x in layouts for w in examine_table(c, x)]
+            if wrong:
+                raise SourceRefused(
+                    f"{self._place}: {wrong[0]}", mend="Mend it, then install again"
+                )
+            for statement in rows_of.install_sql(c, layouts, cap_rows):
+                c.execute(statement)
+
+        await self._database.transaction(work)
+        self._layouts.clear()
+
+    async def uninstall(self) -> None:
+        def work(c: sqlite3.Connection) -> None:
+            for statement in [
+                *rows_of.drop_triggers(c),
+                *(f"DROP TABLE IF EXISTS {t}" for t in sql.TABLE_NAMES),
+            ]:
+                c.execute(statement)
+
+        await self._database.transaction(work)
+        self._layouts.clear()
+
+    async def layouts(self) -> dict[str, Layout]:
+        def work(c: sqlite3.Connection) -> dict[str, Layout]:
+            if not rows_of.is_installed(c):
+                return {}
+            rows = c.execute("SELECT layout FROM deptbus_layout WHERE is_current").fetchall()
+            return {x.dataset: x for x in (Layout.from_json(text) for (text,) in rows)}
+
+        return await self._database.run(work)
+
+    # --- the queue ------------------------------------------------------------------------
+
+    async def read(self, limit: int, in_flight: Collection[int] = ()) -> list[OutboxRow]:
+        # Before the read: what commits meanwhile must wake us again.
+        self._seen = self._data_version()
+
+        def work(c: sqlite3.Connection) -> list[OutboxRow]:
+            # Rows in flight are the ones of least position; their deletion is under way.
+            rows = c.execute(
+                "SELECT * FROM deptbus_outbox ORDER BY position LIMIT ?", (limit + len(in_flight),)
+            )
+            heads = [d[0] for d in rows.description]
+            found = [self._row(c, heads, r) for r in rows if r[0] not in in_flight]
+            return found[:limit]
+
+        return await self._database.run(work)
+
+    def _row(self, c: sqlite3.Connection, heads: list[str], row: tuple[Any, ...]) -> OutboxRow:
+        layout = self._layouts.get(row[1]) or self._load_layout(c, row[1])
+        k, v = heads.index("k0"), heads.index("v0")
+        # Columns k0.. and v0.. may lie mixed after a wider mapping was installed: find by name.
+        keys = tuple(row[heads.index(f"k{i}", k)] for i in range(len(layout.keys)))
+        values = (
+            {n: row[heads.index(f"v{i}", v)] for i, n in enumerate(layout.columns)}
+            if row[2] == "u"
+            else {}
+        )
+        return OutboxRow(
+            row[0], layout.dataset, row[2], row[3], row[4], row[5], row[6], row[7], keys, values
+        )
+
+    def _load_layout(self, c: sqlite3.Connection, number: int) -> Layout:
+        (text,) = c.execute(
+            "SELECT layout FROM deptbus_layout WHERE number = ?", (number,)
+        ).fetchone()
+        self._layouts[number] = Layout.from_json(text)
+        return self._layouts[number]
+
+    async def parked(self) -> set[tuple[str, str]]:
+        return await self._database.run(
+            lambda c: set(c.execute("SELECT dataset, raw FROM deptbus_parked"))
+        )
+
+    async def known(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Known]:
+        def work(c: sqlite3.Connection) -> dict[tuple[str, bytes], Known]:
+            found: dict[tuple[str, bytes], Known] = {}
+            for pair in keys:
+                places = c.execute(
+                    "SELECT places FROM deptbus_places WHERE dataset = ? AND bus_key = ?", pair
+                ).fetchone()
+                variants = c.execute(
+                    "SELECT raw, state FROM deptbus_variants WHERE dataset = ? AND bus_key = ?",
+                    pair,
+                ).fetchall()
+                if places or variants:
+                    found[pair] = Known(
+                        tuple(places[0].split(",")) if places else (),
+                        tuple(Variant(*v) for v in variants),
+                    )
+            return found
+
+        return await self._database.run(work)
+
+    async def prepare(self, token: bytes, prepared: Prepared, *, sends: bool) -> int:
+        def work(c: sqlite3.Connection) -> int:
+            fence.check_sqlite(c, token)
+            c.executemany(
+                "DELETE FROM deptbus_outbox WHERE position = ?", [(p,) for p in prepared.drop]
+            )
+            c.executemany(
+                "REPLACE INTO deptbus_places VALUES (?, ?, ?)",
+                [(*pair, ",".join(places)) for pair, places in prepared.places.items()],
+            )
+            for pair, variants in prepared.variants.items():
+                c.executemany(
+                    "REPLACE INTO deptbus_variants VALUES (?, ?, ?, ?)",
+                    [(*pair, v.raw, v.state) for v in variants],
+                )
+            c.executemany(
+                "DELETE FROM deptbus_parked WHERE dataset = ? AND raw = ?", prepared.unpark
+            )
+            c.executemany(
+                "INSERT INTO deptbus_parked VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (dataset, raw) "
+                "DO UPDATE SET reason = excluded.reason, own_column = excluded.own_column, "
+                "position = excluded.position",
+                [(*p, time.time_ns() // 1000) for p in prepared.park],
+            )
+            rows_of.want(c, prepared.wanted)
+            if prepared.drop:
+                rows_of.lift_limit(c)
+            if not sends:
+                return 0
+            c.execute(
+                "UPDATE deptbus_published SET publication = publication + 1, "
+                "version = max(version, ?)",
+                (prepared.version,),
+            )
+            (number,) = c.execute("SELECT publication FROM deptbus_published").fetchone()
+            return int(number)
+
+        return await self._database.transaction(work)
+
+    async def delete(self, token: bytes, positions: Sequence[int]) -> None:
+        # A thousand rows a transaction: the department's program never waits for more than that.
+        for start in range(0, len(positions), 1000):
+            part = positions[start : start + 1000]
+            await self._database.transaction(partial(rows_of.delete_published, token, part))
+
+    async def wait(self, timeout_seconds: float) -> bool:
+        until = time.monotonic() + timeout_seconds
+        while self._data_version() == self._seen:
+            now = time.monotonic()
+            if now >= until:
+                return False
+            pause = _POLL_SECONDS if now < self._active_until else _IDLE_POLL_SECONDS
+            await asyncio.sleep(min(pause, until - now))
+        self._active_until = time.monotonic() + _ACTIVE_SECONDS
+        return True
+
+    def _data_version(self) -> int:
+        """Changes whenever any other connection commits. Asked on the event loop's own thread: it
+        takes 3 microseconds and waits for nobody."""
+        with sqlite_translated(self._place):
+            if self._watcher is None:
+                path = Path(self._database.target.location).absolute()
+                self._watcher = sqlite3.connect(
+                    path.as_uri() + "?mode=rw", uri=True, isolation_level=None, timeout=0
+                )
+            return int(self._watcher.execute("PRAGMA data_version").fetchone()[0])
+
+    # --- existing rows --------------------------------------------------------------------
+
+    async def begin_snapshot(self, dataset: str, cause: str, job: str | None) -> None:
+        await self._database.transaction(
+            lambda c: c.execute(
+                "INSERT INTO deptbus_snapshot VALUES (?, ?, ?, NULL, 0, 0, 0) "
+                "ON CONFLICT (dataset) DO UPDATE SET cause = excluded.cause, job = excluded.job, "
+                "after = NULL, enqueued = 0, skipped = 0, done = 0 "
+                "WHERE done OR cause <> excluded.cause OR job IS NOT excluded.job",
+                (dataset, cause, job),
+            )
+        )
+
+    async def advance_snapshot(self, dataset: str, limit: int) -> Snapshot:
+        layout = (await self.layouts())[dataset]
+        return await self._database.transaction(
+            lambda c: rows_of.advance_snapshot(c, layout, limit)
+        )
+
+    async def open_snapshots(self) -> tuple[Snapshot, ...]:
+        return await self._database.run(lambda c: rows_of.snapshots(c, "WHERE NOT done"))
+
+    async def want(self, wanted: Iterable[Wanted]) -> None:
+        await self._database.transaction(lambda c: rows_of.want(c, wanted))
+
+    async def work_off(self, limit: int) -> tuple[int, list[Wanted]]:
+        current = await self.layouts()
+
+        def work(c: sqlite3.Connection) -> tuple[int, list[Wanted]]:
+            rows = c.execute(
+                "SELECT number, dataset, raw, bus_key, cause, job FROM deptbus_wanted "
+                "ORDER BY number LIMIT ?",
+                (min(limit, _WORK_OFF_ROWS),),
+            ).fetchall()
+            by_key = [Wanted(*row[1:]) for row in rows if row[2] is None]
+            done = 0
+            for number, dataset, raw, _, cause, job in rows:
+                if raw is None:
+                    continue
+                if dataset in current:
+                    rows_of.enqueue_one(c, current[dataset], raw_of(raw), cause, job)
+                c.execute("DELETE FROM deptbus_wanted WHERE number = ?", (number,))
+                done += 1
+            return done, by_key
+
+        return await self._database.transaction(work)
+
+    async def resolve(self, wanted: Wanted, raw: RawKey | None, remembered: bool) -> None:
+        layout = (await self.layouts())[wanted.dataset]
+
+        def work(c: sqlite3.Connection) -> None:
+            if raw is not None:
+                rows_of.enqueue_one(c, layout, raw, wanted.cause, wanted.job)
+            elif remembered:
+                c.execute(
+                    "INSERT INTO deptbus_outbox "
+                    "(layout, op, cause, job, source_time_us, bus_key) "
+                    f"SELECT ?, 'd', ?, ?, {sql.NOW_US}, ?",
+                    (layout.number, wanted.cause, wanted.job, wanted.key),
+                )
+            c.execute(
+                "DELETE FROM deptbus_wanted WHERE raw IS NULL AND dataset = ? AND bus_key = ?",
+                (wanted.dataset, wanted.key),
+            )
+
+        await self._database.transaction(work)
+
+    async def keys_after(self, dataset: str, after: RawKey | None, limit: int) -> list[RawKey]:
+        layout = (await self.layouts())[dataset]
+
+        def work(c: sqlite3.Connection) -> list[RawKey]:
+            where, bound = rows_of.after_key(c, layout, raw_text(after) if after else None)
+            return c.execute(
+                f"SELECT {comma(map(quoted, layout.keys))} FROM {quoted(layout.table)} "
+                f"WHERE {where} ORDER BY {rows_of.key_order(c, layout)} LIMIT ?",
+                (*bound, limit),
+            ).fetchall()
+
+        return await self._database.run(work)
+
+    async def bears(self, dataset: str, raw: RawKey) -> bool:
+        layout = (await self.layouts())[dataset]
+        return await self._database.run(lambda c: rows_of.bears(c, layout, raw))
+
+    async def retry_parked(self, cause: str) -> int:
+        def work(c: sqlite3.Connection) -> int:
+            return c.execute(
+                "INSERT INTO deptbus_wanted (dataset, raw, cause) "
+                "SELECT dataset, raw, ? FROM deptbus_parked",
+                (cause,),
+            ).rowcount
+
+        return await self._database.transaction(work)
+
+    # --- state ----------------------------------------------------------------------------
+
+    async def state(self) -> SourceState:
+        row = await self._database.run(
+            lambda c: c.execute(
+                "SELECT publication, version, gave_way - gave_way_seen FROM deptbus_published"
+            ).fetchone()
+        )
+        return SourceState(*row)
+
+    async def status(self) -> CaptureStatus:
+        return await self._database.run(rows_of.status)
+
+    async def close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.close()
+            self._watcher = None
+        await self._database.close()

@@ -1,0 +1,210 @@
+"""The statements of SQLite capture that move rows: into the outbox, out of it, and its counts."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from deptbus.department import fence
+from deptbus.department import sqlite_triggers as sql
+from deptbus.department.capture import CaptureStatus, RawKey, Snapshot, Wanted
+from deptbus.department.layout import Layout, comma, quoted, text_literal
+from deptbus.department.raw import raw_of, raw_text
+from deptbus.department.sqlite_schema import key_collations, unique_columns
+
+
+def is_installed(c: sqlite3.Connection) -> bool:
+    return bool(
+        c.execute("SELECT count(*) FROM sqlite_master WHERE name = 'deptbus_outbox'").fetchone()[0]
+    )
+
+
+def _column_count(c: sqlite3.Connection, table: str, letter: str) -> int:
+    return int(
+        c.execute(
+            "SELECT count(*) FROM pragma_table_info(?) WHERE name GLOB ?",
+            (table, f"{letter}[0-9]*"),
+        ).fetchone()[0]
+    )
+
+
+def install_sql(c: sqlite3.Connection, layouts: Sequence[Layout], cap_rows: int) -> list[str]:
+    """Everything that `install` runs in one transaction, given what is there already."""
+    key_width = max((len(x.keys) for x in layouts), default=1)
+    value_width = max((len(x.columns) for x in layouts), default=1)
+    made = [*fence.SQLITE_TABLES, *sql.TABLES, sql.first_row(cap_rows)]
+    made.append(f"UPDATE deptbus_published SET cap_rows = {int(cap_rows)}")
+    for table, letter, need in (
+        ("deptbus_outbox", "k", key_width),
+        ("deptbus_outbox", "v", value_width),
+        ("deptbus_replaced", "k", key_width),
+    ):
+        made += sql.wider(table, letter, _column_count(c, table, letter), need)
+    made += drop_triggers(c)
+    made.append("UPDATE deptbus_layout SET is_current = 0")
+    for layout in layouts:
+        made.append(
+            f"REPLACE INTO deptbus_layout VALUES ({layout.number}, "
+            f"{text_literal(layout.dataset)}, {text_literal(layout.to_json())}, 1)"
+        )
+        made += sql.triggers(layout, unique_columns(c, layout.table))
+    return made
+
+
+def drop_triggers(c: sqlite3.Connection) -> list[str]:
+    rows = c.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'deptbus_*'"
+    ).fetchall()
+    return [f"DROP TRIGGER {quoted(name)}" for (name,) in rows]
+
+
+def delete_published(token: bytes, positions: Sequence[int], c: sqlite3.Connection) -> None:
+    fence.check_sqlite(c, token)
+    c.executemany("DELETE FROM deptbus_outbox WHERE position = ?", [(p,) for p in positions])
+    lift_limit(c)
+
+
+def lift_limit(c: sqlite3.Connection) -> None:
+    """The cap counts from the oldest row that waits; an empty outbox has all its room again."""
+    c.execute(
+        "UPDATE deptbus_published SET limit_position = cap_rows + coalesce("
+        "(SELECT min(position) FROM deptbus_outbox), "
+        "(SELECT seq FROM sqlite_sequence WHERE name = 'deptbus_outbox'), 0)"
+    )
+
+
+def key_order(c: sqlite3.Connection, layout: Layout) -> str:
+    return comma(
+        f"{quoted(k)} COLLATE {quoted(coll)}"
+        for k, coll in zip(layout.keys, key_collations(c, layout), strict=True)
+    )
+
+
+def after_key(c: sqlite3.Connection, layout: Layout, after: str | None) -> tuple[str, list[Any]]:
+    """Condition and values: keys behind `after` (`raw_text`); rows without a key are never met."""
+    whole = " AND ".join(f"{quoted(k)} IS NOT NULL" for k in layout.keys)
+    if after is None:
+        return whole, []
+    marks = comma("?" for _ in layout.keys)
+    return f"({key_order(c, layout)}) > ({marks}) AND {whole}", list(raw_of(after))
+
+
+def up_to_key(c: sqlite3.Connection, layout: Layout, last: RawKey) -> tuple[str, list[Any]]:
+    marks = comma("?" for _ in layout.keys)
+    return f"({key_order(c, layout)}) <= ({marks})", list(last)
+
+
+def enqueue(layout: Layout, where: str) -> str:
+    """INSERT of present rows; its first two values are cause and job, then those of `where`."""
+    values = comma(map(quoted, (*layout.keys, *layout.columns)))
+    return (
+        f"{sql.insert_head(layout)} SELECT {layout.number}, 'u', ?, ?, {sql.NOW_US}, NULL, "
+        f"{values} FROM {quoted(layout.table)} WHERE {where}"
+    )
+
+
+def own_key(layout: Layout) -> str:
+    """Condition: just this own key, by index and then in BINARY; takes each value twice."""
+    return " AND ".join(f"{quoted(k)} = ? AND {quoted(k)} = ? COLLATE BINARY" for k in layout.keys)
+
+
+def twice(raw: RawKey) -> list[Any]:
+    return [value for value in raw for _ in range(2)]
+
+
+def bears(c: sqlite3.Connection, layout: Layout, raw: RawKey) -> bool:
+    return (
+        c.execute(
+            f"SELECT 1 FROM {quoted(layout.table)} WHERE {own_key(layout)}", twice(raw)
+        ).fetchone()
+        is not None
+    )
+
+
+def enqueue_one(
+    c: sqlite3.Connection, layout: Layout, raw: RawKey, cause: str, job: str | None
+) -> None:
+    """The present state of one own key: an upsert, or a delete when no row bears it. The write
+    lock is held, so nobody can be about to insert it."""
+    if bears(c, layout, raw):
+        c.execute(enqueue(layout, own_key(layout)), (cause, job, *twice(raw)))
+    else:
+        marks = comma("?" for _ in layout.keys)
+        c.execute(
+            f"{sql.insert_head(layout, delete=True)} "
+            f"VALUES ({layout.number}, 'd', ?, ?, {sql.NOW_US}, NULL, {marks})",
+            (cause, job, *raw),
+        )
+
+
+def want(c: sqlite3.Connection, wanted: Iterable[Wanted]) -> None:
+    for w in wanted:
+        c.execute(
+            "INSERT INTO deptbus_wanted (dataset, raw, bus_key, cause, job) SELECT ?, ?, ?, ?, ? "
+            "WHERE NOT EXISTS (SELECT 1 FROM deptbus_wanted WHERE dataset = ? AND raw IS ? "
+            "AND bus_key IS ? AND cause = ? AND job IS ?)",
+            (*w, *w),
+        )
+
+
+def snapshots(
+    c: sqlite3.Connection, where: str, values: Sequence[Any] = ()
+) -> tuple[Snapshot, ...]:
+    rows = c.execute(
+        f"SELECT dataset, enqueued, skipped, done FROM deptbus_snapshot {where} ORDER BY dataset",
+        values,
+    )
+    return tuple(Snapshot(d, e, s, bool(done)) for d, e, s, done in rows)
+
+
+def advance_snapshot(c: sqlite3.Connection, layout: Layout, limit: int) -> Snapshot:
+    """The next rows in the order of their keys; remembers the last, so a kill costs nothing."""
+    cause, job, after, done = c.execute(
+        "SELECT cause, job, after, done FROM deptbus_snapshot WHERE dataset = ?", (layout.dataset,)
+    ).fetchone()
+    if not done:
+        keys, order = comma(map(quoted, layout.keys)), key_order(c, layout)
+        where, bound = after_key(c, layout, after)
+        chunk = c.execute(
+            f"SELECT {keys} FROM {quoted(layout.table)} WHERE {where} ORDER BY {order} LIMIT ?",
+            (*bound, limit),
+        ).fetchall()
+        if chunk:
+            upto, to_bound = up_to_key(c, layout, chunk[-1])
+            c.execute(enqueue(layout, f"{where} AND {upto}"), (cause, job, *bound, *to_bound))
+        c.execute(
+            "UPDATE deptbus_snapshot SET after = coalesce(?, after), enqueued = enqueued + ?, "
+            "done = ? WHERE dataset = ?",
+            (
+                raw_text(chunk[-1]) if chunk else None,
+                len(chunk),
+                len(chunk) < limit,
+                layout.dataset,
+            ),
+        )
+    return snapshots(c, "WHERE dataset = ?", (layout.dataset,))[0]
+
+
+def status(c: sqlite3.Connection) -> CaptureStatus:
+    if not is_installed(c):
+        return CaptureStatus(installed=False)
+    rows, oldest = c.execute(
+        "SELECT count(*), (SELECT source_time_us FROM deptbus_outbox ORDER BY position LIMIT 1) "
+        "FROM deptbus_outbox"
+    ).fetchone()
+    publication, version, gave_way = c.execute(
+        "SELECT publication, version, gave_way - gave_way_seen FROM deptbus_published"
+    ).fetchone()
+    return CaptureStatus(
+        installed=True,
+        outbox_rows=rows,
+        oldest_age_seconds=None if oldest is None else max(0.0, time.time() - oldest / 1e6),
+        parked=dict(c.execute("SELECT reason, count(*) FROM deptbus_parked GROUP BY reason")),
+        wanted=c.execute("SELECT count(*) FROM deptbus_wanted").fetchone()[0],
+        publication=publication,
+        version=version,
+        gave_way=gave_way,
+        snapshots=snapshots(c, ""),
+    )

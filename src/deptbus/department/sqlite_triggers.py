@@ -1,0 +1,243 @@
+"""The SQL of capture on SQLite: tables of the source side, and the triggers of one dataset.
+
+The triggers run inside the department's own program, so they use nothing that an old SQLite lacks
+(no JSON functions, no row values), wait for nothing, and keep every value with its own type.
+
+What is not obvious:
+
+1. `INSERT OR REPLACE` and `UPDATE OR REPLACE` remove rows without firing a delete trigger. So a
+   BEFORE trigger notes every row that bears a value of the new row's on any unique constraint; the
+   AFTER trigger writes deletes for those that are really gone, and takes the old place from one that
+   had the same natural key.
+2. Row triggers of SQLite run between the rows of a statement, and its unique constraints are
+   checked row by row; so a delete is written only when no row bears the key at that moment, and a
+   shift of keys comes out in a right order by itself. Deletes of notes are checked against the table
+   all the same.
+3. A conflict clause of the outer statement replaces those inside triggers: none is used here.
+4. Own columns' collations may hold `a` and `A` equal; the bus does not: compare in BINARY.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deptbus.department.layout import Layout, comma, quoted, text_literal
+
+# Milliseconds of the database's clock, as microseconds: all that SQLite tells.
+NOW_US = "CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) * 1000"
+
+_ROOM = (
+    "coalesce((SELECT max(position) FROM deptbus_outbox), 0)"
+    " < (SELECT limit_position FROM deptbus_published)"
+)
+
+TABLES = (
+    # Only one row. A write beyond limit_position is not captured; gave_way counts those.
+    """CREATE TABLE IF NOT EXISTS deptbus_published (
+  only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+  publication INTEGER NOT NULL,
+  version INTEGER NOT NULL,
+  cap_rows INTEGER NOT NULL,
+  limit_position INTEGER NOT NULL,
+  gave_way INTEGER NOT NULL,
+  gave_way_seen INTEGER NOT NULL
+)""",
+    """CREATE TABLE IF NOT EXISTS deptbus_layout (
+  number INTEGER PRIMARY KEY,
+  dataset TEXT NOT NULL,
+  layout TEXT NOT NULL,
+  is_current INTEGER NOT NULL
+)""",
+    """CREATE TABLE IF NOT EXISTS deptbus_outbox (
+  position INTEGER PRIMARY KEY AUTOINCREMENT,
+  layout INTEGER NOT NULL,
+  op TEXT NOT NULL,
+  cause TEXT NOT NULL,
+  job TEXT,
+  source_time_us INTEGER NOT NULL,
+  was,
+  bus_key BLOB
+)""",
+    # Rows that a statement is about to replace; see rule 1. Left-overs are harmless.
+    """CREATE TABLE IF NOT EXISTS deptbus_replaced (
+  dataset TEXT NOT NULL,
+  was
+)""",
+    """CREATE TABLE IF NOT EXISTS deptbus_places (
+  dataset TEXT NOT NULL,
+  bus_key BLOB NOT NULL,
+  places TEXT NOT NULL,
+  PRIMARY KEY (dataset, bus_key)
+) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS deptbus_variants (
+  dataset TEXT NOT NULL,
+  bus_key BLOB NOT NULL,
+  raw TEXT NOT NULL,
+  state TEXT NOT NULL,
+  PRIMARY KEY (dataset, bus_key, raw)
+) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS deptbus_parked (
+  dataset TEXT NOT NULL,
+  raw TEXT NOT NULL,
+  reason TEXT NOT NULL,
+  own_column TEXT,
+  position INTEGER NOT NULL,
+  since_us INTEGER NOT NULL,
+  PRIMARY KEY (dataset, raw)
+) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS deptbus_wanted (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  dataset TEXT NOT NULL,
+  raw TEXT,
+  bus_key BLOB,
+  cause TEXT NOT NULL,
+  job TEXT
+)""",
+    """CREATE TABLE IF NOT EXISTS deptbus_snapshot (
+  dataset TEXT PRIMARY KEY,
+  cause TEXT NOT NULL,
+  job TEXT,
+  after TEXT,
+  enqueued INTEGER NOT NULL,
+  skipped INTEGER NOT NULL,
+  done INTEGER NOT NULL
+) WITHOUT ROWID""",
+)
+
+TABLE_NAMES = (
+    "deptbus_published",
+    "deptbus_layout",
+    "deptbus_outbox",
+    "deptbus_replaced",
+    "deptbus_places",
+    "deptbus_variants",
+    "deptbus_parked",
+    "deptbus_wanted",
+    "deptbus_snapshot",
+)
+
+
+def first_row(cap_rows: int) -> str:
+    return (
+        "INSERT INTO deptbus_published SELECT 1, 0, 0, "
+        f"{cap_rows}, {cap_rows}, 0, 0 WHERE NOT EXISTS (SELECT 1 FROM deptbus_published)"
+    )
+
+
+def wider(table: str, letter: str, have: int, need: int) -> list[str]:
+    """Columns `k0..` or `v0..` (no type: any value is kept as it is) that are not there yet."""
+    return [f"ALTER TABLE {table} ADD COLUMN {letter}{i}" for i in range(have, need)]
+
+
+def names(letter: str, count: int) -> list[str]:
+    return [f"{letter}{i}" for i in range(count)]
+
+
+def same_key(layout: Layout, left: str, right: Sequence[str]) -> str:
+    """Condition: the row `left.` has just this key, compared so that an index may be used."""
+    return " AND ".join(
+        f"{left}{quoted(c)} = {r} AND {left}{quoted(c)} = {r} COLLATE BINARY"
+        for c, r in zip(layout.keys, right, strict=True)
+    )
+
+
+def insert_head(layout: Layout, *, delete: bool = False) -> str:
+    columns = ["layout", "op", "cause", "job", "source_time_us", "was"]
+    columns += names("k", len(layout.keys))
+    if not delete:
+        columns += names("v", len(layout.columns))
+    return f"INSERT INTO deptbus_outbox ({comma(columns)})"
+
+
+def trigger_names(dataset: str) -> list[str]:
+    return [
+        f"deptbus_{dataset}_{when}"
+        for when in ("before_insert", "before_update", "insert", "update", "delete")
+    ]
+
+
+def triggers(layout: Layout, unique: Sequence[Sequence[str]]) -> list[str]:
+    """`unique`: the columns of every unique constraint of the table, the primary key's too."""
+    t, d = quoted(layout.table), text_literal(layout.dataset)
+    own = f"NOT EXISTS (SELECT 1 FROM deptbus_applying WHERE dataset = {d})"
+    mapped = tuple(dict.fromkeys((*layout.keys, *layout.columns)))
+    changed = " OR ".join(f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)} COLLATE BINARY" for c in mapped)
+    moved_key = " OR ".join(
+        f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)} COLLATE BINARY" for c in layout.keys
+    )
+    note_insert, note_update, insert_, update, delete = _bodies(layout, unique, moved_key)
+    watched = comma(dict.fromkeys(quoted(c) for columns in unique for c in columns))
+    name = [quoted(n) for n in trigger_names(layout.dataset)]
+    made = []
+    for trigger, event, when, body in (
+        (name[0], "BEFORE INSERT", own, note_insert),
+        (name[1], f"BEFORE UPDATE OF {watched}", own, note_update),
+        (name[2], "AFTER INSERT", own, insert_),
+        (name[3], "AFTER UPDATE", f"{own} AND ({changed})", update),
+        (name[4], "AFTER DELETE", own, delete),
+    ):
+        inner = "".join(f"  {statement};\n" for statement in body)
+        made.append(
+            f"CREATE TRIGGER {trigger} {event} ON {t}\nFOR EACH ROW WHEN {when}\nBEGIN\n{inner}END"
+        )
+    return made
+
+
+def _bodies(
+    layout: Layout, unique: Sequence[Sequence[str]], moved_key: str
+) -> tuple[list[str], ...]:
+    """The statements of the five triggers, in the order of `trigger_names`."""
+    t, d = quoted(layout.table), text_literal(layout.dataset)
+    gave_way = f"UPDATE deptbus_published SET gave_way = gave_way + 1 WHERE NOT ({_ROOM})"
+    clear = f"DELETE FROM deptbus_replaced WHERE dataset = {d}"
+    ks = names("k", len(layout.keys))
+    new_keys = [f"NEW.{quoted(c)}" for c in layout.keys]
+    old_keys = [f"OLD.{quoted(c)}" for c in layout.keys]
+    place = quoted(layout.place) if layout.place else None
+    upsert = insert_head(layout)
+    remove = insert_head(layout, delete=True)
+    live = f"{layout.number}, '{{op}}', 'live', NULL, {NOW_US}"
+
+    note = (
+        f"INSERT INTO deptbus_replaced (dataset, was, {comma(ks)}) SELECT {d}, "
+        f"{place or 'NULL'}, {comma(map(quoted, layout.keys))} FROM {t} WHERE ("
+        + " OR ".join(
+            "(" + " AND ".join(f"{quoted(c)} = NEW.{quoted(c)}" for c in columns) + ")"
+            for columns in unique
+        )
+        + ")"
+    )
+    itself = " AND ".join(f"{quoted(c)} IS {o}" for c, o in zip(layout.keys, old_keys, strict=True))
+    gone = (
+        f"{remove} SELECT {live.format(op='d')}, r.was, {comma(f'r.{k}' for k in ks)} "
+        f"FROM deptbus_replaced r WHERE r.dataset = {d} AND NOT EXISTS (SELECT 1 FROM {t} AS n "
+        f"WHERE {same_key(layout, 'n.', [f'r.{k}' for k in ks])}) AND {_ROOM}"
+    )
+    replaced_place = (
+        f"(SELECT r.was FROM deptbus_replaced r WHERE r.dataset = {d} AND "
+        + " AND ".join(f"r.{k} = {n}" for k, n in zip(ks, new_keys, strict=True))
+        + " LIMIT 1)"
+    )
+    values = comma([*new_keys, *(f"NEW.{quoted(c)}" for c in layout.columns)])
+    added = f"{upsert} SELECT {live.format(op='u')}, {replaced_place}, {values} WHERE {_ROOM}"
+    old_place = f"OLD.{place}" if place else "NULL"
+    left = (
+        f"{remove} SELECT {live.format(op='d')}, {old_place}, {comma(old_keys)} "
+        f"WHERE ({moved_key}) AND {_ROOM}"
+    )
+    was = (
+        f"CASE WHEN {moved_key} THEN {replaced_place} "
+        f"WHEN OLD.{place} IS NOT NEW.{place} COLLATE BINARY THEN OLD.{place} END"
+        if place
+        else "NULL"
+    )
+    changed = f"{upsert} SELECT {live.format(op='u')}, {was}, {values} WHERE {_ROOM}"
+    removed = f"{remove} SELECT {live.format(op='d')}, {old_place}, {comma(old_keys)} WHERE {_ROOM}"
+    # `gave_way` last: what a statement could not write, it finds no room for after it either.
+    return (
+        [clear, note],
+        [clear, f"{note} AND NOT ({itself})"],
+        [gone, added, clear, gave_way],
+        [gone, left, changed, clear, gave_way],
+        [removed, gave_way],
+    )
