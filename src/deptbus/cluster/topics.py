@@ -89,16 +89,21 @@ class Plan:
         ]
 
 
-def wanted(contract: Contract) -> tuple[Topic, ...]:
-    """All topics of a bus under this contract, by name."""
-    hours = max((d.retention_hours for d in contract.datasets.values()), default=168)
-    topics = [
+def wanted_before_any_contract() -> tuple[Topic, ...]:
+    """The topics that are the same under every contract: where a contract itself is read from."""
+    return (
         _topic(names.CONTRACT, 1, _kept_for_ever()),
         _topic(names.SCHEMAS, 1, _compacted()),
         _topic(names.QUARANTINE, 1, _compacted()),
         _topic(names.AGENTS, 1, _compacted_often()),
         _topic(names.JOBS, 1, _compacted_often()),
-    ]
+    )
+
+
+def wanted(contract: Contract) -> tuple[Topic, ...]:
+    """All topics of a bus under this contract, by name."""
+    hours = max((d.retention_hours for d in contract.datasets.values()), default=168)
+    topics = [*wanted_before_any_contract()]
     for dataset in contract.datasets:
         lag = {"min.compaction.lag.ms": str(MIN_COMPACTION_LAG_MS)}
         topics.append(_topic(names.data_topic(dataset), contract.partitions, _compacted() | lag))

@@ -30,6 +30,8 @@ LOG_FOLDER = "logs"
 _RUN_FOLDER = ".run"
 _NOT_SEARCHED = {BROKER_FOLDER, POSTGRES_FOLDER, LOG_FOLDER, _RUN_FOLDER, ".deptbus"}
 
+_DEPTBUS = (sys.executable, "-m", "deptbus.cli.main")
+
 SERVERS, AGENTS, ADAPTERS = 0, 1, 2  # stages: started in this order, ended in the other
 
 # Puts the contract in force on a bus that has none or another; returns its name for run.json.
@@ -45,6 +47,15 @@ class Shape:
     adapters: int = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """The command lines of the parts that are ours; an adapter's files are added to its own."""
+
+    worker: tuple[str, ...] = (sys.executable, "-m", "deptbus.stream.worker")
+    operations: tuple[str, ...] = (*_DEPTBUS, "operations", "run")
+    adapter: tuple[str, ...] = (*_DEPTBUS, "department", "run")
+
+
 class Bus:
     """A bus on this machine. `prepare()`, then `await start(...)`, `await stop()`, `release()`.
 
@@ -52,10 +63,13 @@ class Bus:
     `release` gives it back. All calls from the main thread.
     """
 
-    def __init__(self, data: Path, shape: Shape, tell: Tell) -> None:
+    def __init__(
+        self, data: Path, shape: Shape, tell: Tell, commands: Commands | None = None
+    ) -> None:
         self._data = data.absolute()
         self._shape = shape
         self._tell = tell
+        self._commands = commands or Commands()
         self._broker = EmbeddedBroker(self._data / BROKER_FOLDER, shape.port)
         self._postgres: PostgresServer | None = None
         self._servers: list[Part] = []
@@ -90,6 +104,7 @@ class Bus:
         await self.supervisor.start(self._adapters(connection))
         self._all_ready = True
         self._note_processes()
+        self._tell("bus", f"ready at {connection.bootstrap}")
         return connection
 
     async def stop(self) -> None:
@@ -134,19 +149,18 @@ class Bus:
         )
 
     def _agents(self, connection: Connection) -> list[Part]:
-        worker = (sys.executable, "-m", "deptbus.stream.worker")
+        commands = self._commands
         parts = [
-            self._part(f"worker-{n}", worker, AGENTS, connection)
+            self._part(f"worker-{n}", commands.worker, AGENTS, connection)
             for n in range(self._shape.workers)
         ]
-        operations = (*_COMMAND, "operations", "run")
-        return [*parts, self._part("operations", operations, AGENTS, connection)]
+        return [*parts, self._part("operations", commands.operations, AGENTS, connection)]
 
     def _adapters(self, connection: Connection) -> list[Part]:
         count = min(self._shape.adapters, len(self._departments))
         parts = []
         for number in range(count):
-            argv = [*_COMMAND, "department", "run"]
+            argv = [*self._commands.adapter]
             for department in self._departments[number::count]:
                 argv += ["--config", department.file]
             parts.append(self._part(f"adapter-{number}", argv, ADAPTERS, connection))
@@ -161,9 +175,6 @@ class Bus:
             # A client file of the caller's could name another bus and wins over the environment.
             env={**connection.environment(), "DEPTBUS_CLIENT_FILE": None},
         )
-
-
-_COMMAND = (sys.executable, "-m", "deptbus.cli.main")
 
 
 def run(bus: Bus, put_in_force: PutInForce) -> None:

@@ -1,0 +1,99 @@
+"""`deptbus up`: run the bus on this machine until it is stopped."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deptbus.errors import DeptbusError
+
+if TYPE_CHECKING:
+    from deptbus.connection import Connection
+
+app = typer.Typer(help="Run the bus on this machine until it is stopped.")
+
+DEFAULT_DATA = Path("county")
+CONTRACT_FOLDER = "contract"  # in the data folder: a contract of its own, as `demo` makes one
+
+
+@app.command()
+def up(
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="With a broker of its own, on this machine only.")
+    ] = False,
+    contract: Annotated[
+        Path | None,
+        typer.Option(
+            "--contract",
+            help="Contract to put in force; else the one in force stays; else DATA/contract, "
+            "else the bundled one.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path, typer.Option("--data", help="Folder of the bus and of the departments' files.")
+    ] = DEFAULT_DATA,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65535, help="Of the broker; else any.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Worker processes.")] = 1,
+    adapters: Annotated[
+        int, typer.Option("--adapters", min=1, help="Adapter processes at most.")
+    ] = 2,
+) -> None:
+    """Start broker, topics, contract, workers and the adapters of every department.yml in DATA.
+
+    Ends on Ctrl-C or SIGTERM; DATA keeps everything, and the next `up` goes on from there.
+    """
+    if not embedded:
+        raise DeptbusError(
+            "`up` starts the embedded bus only",
+            mend="Say `deptbus up --embedded`; docker-compose.yml describes a cluster",
+        )
+    from deptbus.cluster.up import Bus, Shape, run
+    from deptbus.contract.load import load
+
+    if contract is not None:
+        load(contract)  # tell what is wrong in it before anything is started
+    bus = Bus(data, Shape(port, workers, adapters), tell)
+    run(bus, functools.partial(ensure_contract, data, contract))
+
+
+def tell(name: str, state: str) -> None:
+    """One status line."""
+    print(f"{name:<12} {state}", flush=True)
+
+
+async def ensure_contract(data: Path, given: Path | None, connection: Connection) -> str:
+    """Topics and a contract in force on a bus that was just started; returns where it is from.
+
+    The contract is `given`, else the one in force, else DATA/contract, else the bundled one. Jobs
+    that follow from a new policy are run by the operations process.
+    """
+    from deptbus.cluster import topics
+    from deptbus.cluster.blocking import in_thread
+    from deptbus.contract.bundled import bundled
+    from deptbus.contract.load import load
+    from deptbus.operations.activation import propose, put_in_force
+    from deptbus.stream.policies import read_policies
+
+    async def apply_topics(wanted: tuple[topics.Topic, ...]) -> None:
+        await in_thread(lambda: topics.apply(connection, topics.plan(connection, wanted)))
+
+    await apply_topics(topics.wanted_before_any_contract())
+    history = await read_policies(connection)
+    if given is None and history.last:
+        policy = history.current()
+        await apply_topics(topics.wanted(policy.contract))
+        return f"policy {policy.number}"
+    own = data / CONTRACT_FOLDER
+    folder = given or (own if own.is_dir() else bundled())
+    contract = load(folder)
+    await apply_topics(topics.wanted(contract))
+    proposal = await propose(connection, contract, activated_by=getpass.getuser())
+    if not proposal.is_in_force:
+        await put_in_force(connection, proposal)
+    return str(folder.absolute())
