@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from deptbus.change import Direction
 from deptbus.contract.model import Dataset, Grant, Policy, Rule, Sharing, Unit
@@ -136,7 +136,7 @@ def next_boundary(policy: Policy, now: datetime) -> datetime | None:
     live = {g.grant for g in grants_of(policy)}
     instants = []
     for grant in policy.contract.grants:
-        if grant.grant in live and last_instant(grant) < datetime.max.replace(tzinfo=now.tzinfo):
+        if grant.grant in live and grant.until < date.max:
             instants.append(last_instant(grant) + timedelta(microseconds=1))
         elif first_instant(grant) > policy.activated_at and grant.starts <= grant.until:
             instants.append(first_instant(grant))

@@ -71,7 +71,10 @@ def _reason(
     listing = [rule.rule for rule in relation.rules if field in rule.fields]
     if listing:
         return WhyNot.NO_GRANT, f"rule {listing[0]} opens it only with a live grant to this unit"
-    return WhyNot.NOT_IN_RULE, f"rule {relation.rules[0].rule} does not list it"
+    names = list(dict.fromkeys(rule.rule for rule in relation.rules))
+    if len(names) == 1:
+        return WhyNot.NOT_IN_RULE, f"rule {names[0]} does not list it"
+    return WhyNot.NOT_IN_RULE, f"none of the rules {', '.join(names)} lists it"
 
 
 def _by_grants(

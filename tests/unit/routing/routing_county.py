@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 
 from deptbus.change import Cause, Change, ChangeOp, Incarnation, Reason
 from deptbus.contract.model import Contract, Dataset, Grant, Line, Policy, Rule, Sharing, Unit
+from deptbus.contract.territory import Level
 
 PROVINCE, CITY, COUNTY, OTHER_COUNTY = "33", "3301", "330106", "330105"
 TOWN, OTHER_TOWN = "330106109", "330106110"
@@ -49,10 +50,11 @@ def policy(
     grants: tuple[Grant, ...] = (),
     sharing: dict[str, Sharing] = SHARING,
     fields: dict[int, tuple[str, ...]] | None = None,
+    levels: tuple[Level, ...] = (Level.COUNTY, Level.PREFECTURE),
     number: int = 1,
     activated_at: datetime = ACTIVATED,
 ) -> Policy:
-    """A unit of every line in every territory; police@330106 and police@3301 publish `person`."""
+    """A unit of every line in every territory; the police of these levels publish `person`."""
     versions = fields or {1: FIELDS}
     places = (
         PROVINCE,
@@ -68,7 +70,7 @@ def policy(
         title="Person",
         title_zh="人员",
         line="police",
-        levels=("county", "prefecture"),
+        levels=levels,
         schema_version=max(versions),
         key=("id",),
         division="place",
