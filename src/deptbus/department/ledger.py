@@ -1,0 +1,149 @@
+"""What the recipient knows of each record: the nouns of its bookkeeping, without any database."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from deptbus.change import Cause, DeliveryOp, Received, RecordFields
+from deptbus.wire.digest import delivered_digest
+
+
+class RecordId(NamedTuple):
+    """One record of the bus. Its order (source unit, then key) decides who holds a row."""
+
+    dataset: str
+    source_unit: str
+    key: bytes
+
+
+class Row(NamedTuple):
+    """One row of the recipient: the dataset whose table it is in, and its own key, encoded
+    (`wire.digest.encode_values` over the key columns)."""
+
+    dataset: str
+    key: bytes
+
+
+class Entry(NamedTuple):
+    """The ledger's line for one record; the fields are the columns of the ledger, in order.
+
+    An entry is one of:
+    - live, holding its row: op upsert, `row` set, `held`;
+    - live, waiting: op upsert, `row` set, not `held`: a lesser claimant has the row;
+    - parked: `parked` says why the newest delivery could not be written. With `held` an older,
+      narrowed copy still stands in `row`; without it there is none;
+    - gone: op delete or withdraw, no row. Kept as a tombstone, else an older version resurrects.
+
+    `record` is the newest delivery's projection in Avro, null when gone: a waiting claimant
+    or a parked one is written from it, and a holder that has to give way keeps its state in it.
+    """
+
+    dataset: str
+    source_unit: str
+    key: bytes
+    version: int
+    policy: int
+    op: str
+    cause: str
+    job: str | None
+    direction: str
+    rule: str
+    grants: str  # names, comma separated
+    source_time_us: int
+    schema_version: int
+    fields: str  # names of the projection, comma separated
+    record: bytes | None
+    row: bytes | None
+    held: bool
+    delivered: bytes | None  # digest of the projection's bytes
+    written: bytes | None  # digest of the values written; null unless the row holds just those
+    parked: str | None
+    parked_since_us: int | None
+    attempts: int
+    retry_at_us: int | None
+    applied_at_us: int
+
+    @property
+    def id(self) -> RecordId:
+        return RecordId(self.dataset, self.source_unit, self.key)
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """Newer means a greater (version, policy)."""
+        return self.version, self.policy
+
+    @property
+    def live(self) -> bool:
+        """Claims its row. A parked entry does not: its remnant gives way to any live record."""
+        return self.op == DeliveryOp.UPSERT and self.parked is None
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        return tuple(self.fields.split(",")) if self.fields else ()
+
+
+def entry_of(received: Received, now_us: int) -> Entry:
+    """A delivery as the entry that it wants to become: not yet settled on any row."""
+    record = received.record
+    upsert = received.op is DeliveryOp.UPSERT and record is not None
+    return Entry(
+        received.dataset,
+        received.source_unit,
+        received.key,
+        received.version,
+        received.policy,
+        received.op.value,
+        received.cause.value,
+        received.job,
+        received.direction.value,
+        received.rule,
+        ",".join(received.grants),
+        received.source_time_us,
+        received.schema_version,
+        ",".join(received.fields) if upsert else "",
+        b"".join(record) if upsert and record is not None else None,
+        None,
+        False,
+        delivered_digest(received.dataset, received.schema_version, received.fields, record)
+        if upsert and record is not None
+        else None,
+        None,
+        None,
+        None,
+        0,
+        None,
+        now_us,
+    )
+
+
+class Prepared(NamedTuple):
+    """A projection in the recipient's own words: which row, and what is to stand in it."""
+
+    row: bytes  # its own key, encoded
+    values: tuple[Any, ...]  # one per column of the target, in its order
+    written: bytes  # digest of the values
+
+
+class Unfit(NamedTuple):
+    """A projection that has no form in the recipient's table; `reason` names table and column,
+    never the value."""
+
+    reason: str
+
+
+class Target(Protocol):
+    """How a dataset's projections become rows. Pure; `department.target` has the real one."""
+
+    def prepare(self, entry: Entry, record: RecordFields | None = None) -> Prepared | Unfit:
+        """The row for an upsert's projection (`record`: the entry's, when it is still at hand in
+        slices). A mapped column without a field in it is cleared."""
+
+    def covers_key(self, fields: tuple[str, ...]) -> bool:
+        """Whether the row's own key may be kept under this projection."""
+
+    def closed_columns(self, fields: tuple[str, ...]) -> tuple[int, ...]:
+        """Positions of the columns, key columns aside, that a copy may not keep filled under this
+        projection."""
+
+
+REWRITES = frozenset({Cause.REPLAY.value, Cause.REPAIR.value})
