@@ -151,9 +151,12 @@ class Capture(ABC):
     # --- the queue ------------------------------------------------------------------------
 
     @abstractmethod
-    async def read(self, limit: int, in_flight: Collection[int] = ()) -> list[OutboxRow]:
-        """The visible rows of least position, without those in flight. A queue, not a cursor: a row
-        that commits late has a lower position than one that was published before it."""
+    async def read(
+        self, limit: int, in_flight: Collection[int] = (), hold: Collection[str] = ()
+    ) -> list[OutboxRow]:
+        """The visible rows of least position, without those in flight and those of held datasets.
+        A queue, not a cursor: a row that commits late has a lower position than one that was
+        published before it."""
 
     @abstractmethod
     async def parked(self) -> set[tuple[str, str]]:

@@ -91,14 +91,19 @@ class SqliteCapture(Capture):
 
     # --- the queue ------------------------------------------------------------------------
 
-    async def read(self, limit: int, in_flight: Collection[int] = ()) -> list[OutboxRow]:
+    async def read(
+        self, limit: int, in_flight: Collection[int] = (), hold: Collection[str] = ()
+    ) -> list[OutboxRow]:
         # Before the read: what commits meanwhile must wake us again.
         self._seen = self._data_version()
 
         def work(c: sqlite3.Connection) -> list[OutboxRow]:
             # Rows in flight are the ones of least position; their deletion is under way.
             rows = c.execute(
-                "SELECT * FROM deptbus_outbox ORDER BY position LIMIT ?", (limit + len(in_flight),)
+                "SELECT * FROM deptbus_outbox WHERE layout NOT IN (SELECT number FROM "
+                f"deptbus_layout WHERE dataset IN ({comma('?' for _ in hold)})) "
+                "ORDER BY position LIMIT ?",
+                (*hold, limit + len(in_flight)),
             )
             heads = [d[0] for d in rows.description]
             found = [self._row(c, heads, r) for r in rows if r[0] not in in_flight]
