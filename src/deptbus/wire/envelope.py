@@ -41,7 +41,7 @@ from deptbus.wire.walk import (
 # are as many, so that hostile variety costs time and not memory.
 MOST_REMEMBERED = 20_000
 
-_LATEST_TIME = LOGICAL_RANGES["timestamp-micros"][1]
+LATEST_TIME = LOGICAL_RANGES["timestamp-micros"][1]
 
 
 class Memory:
@@ -51,6 +51,8 @@ class Memory:
         self.senders: dict[bytes, tuple[ChangeOp, Reason | None, str, Incarnation]] = {}
         self.texts: dict[bytes, str] = {}
         self.rights: dict[bytes, tuple[Direction, str, tuple[str, ...]]] = {}
+        # The upper five bytes of a time, which change once a second -> half of what they add.
+        self.times: dict[bytes, int] = {}
 
     def sender(self, v: bytes, p: int) -> tuple[ChangeOp, Reason | None, str, Incarnation, int]:
         """What a change begins with, read and remembered; and the offset behind it."""
@@ -62,6 +64,12 @@ class Memory:
         text, end = text_at(v, p)
         _remember(self.texts, v[p:end], text)
         return text, end
+
+    def time(self, v: bytes, p: int) -> tuple[int, int]:
+        time, end = time_at(v, p)
+        if end - p == 8:
+            _remember(self.times, v[p + 3 : end], time >> 20 << 20)
+        return time, end
 
     def right(self, v: bytes, p: int) -> tuple[Direction, str, tuple[str, ...], int]:
         """By what right a delivery comes: direction, rule, grants; and the offset behind."""
@@ -127,7 +135,7 @@ def natural_at(v: bytes, p: int) -> tuple[int, int]:
 def time_at(v: bytes, p: int) -> tuple[int, int]:
     """(microseconds since the epoch, offset behind them), within what a datetime can hold."""
     n, p = natural_at(v, p)
-    if n > _LATEST_TIME:
+    if n > LATEST_TIME:
         raise malformed()
     return n, p
 
@@ -182,8 +190,39 @@ _RUNTIME: dict[str, Any] = {
     "natural_at": natural_at,
     "text_at": text_at,
     "texts_at": texts_at,
-    "time_at": time_at,
 }
+
+
+def _natural_source(name: str) -> str:
+    """Source that reads a count: up to four bytes in place, as most versions and policies are."""
+    return f"""
+n = v[p]
+if n < 128:
+    if n & 1:
+        raise malformed()
+    {name} = n >> 1
+    p += 1
+elif n & 1:
+    raise malformed()
+elif 0 < v[p + 1] < 128:
+    {name} = (n & 127 | v[p + 1] << 7) >> 1
+    p += 2
+elif v[p + 1] and 0 < v[p + 2] < 128:
+    {name} = (n & 127 | (v[p + 1] & 127) << 7 | v[p + 2] << 14) >> 1
+    p += 3
+else:
+    {name}, p = natural_at(v, p)
+"""
+
+
+_TIME_SOURCE = """
+upper = times.get(v[p + 3:p + 8])
+if upper is None or v[p] & 1 or not v[p] & v[p + 1] & v[p + 2] & 128:
+    time, p = read_time(v, p)
+else:
+    time = upper + ((v[p] & 127 | (v[p + 1] & 127) << 7 | (v[p + 2] & 127) << 14) >> 1)
+    p += 8
+"""
 
 # The offset 7 is where the source unit stands when the op is an upsert: frame, op, null. The slice
 # is right when the incarnation has one or two bytes, and otherwise no key of `senders`.
@@ -199,9 +238,9 @@ if known is None:
     op, reason, unit, incarnation, p = read_sender(v, 5)
 else:
     op, reason, unit, incarnation = known
-version, p = natural_at(v, p)
-time, p = time_at(v, p)
-publication, p = natural_at(v, p)
+{_natural_source("version")}
+{_TIME_SOURCE}
+{_natural_source("publication")}
 q = p + 1 + (v[p] >> 1)
 division = texts.get(v[p:q])
 if division is None:
@@ -221,7 +260,7 @@ if v[p]:
 else:
     job = None
     p += 1
-policy, p = natural_at(v, p)
+{_natural_source("policy")}
 """
 
 _CHANGE_TAIL = """
@@ -242,9 +281,9 @@ p = 7 + (v[6] >> 1)
 unit = texts.get(v[6:p])
 if unit is None:
     unit, p = read_text(v, 6)
-version, p = natural_at(v, p)
-time, p = time_at(v, p)
-policy, p = natural_at(v, p)
+{_natural_source("version")}
+{_TIME_SOURCE}
+{_natural_source("policy")}
 q = p + 3 + (v[p + 1] >> 1)
 known = rights.get(v[p:q])
 if known is None:
@@ -324,7 +363,7 @@ def _decoder(
     src = Source()
     with src.block("def decode(key, v):"):
         with src.block("try:"):
-            src.add(*head.strip().splitlines())
+            src.add(*(line for line in head.splitlines() if line))
             src.add("n = v[p]", "p += 1", "a = p")
             with src.block("if n == 2:"):
                 with src.block("if op is not upsert:"):
@@ -352,7 +391,9 @@ def _decoder(
             "Twin": twin,
             "dataset": dataset,
             "read_text": memory.text,
+            "read_time": memory.time,
             "schema_version": schema_version,
             "texts": memory.texts,
+            "times": memory.times,
         },
     )

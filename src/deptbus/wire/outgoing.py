@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from deptbus.change import (
@@ -16,6 +17,7 @@ from deptbus.change import (
     RecordFields,
 )
 from deptbus.errors import WireRefused
+from deptbus.wire.envelope import LATEST_TIME
 from deptbus.wire.guard import (
     KEY_BYTES,
     MAX_RECORD_BYTES,
@@ -44,18 +46,30 @@ _DIRECTIONS = {direction: ONE_BYTE[i] for i, direction in enumerate(Direction)}
 _MOST_PLANS = 10_000
 
 
-def naturals(**numbers: int) -> tuple[bytes, ...]:
-    """The varints of numbers that count something. Raises WireRefused (`bad_value`) by name."""
-    for name, n in numbers.items():
-        if not 0 <= n < 1 << 63:
-            raise refused_value(name, "does not fit a count of 64 bits")
-    return tuple(map(long_bytes, numbers.values()))
+def natural_of(name: str, n: int) -> bytes:
+    """The varint of what counts something. Raises WireRefused (`bad_value`) by name."""
+    if not 0 <= n < 1 << 63:
+        raise refused_value(name, "does not fit a count of 64 bits")
+    return long_bytes(n)
+
+
+def time_of(name: str, microseconds: int) -> bytes:
+    """As `natural_of`, within what a datetime can hold."""
+    if not 0 <= microseconds <= LATEST_TIME:
+        raise refused_value(name, "is no time of the years 1970 to 9999")
+    return long_bytes(microseconds)
+
+
+@lru_cache(maxsize=20_000)
+def _known_text(text: str) -> bytes:
+    """`text_bytes` of what comes again and again: units, places, rules."""
+    return text_bytes(text)
 
 
 def text_of(name: str, text: str) -> bytes:
     """A text's bytes. Raises WireRefused (`bad_value`) by name."""
     try:
-        return text_bytes(text)
+        return _known_text(text) if len(text) < 64 else text_bytes(text)
     except UnicodeEncodeError:
         pass
     raise refused_value(name, "is not valid Unicode")
@@ -92,27 +106,20 @@ def change_bytes(head: bytes, count: int, c: Change) -> bytes:
         raise refused_value("of the envelope", "is not of its fixed size")
     if record is not None and len(record) != count:
         raise refused_value("record", "has not one slice for each field of its schema")
-    number, version, time, publication, policy = naturals(
-        incarnation=c.incarnation.number,
-        version=c.version,
-        source_time=c.source_time_us,
-        publication=c.publication,
-        policy=c.policy,
-    )
     envelope = (
         head,
         happened,
         text_of("source_unit", c.source_unit),
-        number,
+        natural_of("incarnation", c.incarnation.number),
         c.incarnation.token,
-        version,
-        time,
-        publication,
+        natural_of("version", c.version),
+        time_of("source_time", c.source_time_us),
+        natural_of("publication", c.publication),
         text_of("division", c.division),
         array_of("former_divisions", c.former_divisions),
         cause,
         optional_text("job", c.job),
-        policy,
+        natural_of("policy", c.policy),
     )
     body = (_NULL,) if record is None else (_VALUE, *record)
     return capped(b"".join(envelope + body))
@@ -146,7 +153,12 @@ class DeliveryWriter:
         """
         if not deliveries:
             return []
-        common = self._common(change, policy)
+        common = (
+            text_of("source_unit", change.source_unit)
+            + natural_of("version", change.version)
+            + time_of("source_time", change.source_time_us)
+            + natural_of("policy", policy)
+        )
         why = _DELIVERY_CAUSES[cause or change.cause]
         end = why + optional_text("job", change.job if job is None else job)
         record = change.record
@@ -167,11 +179,6 @@ class DeliveryWriter:
                 by_plan[plan] = value
             written.append(value)
         return written
-
-    def _common(self, change: Change, policy: int) -> bytes:
-        return text_of("source_unit", change.source_unit) + b"".join(
-            naturals(version=change.version, source_time=change.source_time_us, policy=policy)
-        )
 
     def _plan(self, change: Change, d: Delivery) -> _Plan:
         # Routing caches its rules, so their tuples are the same objects from change to change. They

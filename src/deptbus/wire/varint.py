@@ -7,6 +7,8 @@ IndexError, which the walk turns into a refusal.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from deptbus.errors import WireRefused
 from deptbus.wire.guard import MALFORMED, MAX_RECORD_BYTES
 
@@ -14,6 +16,12 @@ _WHY = "the bytes are not exactly one valid value of their schema"
 
 # Numbers whose varint has one byte: most lengths, indexes and small counts.
 ONE_BYTE = tuple(bytes((n << 1,)) for n in range(64))
+
+
+_BYTE = tuple(bytes((i,)) for i in range(256))
+# The first two bytes of all varints of three bytes or more, by their 14 bits: half a megabyte that
+# makes writing a version or a time three times as quick.
+_TWO_MORE = tuple(bytes((i & 127 | 128, i >> 7 | 128)) for i in range(1 << 14))
 
 
 def malformed() -> WireRefused:
@@ -39,6 +47,20 @@ def read_long(v: bytes, p: int) -> tuple[int, int]:
     if b == 0 or n >> 64:
         raise malformed()
     return (n >> 1) ^ -(n & 1), p + 1
+
+
+# Eight bytes as one little-endian number: which of them must, and which may, have the top bit.
+_TOP_BITS = 0x8080808080808080
+_TOP_BITS_OF_EIGHT = 0x0080808080808080
+
+
+def instant_end(v: bytes, p: int, least: int, most: int) -> int:
+    """`bounded_end` for times in microseconds, quick for those that have eight bytes: 1978 to 3111
+    (and as far before 1970), which lies within every bound that is asked for."""
+    eight = int.from_bytes(v[p : p + 8], "little")
+    if eight & _TOP_BITS == _TOP_BITS_OF_EIGHT and eight >> 56:
+        return p + 8
+    return bounded_end(v, p, least, most)
 
 
 def long_end(v: bytes, p: int) -> int:
@@ -140,6 +162,18 @@ def long_bytes(n: int) -> bytes:
     if not -(1 << 63) <= n < 1 << 63:
         raise OverflowError
     z = (n << 1) ^ (n >> 63)
+    if z < 1 << 7:
+        return _BYTE[z]
+    if z < 1 << 14:
+        return _BYTE[z & 127 | 128] + _BYTE[z >> 7]
+    if z < 1 << 21:
+        return _TWO_MORE[z & 16383] + _BYTE[z >> 14]
+    return _TWO_MORE[z & 16383] + _BYTE[z >> 14 & 127 | 128] + _upper_bytes(z >> 21)
+
+
+@lru_cache(maxsize=4096)
+def _upper_bytes(z: int) -> bytes:
+    """What is above the lowest 21 bits; of times in microseconds it changes once a second."""
     out = bytearray()
     while z > 127:
         out.append(z & 127 | 128)

@@ -42,6 +42,7 @@ RUNTIME: dict[str, Any] = {
     "check_fixed_decimal": varint.check_fixed_decimal,
     "check_double": varint.check_double,
     "check_float": varint.check_float,
+    "instant_end": varint.instant_end,
     "int_end": varint.int_end,
     "long_end": varint.long_end,
     "malformed": varint.malformed,
@@ -148,19 +149,27 @@ def _boolean(src: Source, t: Type) -> None:
 
 
 def _number(src: Source, t: Type) -> None:
-    # One byte says -64..63, which lies within every range but that of a time of day.
-    one_byte = "v[p] < 128"
-    if t.logical in ("time-millis", "time-micros"):
-        one_byte = "not v[p] & 129"
-    with src.block(f"if {one_byte}:"):
+    if t.logical in LOGICAL_RANGES:
+        least, most = LOGICAL_RANGES[t.logical]
+        checked = "instant_end" if t.logical.endswith("timestamp-micros") else "bounded_end"
+        end = f"{checked}(v, p, {least}, {most})"
+    else:
+        least, most = -(1 << 31), (1 << 31) - 1
+        end = f"{t.kind}_end(v, p)"
+    if least >= 0:  # a time of day: half of what a byte can say is negative
+        src.add(FLUSH, f"p = a = {end}")
+        return
+    # Up to three bytes are read in place: a day, a count, a year. The last byte is not 0 (that
+    # would be overlong) and so small that the number lies in its range, whatever the others are.
+    third = min(128, (min(2 * most, -2 * least - 1) + 1) >> 14)
+    with src.block("if v[p] < 128:"):
         src.add("p += 1")
+    with src.block("elif 0 < v[p + 1] < 128:"):
+        src.add(FLUSH, "p = a = p + 2")
+    with src.block(f"elif v[p + 1] and 0 < v[p + 2] < {third}:"):
+        src.add(FLUSH, "p = a = p + 3")
     with src.block("else:"):
-        src.add(FLUSH)
-        if t.logical in LOGICAL_RANGES:
-            least, most = LOGICAL_RANGES[t.logical]
-            src.add(f"p = a = bounded_end(v, p, {least}, {most})")
-        else:
-            src.add(f"p = a = {t.kind}_end(v, p)")
+        src.add(FLUSH, f"p = a = {end}")
 
 
 def _float(src: Source, t: Type) -> None:
