@@ -76,11 +76,11 @@ def ensure_jars(
     """
     folder = folder if folder is not None else cache_folder() / "kafka"
     jars = jars if jars is not None else locked_jars()
-    if any(not _is_right(folder / jar.file_name, jar) for jar in jars):
-        try:
+    try:
+        if any(not _is_right(folder / jar.file_name, jar) for jar in jars):
             _download_missing(folder, jars, fetch or _fetch_with_jgo)
-        except OSError as error:
-            raise _translated(error, folder) from error
+    except OSError as error:
+        raise _translated(error, folder) from error
     return tuple(folder / jar.file_name for jar in jars)
 
 
