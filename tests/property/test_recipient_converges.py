@@ -1,4 +1,4 @@
-"""Every recipient ends alike, whatever the order, the batches and the duplicates of what arrives."""
+"""Every recipient ends alike, whatever the order, the batches and the duplicates."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _deliveries(draw: st.DrawFn, poison: bool = False) -> list[Received]:
 
 
 def _expected(deliveries: list[Received]) -> dict[str, tuple[str, ...]]:
-    """Said plainly: the newest of each record; of those that name a row, the least record has it."""
+    """Said plainly: the newest of each record; the least of those that name a row has it."""
     newest: dict[RecordId, Received] = {}
     for d in deliveries:
         rid = RecordId(d.dataset, d.source_unit, d.key)
@@ -162,8 +162,8 @@ def test_what_the_database_refuses_is_parked_and_comes_with_the_retry(
 
 @pytest.mark.parametrize("planted", ["no version check", "no claims"])
 def test_planted_bugs_are_caught(planted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The very same comparison finds a recipient that applies whatever comes last, and one that lets
-    the last claimant have the row."""
+    """The very same comparison finds a recipient that applies whatever comes last, and one that
+    lets any claimant have the row."""
     words = {}
     if planted == "no version check":
         words["is_newer"] = lambda pair, cause, known: True
@@ -188,7 +188,7 @@ def _values(d: Received) -> dict[str, str]:
 
 
 def _ledger_is_sound(recipient: Recipient) -> None:
-    """Each row has one holder, each holder a row; the digest of a live holder is that of its row."""
+    """Each row has one holder, each holder a row; a live holder's digest is that of its row."""
     held = [e for e in recipient.ledger.values() if e.held]
     assert len({e.row for e in held}) == len(held)
     assert {e.row for e in held} == {r.key for r in recipient.rows}

@@ -14,6 +14,7 @@ from deptbus.department.decide import (
     Remove,
     decide,
     prepare,
+    tally,
     touched_rows,
 )
 from deptbus.department.fold import Folded, add_retries, fold
@@ -91,7 +92,7 @@ def _strings(record: bytes) -> RecordFields:
 
 
 class Recipient:
-    """Ledger, rows and floors in memory; `refuse` names rows (dataset, number) the database hates."""
+    """Ledger, rows and floors in memory; `refuse`: what the database refuses."""
 
     def __init__(self) -> None:
         self.ledger: dict[RecordId, Entry] = {}
@@ -131,6 +132,7 @@ class Recipient:
             for action in wrong:
                 refused[action.id] = Refused(action.level + 1, "refused by the database")
         self._carry_out(decision)
+        tally(folded, decision, frozenset({"resident"}))
         for line, count in folded.tallies.items():
             self.tallies[line.outcome] = self.tallies.get(line.outcome, 0) + count
         return decision

@@ -50,7 +50,7 @@ class Remove(NamedTuple):
 
 
 class Clear(NamedTuple):
-    """Set these columns (positions in the target) to null or their defaults, if the row is there."""
+    """Set these columns (positions in the target) to null or their defaults, if the row is."""
 
     id: RecordId
     row: Row
