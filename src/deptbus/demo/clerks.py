@@ -245,6 +245,10 @@ class Clerks:
             thread.join(max(0.1, deadline - time.monotonic()))
         if self._failures:
             raise self._failures[0]
+        return self.so_far()
+
+    def so_far(self) -> Counter[str]:
+        """Edits by kind."""
         total: Counter[str] = Counter()
         for clerk in self.clerks:
             total += clerk.done

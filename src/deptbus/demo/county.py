@@ -65,6 +65,10 @@ class Department:
     def column(self, field: str) -> str:
         return f'"{dialects.column(self.dialect, field)}"'
 
+    def form(self, dataset: str) -> str:
+        """On what its clerks typed a record of this dataset until the bus came."""
+        return dialects.form(self.dialect, dataset)
+
     def code(self, field: str, value: str | None) -> str | None:
         return dialects.code(self.dialect, field, value)
 
@@ -74,7 +78,7 @@ class County:
     folder: Path
     contract: Contract
     departments: dict[str, Department]
-    canaries: tuple[str, ...]
+    canaries: dict[str, tuple[str, ...]]  # unit -> values that must be nowhere else
 
     @property
     def contract_folder(self) -> Path:
@@ -151,11 +155,11 @@ def open_county(folder: Path) -> County:
             tuple(system.get("publishes", ())),
             {name: tuple(m["columns"]) for name, m in system.get("receives", {}).items()},
         )
-    return County(folder, contract, departments, ())
+    return County(folder, contract, departments, {})
 
 
 def _columns_kept(contract: Contract, rights: Rights) -> dict[str, tuple[str, ...]]:
-    """Per dataset received, the fields that flow, and those that a grant once opened or will open."""
+    """Per dataset received: the fields that flow, and those that a grant opened or will open."""
     kept: dict[str, set[str]] = {}
     for flow in rights.receives:
         kept.setdefault(flow.dataset, set()).update(flow.fields)
@@ -226,19 +230,21 @@ def _mapping(department: Department, dataset: str, fields: tuple[str, ...]) -> d
 
 def _fill(
     rng: random.Random, contract: Contract, departments: dict[str, Department], residents: int
-) -> tuple[str, ...]:
+) -> dict[str, tuple[str, ...]]:
     """Makes every source table with its rows; returns the canaries that they hold."""
-    canaries: list[str] = []
+    canaries: dict[str, tuple[str, ...]] = {}
     for department in departments.values():
         desk = department.desk()
+        own: list[str] = []
         for dataset in department.publishes:
             desk.execute(_create(department, contract, dataset))
             rows = _ROWS[dataset](rng, contract, department, residents)
-            canaries += insert(desk, department, contract, dataset, rows)
+            own += insert(desk, department, contract, dataset, rows)
         if department.unit.unit == "civil_affairs@330106":
             desk.execute(_create(department, contract, "resident", check=True, shared_only=True))
         desk.close()
-    return tuple(canaries)
+        canaries[department.unit.unit] = tuple(own)
+    return canaries
 
 
 def insert(

@@ -118,7 +118,8 @@ class Referee:
             if (grant["unit"], grant["dataset"]) == (unit, dataset) and live and covers:
                 granted |= set(grant["fields"])
         line, territory = unit.split("@")
-        direction = _direction(line, territory, *record.source.split("@"), record.place)
+        own, seat = record.source.split("@")
+        direction = _direction(line, territory, own, seat, record.place)
         for rule in terms.get("receivers") or []:
             levels = rule.get("levels") or list(_LEVELS.values())
             if (
