@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from deptbus.change import Cause, Change, Delivery, Received
 from deptbus.contract.model import Contract
@@ -35,6 +35,13 @@ from deptbus.wire.schema_text import lint_embedded, parse_schema_text
 from deptbus.wire.schemas import attribute_of, change_schema, delivery_schema, embedded_record
 from deptbus.wire.types import resolve
 
+
+class _Known(NamedTuple):
+    dataset: str
+    schema_version: int
+    record_schema: Mapping[str, Any]
+
+
 _ProjectionName = tuple[str, int, tuple[str, ...]]  # dataset, schema version, fields
 
 
@@ -56,15 +63,16 @@ class Codecs:
         self._projections: dict[_ProjectionName, tuple[bytes, tuple[int, ...]]] = {}
         self._memory = Memory()
         # By the five bytes of their frame: one lookup finds the decoder of a well-framed record.
+        # Written at first use: a recipient sees few of all the projections of a bus.
         self._changes: dict[bytes, Callable[[bytes | None, bytes], Change]] = {}
         self._deliveries: dict[bytes, Callable[[bytes | None, bytes], Received]] = {}
+        self._known_changes: dict[bytes, _Known] = {}
+        self._known_deliveries: dict[bytes, _Known] = {}
         self._writer = DeliveryWriter(self._projection)
         for number, text in control_schemas().items():
             self._intern(number, text)
         if contract is not None:
             self.add_contract(contract)
-
-    # -- schemas ------------------------------------------------------------------------------
 
     def add_contract(self, contract: Contract) -> None:
         """Learn the change schemas of all released versions of all datasets.
@@ -88,7 +96,7 @@ class Codecs:
         head = self._intern_schema(whole)
         self._records[dataset, version] = schema
         self._change_heads[dataset, version] = head, len(record.fields)
-        self._changes[head] = change_decoder(dataset, version, record, self._memory)
+        self._known_changes[head] = _Known(dataset, version, schema)
 
     def _intern_schema(self, schema: dict[str, Any]) -> bytes:
         """Take in a schema made here; returns its frame."""
@@ -133,18 +141,11 @@ class Codecs:
             wanted = set(fields)
             schema = delivery_schema(dataset, version, record, fields)
             head = self._intern_schema(schema)
-            if head not in self._deliveries:
-                self._add_delivery(head, dataset, version, schema)
+            self._known_deliveries[head] = _Known(dataset, version, embedded_record(schema))
             names = [f["name"] for f in record["fields"]]
             places = tuple(i for i, name in enumerate(names) if name in wanted)
             known = self._projections[dataset, version, fields] = head, places
         return known
-
-    def _add_delivery(
-        self, head: bytes, dataset: str, version: int, schema: dict[str, Any]
-    ) -> None:
-        record = resolve(embedded_record(schema))
-        self._deliveries[head] = delivery_decoder(dataset, version, record, self._memory)
 
     def _record_schema(self, dataset: str, version: int) -> dict[str, Any]:
         known = self._records.get((dataset, version))
@@ -182,20 +183,22 @@ class Codecs:
             raise WireRefused(BAD_SCHEMA, "a schema does not say what it holds")
         record = embedded_record(schema)
         lint_embedded(schema)
-        released = self._records.get((dataset, version))
+        released = self._records.get((dataset, version), record)
         fields = [f["name"] for f in record["fields"]]
+        if not {f["name"] for f in released["fields"]}.issuperset(fields):
+            raise WireRefused(SCHEMA_MISMATCH, "a schema is not the one of its dataset")
         kind = attribute.get("kind")
         if kind == "delivery":
-            expected = delivery_schema(dataset, version, released or record, fields)
+            expected = delivery_schema(dataset, version, released, fields)
         elif kind == "change":
-            expected = change_schema(dataset, version, released or record)
+            expected = change_schema(dataset, version, released)
         else:
             raise WireRefused(BAD_SCHEMA, "a schema is of no kind that this bus has")
         if expected != schema:
             raise WireRefused(SCHEMA_MISMATCH, "a schema is not the one of its dataset")
         self._texts[number] = text.decode()
         if kind == "delivery":
-            self._add_delivery(header(number), dataset, version, schema)
+            self._known_deliveries[header(number)] = _Known(dataset, version, record)
 
     def missing_schema(self, value: bytes | None) -> int | None:
         """The id of the schema that a value names when it is not known here: what to look up in
@@ -203,24 +206,50 @@ class Codecs:
         number, _ = unframe(value)
         return None if number in self._texts else number
 
-    # -- records ------------------------------------------------------------------------------
-
     def encode_change(self, c: Change) -> bytes:
         """A framed change. Raises WireRefused: `unknown_schema`, `bad_value`, `too_large`."""
         known = self._change_heads.get((c.dataset, c.schema_version))
         if known is None:
-            self._record_schema(c.dataset, c.schema_version)
-            raise AssertionError("a record schema without a change schema")
-        return change_bytes(known[0], known[1], c)
+            raise WireRefused(UNKNOWN_SCHEMA, "the contract has no such dataset or schema version")
+        head, count = known
+        return change_bytes(head, count, c)
 
     def decode_change(self, key: bytes | None, value: bytes | None) -> Change:
         """The change in a record of `out` or `data`. Raises WireRefused: `no_value`, `too_large`,
         `not_framed`, `unknown_schema`, `wrong_kind`, `bad_key`, `malformed`, `inconsistent`."""
-        if value is not None and len(value) <= MAX_RECORD_BYTES:
-            decode = self._changes.get(value[:HEADER_BYTES])
-            if decode is not None:
-                return decode(key, value)
-        raise self._refusal(value)
+        decode = self._change_decoder(value)
+        if decode is None:
+            raise self._refusal(value)
+        assert value is not None
+        return decode(key, value)
+
+    def _change_decoder(
+        self, value: bytes | None
+    ) -> Callable[[bytes | None, bytes], Change] | None:
+        """The decoder of a value that is a change and not too large, or None."""
+        if value is None or len(value) > MAX_RECORD_BYTES:
+            return None
+        head = value[:HEADER_BYTES]
+        decode = self._changes.get(head)
+        if decode is None and head in self._known_changes:
+            dataset, version, schema = self._known_changes[head]
+            decode = change_decoder(dataset, version, resolve(schema), self._memory)
+            self._changes[head] = decode
+        return decode
+
+    def _delivery_decoder(
+        self, value: bytes | None
+    ) -> Callable[[bytes | None, bytes], Received] | None:
+        """As `_change_decoder`, of deliveries."""
+        if value is None or len(value) > MAX_RECORD_BYTES:
+            return None
+        head = value[:HEADER_BYTES]
+        decode = self._deliveries.get(head)
+        if decode is None and head in self._known_deliveries:
+            dataset, version, schema = self._known_deliveries[head]
+            decode = delivery_decoder(dataset, version, resolve(schema), self._memory)
+            self._deliveries[head] = decode
+        return decode
 
     def encode_deliveries(
         self,
@@ -236,10 +265,10 @@ class Codecs:
 
     def decode_out(self, key: bytes | None, value: bytes | None) -> Change | Announcement | Marker:
         """The record in `out.<unit>`. Raises as `decode_change`."""
-        if value is not None and len(value) <= MAX_RECORD_BYTES:
-            decode = self._changes.get(value[:HEADER_BYTES])
-            if decode is not None:
-                return decode(key, value)
+        decode = self._change_decoder(value)
+        if decode is not None:
+            assert value is not None
+            return decode(key, value)
         control = self._control(key, value)
         if not isinstance(control, Announcement | Marker):
             raise self._refusal(value)
@@ -249,10 +278,10 @@ class Codecs:
         self, key: bytes | None, value: bytes | None
     ) -> Received | PolicyMarker | ResendRequest:
         """The record in `in.<unit>`. Raises as `decode_change`."""
-        if value is not None and len(value) <= MAX_RECORD_BYTES:
-            decode = self._deliveries.get(value[:HEADER_BYTES])
-            if decode is not None:
-                return decode(key, value)
+        decode = self._delivery_decoder(value)
+        if decode is not None:
+            assert value is not None
+            return decode(key, value)
         control = self._control(key, value)
         if not isinstance(control, PolicyMarker | ResendRequest):
             raise self._refusal(value)
@@ -269,6 +298,8 @@ class Codecs:
     def _refusal(self, value: bytes | None) -> WireRefused:
         """Why no decoder was found; raises where the frame itself is wrong."""
         number, _ = unframe(value)
-        if number in self._texts:
+        head = header(number)
+        known = head in self._known_changes or head in self._known_deliveries
+        if known or is_control(number):
             return WireRefused(WRONG_KIND, "a record of this kind does not belong here")
         return WireRefused(UNKNOWN_SCHEMA, "the schema of the record is not known")

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deptbus.change import Cause, ChangeOp, DeliveryOp, Direction, Reason
+from deptbus.contract.record_schema import record_name
 from deptbus.errors import WireRefused
 from deptbus.wire.guard import BAD_SCHEMA, TOKEN_BYTES
-from deptbus.wire.types import PRIMITIVES, definition_name, full_name
 
 ATTRIBUTE = "deptbus"
 _NAMESPACE = "deptbus"
@@ -32,7 +32,7 @@ def change_schema(dataset: str, version: int, record_schema: Mapping[str, Any]) 
     names = [f["name"] for f in record_schema["fields"]]
     return {
         "type": "record",
-        "name": f"{_camel(dataset)}Change",
+        "name": f"{record_name(dataset)}Change",
         "namespace": _NAMESPACE,
         "doc": "This key now has this state, at this version.",
         ATTRIBUTE: _attribute("change", dataset, version, names),
@@ -75,7 +75,7 @@ def delivery_schema(
     names = [f["name"] for f in record["fields"]]
     return {
         "type": "record",
-        "name": f"{_camel(dataset)}Delivery",
+        "name": f"{record_name(dataset)}Delivery",
         "namespace": _NAMESPACE,
         "doc": "One change on its way to one recipient: what it may have of it, and by what right.",
         ATTRIBUTE: _attribute("delivery", dataset, version, names),
@@ -102,23 +102,16 @@ def delivery_schema(
 def project(record_schema: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
     """A record schema with only these fields, in its own order.
 
-    A named type that was defined in a field left out and is referred to in one that stays is
-    defined where it is first needed. Raises KeyError for a field that the schema does not have.
+    Each field's type stands by itself: the contract's lint lets none refer to a type that another
+    field defines. Raises KeyError for a field that the schema does not have.
     """
     known = {f["name"] for f in record_schema["fields"]}
     for name in fields:
         if name not in known:
             raise KeyError(name)
-    _, namespace = definition_name(record_schema, "")
-    definitions: dict[str, dict[str, Any]] = {}
-    _collect(record_schema, "", definitions)
-    defined: set[str] = set()
-    kept = [
-        {**field, "type": _inlined(field["type"], namespace, definitions, defined)}
-        for field in record_schema["fields"]
-        if field["name"] in fields
-    ]
-    return {**copy.deepcopy(dict(record_schema)), "fields": copy.deepcopy(kept)}
+    wanted = set(fields)
+    kept = [f for f in record_schema["fields"] if f["name"] in wanted]
+    return copy.deepcopy({**record_schema, "fields": kept})
 
 
 def attribute_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -128,12 +121,15 @@ def attribute_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def embedded_record(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The record schema within a change or delivery schema. Raises WireRefused (`bad_schema`)."""
+    """The record schema within a change or delivery schema, which is valid Avro.
+
+    Raises WireRefused (`bad_schema`) when there is none.
+    """
     fields = schema.get("fields")
     last = fields[-1] if isinstance(fields, list) and fields else None
     union = last.get("type") if isinstance(last, Mapping) and last.get("name") == "record" else None
     record = union[1] if isinstance(union, list) and len(union) == 2 else None
-    if not isinstance(record, Mapping) or not isinstance(record.get("fields"), list):
+    if not isinstance(record, Mapping) or record.get("type") != "record":
         raise WireRefused(BAD_SCHEMA, "a schema does not hold a record where its kind has one")
     return record
 
@@ -153,52 +149,3 @@ def _enum(name: str, symbols: Any) -> dict[str, Any]:
         "namespace": _ENVELOPE,
         "symbols": [s.value for s in symbols],
     }
-
-
-def _camel(dataset: str) -> str:
-    return "".join(part.capitalize() for part in dataset.split("_"))
-
-
-def _collect(schema: Any, namespace: str, found: dict[str, dict[str, Any]]) -> None:
-    """All definitions of named types within a schema, by full name."""
-    if isinstance(schema, list):
-        for branch in schema:
-            _collect(branch, namespace, found)
-    elif isinstance(schema, Mapping):
-        inner = namespace
-        if schema.get("type") in ("record", "enum", "fixed"):
-            name, inner = definition_name(schema, namespace)
-            # A definition may have to stand elsewhere, so it says its namespace; where nobody says
-            # one, all inherit the same.
-            space = {"namespace": inner} if inner else {}
-            found[name] = {**schema, "name": name.rpartition(".")[2], **space}
-        for part in ("items", "values"):
-            if part in schema:
-                _collect(schema[part], inner, found)
-        for field in schema.get("fields", ()):
-            _collect(field["type"], inner, found)
-
-
-def _inlined(schema: Any, namespace: str, definitions: Mapping[str, Any], defined: set[str]) -> Any:
-    """`schema` with each named type defined at its first use and named at the later ones."""
-    if isinstance(schema, list):
-        return [_inlined(branch, namespace, definitions, defined) for branch in schema]
-    if isinstance(schema, str):
-        name = full_name(schema, namespace)
-        if schema in PRIMITIVES or name in defined or name not in definitions:
-            return schema
-        return _inlined(definitions[name], namespace, definitions, defined)
-    made = dict(schema)
-    inner = namespace
-    if schema.get("type") in ("record", "enum", "fixed"):
-        name, inner = definition_name(schema, namespace)
-        defined.add(name)
-    for part in ("items", "values"):
-        if part in schema:
-            made[part] = _inlined(schema[part], inner, definitions, defined)
-    if "fields" in schema:
-        made["fields"] = [
-            {**f, "type": _inlined(f["type"], inner, definitions, defined)}
-            for f in schema["fields"]
-        ]
-    return made

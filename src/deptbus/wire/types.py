@@ -75,7 +75,7 @@ def resolve(schema: Any, *, logical: bool = True) -> Type:
     """The tree of a schema; without `logical` types are what they are on the wire only.
 
     Raises WireRefused (`bad_schema`): unknown or malformed types, recursion, unions within unions,
-    arrays or maps of items without bytes, more depth or more types than the guard allows.
+    arrays of items without bytes, more depth or more types than the guard allows.
     """
     return _Resolver(logical).resolve(schema, "", 0)
 
@@ -162,8 +162,9 @@ class _Resolver:
         if part not in schema:
             raise _refuse("has an array without items or a map without values")
         items = self.resolve(schema[part], namespace, depth + 1)
-        if items.least_bytes == 0:
-            raise _refuse("has a collection of items without bytes")
+        # The values of a map may be nothing: each comes with a key, which has a byte at least.
+        if kind == "array" and items.least_bytes == 0:
+            raise _refuse("has an array of items without bytes")
         return Type(kind, items=items)
 
     def _definition(self, kind: str, schema: Mapping[str, Any], namespace: str, depth: int) -> Type:
