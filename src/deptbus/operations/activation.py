@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from deptbus.connection import Connection
 from deptbus.contract.model import Contract, Policy
+from deptbus.errors import DeptbusError, Exit
 from deptbus.operations.groups import Groups
 from deptbus.operations.leader import GROUP
 from deptbus.operations.office import Office, Settings, open_office
@@ -45,8 +46,11 @@ class Proposal:
 async def propose(
     connection: Connection, contract: Contract, activated_by: str, now: datetime | None = None
 ) -> Proposal:
-    """Raises BusUnreachable, BusRefused (also: no topics yet), ContractUnreadable."""
+    """Raises BusUnreachable, BusRefused (also: no topics yet), ContractUnreadable, and
+    DeptbusError when a schema that was ever released was edited."""
     history = await read_policies(connection)
+    for policy in history.policies.values():
+        _check_released(policy, contract)
     old = history.current() if history.last else None
     new = Policy(
         number=history.last + 1,
@@ -55,6 +59,19 @@ async def propose(
         contract=contract,
     )
     return Proposal(old, new, tuple(difference(old, new)))
+
+
+def _check_released(policy: Policy, contract: Contract) -> None:
+    """Bytes that lie on the bus were written by these schemas: under one name there is one schema
+    for ever."""
+    for name, schema in policy.contract.schemas.items():
+        if name in contract.schemas and contract.schemas[name] != schema:
+            error = DeptbusError(
+                f"schemas/{name}.avsc differs from the one that policy {policy.number} released",
+                mend="Put the old file back, and release the change as the next version",
+            )
+            error.exit_code = Exit.ANSWER_IS_NO
+            raise error
 
 
 async def put_in_force(connection: Connection, proposal: Proposal) -> None:

@@ -94,6 +94,7 @@ class Job:
         self._tools = tools
         self._older: dict[str, list[Router]] = {}
         self._inbox = tools.inbox_of(due.unit)
+        self._is_marked = progress is not None and progress.state == "sending"
         self._partitions = 0  # of the inbox; known before anything is sent
         now_us = _now_us()
         self.progress = progress or JobProgress(
@@ -110,16 +111,15 @@ class Job:
         )
         if set(self.progress.datasets) != set(due.datasets):
             # More changed since it was begun: what is done does not cover that.
-            self.progress = replace(
-                self.progress, datasets=due.datasets, state="waiting", done_partitions=()
-            )
+            self.progress = replace(self.progress, datasets=due.datasets, done_partitions=())
+            self._is_marked = False
 
     async def run(self) -> None:
         """Raises BusUnreachable, BusRefused: run it again later, from the progress on the bus."""
         log.info("job_started", job=self.due.job, datasets=list(self.due.datasets))
         if await self._has_inbox():
             await self._wait_for_agents()
-            if self.progress.state != "sending":
+            if not self._is_marked:
                 await self._mark()
             await self._send()
         await self._report("done")
@@ -147,6 +147,8 @@ class Job:
             awaited = agents.awaited(self.due.policy)
             if awaited == []:
                 return
+            if not told:
+                await self._report("waiting")
             if awaited != told:
                 log.info("agents_awaited", job=self.due.job, agents=awaited or "none is live")
                 told = awaited

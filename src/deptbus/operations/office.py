@@ -62,9 +62,9 @@ class Office:
     ) -> None:
         self._connection = connection
         self._settings = settings
-        self._policies = policies
-        self._tools = tools
-        self._keeper = keeper
+        self.policies = policies
+        self.tools = tools
+        self.keeper = keeper
         self.jobs = jobs
         self.agents = tools.agents
         self.desk = Desk(tools, policies, jobs)
@@ -74,12 +74,12 @@ class Office:
         async with asyncio.TaskGroup() as duties:
             duties.create_task(self.desk.run(), name="jobs")
             duties.create_task(
-                keep_boundaries(self._connection, self._policies, self._settings.now),
+                keep_boundaries(self._connection, self.policies, self._settings.now),
                 name="boundaries",
             )
             hours = self._settings.keeper_interval_hours
             if hours is not None:
-                keeping = keep_always(self._keeper, self._datasets, interval_hours=hours)
+                keeping = keep_always(self.keeper, self._datasets, interval_hours=hours)
                 duties.create_task(keeping, name="keeper")
 
     async def run_as_leader(self) -> None:
@@ -91,7 +91,7 @@ class Office:
 
     def _datasets(self) -> list[str]:
         """Of every policy: a dataset that left the contract is kept until its topic goes."""
-        history = self._policies.history().values()
+        history = self.policies.history().values()
         return sorted({d for policy in history for d in policy.contract.datasets})
 
 

@@ -65,7 +65,7 @@ def test_the_fold_agrees_with_the_highest_version_by_sorting():
     best = {}
     for offset, (key, version) in enumerate(records):
         best[key] = max(best.get(key, (-1, -1)), (version, offset))
-    last = {key: version for key, version in records}
+    last = dict(records)
     fold = folded(*records)
     assert offsets(fold, 2000) == sorted(offset for _, offset in best.values())
     assert fold.misplaced() == sorted(o for k, (v, o) in best.items() if last[k] < v)

@@ -1,6 +1,8 @@
-"""The window: no more of a job's deliveries wait than the recipient applies in a fifth of a second."""
+"""The window: what waits of a job is what the recipient applies in a fifth of a second."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import pytest
 
@@ -70,5 +72,5 @@ def test_the_window_never_more_than_doubles_and_has_a_top():
         now += 0.001
         window.applied(window.waiting, now)
         sizes.append(window.size)
-    assert all(b <= 2 * a for a, b in zip(sizes, sizes[1:], strict=False))
+    assert all(b <= 2 * a for a, b in pairwise(sizes))
     assert sizes[-1] == MOST
