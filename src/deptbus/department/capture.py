@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from deptbus.change import Cause
+from deptbus.department.connect import Database
 from deptbus.department.layout import Layout
 
 RawKey = tuple[Any, ...]  # own key columns' values, as the database gives them
@@ -62,7 +63,12 @@ class Parked(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """A row to be enqueued afresh under its lock: somebody asked, or it could not be locked."""
+    """A row to be enqueued afresh under its lock: somebody asked, or it could not be locked.
+
+    Asked for by bus key only, the row has to be found first. Before the search a version is
+    reserved: if no row is found, a delete at that version is right, because an insert that the
+    search could not see has drawn, or will draw, a greater one.
+    """
 
     dataset: str
     raw: str | None  # None: whatever row has the bus key
@@ -124,6 +130,11 @@ class Capture(ABC):
     Every method raises DatabaseUnavailable (DatabaseBusy when somebody holds a lock); those that
     take a `token` raise Fenced when another adapter has taken over, and have then changed nothing.
     """
+
+    @property
+    @abstractmethod
+    def database(self) -> Database:
+        """The connection behind this, for the fence. Closed by `close`."""
 
     # --- triggers -------------------------------------------------------------------------
 
@@ -200,13 +211,18 @@ class Capture(ABC):
     @abstractmethod
     async def work_off(self, limit: int) -> tuple[int, list[Wanted]]:
         """Enqueues wanted rows: those that are there, under their locks; for one that is gone a
-        delete, at a version that no unseen insert can be below. Returns how many were done and the
-        ones that name a bus key only, for which the caller has to find the row (`resolve`)."""
+        delete, at a version that no unseen insert can be below. Returns how many were done and
+        those that name a bus key only, have their version reserved, and whose row the caller may
+        look for now (`keys_after`) and then `resolve`."""
 
     @abstractmethod
     async def resolve(self, wanted: Wanted, raw: RawKey | None, remembered: bool) -> None:
         """The row of a bus key was found, or (None) is gone: then a delete is enqueued if the
         source remembers to have named the key, else the request is dropped."""
+
+    @abstractmethod
+    async def backlog(self, at_most: int) -> int:
+        """How many rows wait in the outbox, counted no further than `at_most`."""
 
     @abstractmethod
     async def keys_after(self, dataset: str, after: RawKey | None, limit: int) -> list[RawKey]:

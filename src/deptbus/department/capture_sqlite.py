@@ -27,7 +27,7 @@ from deptbus.department.capture import (
 )
 from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.layout import Layout, comma, quoted
-from deptbus.department.raw import raw_of, raw_text
+from deptbus.department.raw import raw_text
 from deptbus.department.sqlite_schema import examine_table
 from deptbus.errors import SourceRefused
 
@@ -47,6 +47,10 @@ class SqliteCapture(Capture):
         self._watcher: sqlite3.Connection | None = None
         self._seen: int | None = None  # data_version when something was last read
         self._active_until = 0.0
+
+    @property
+    def database(self) -> SqliteDatabase:
+        return self._database
 
     # --- triggers -------------------------------------------------------------------------
 
@@ -251,25 +255,15 @@ class SqliteCapture(Capture):
 
     async def work_off(self, limit: int) -> tuple[int, list[Wanted]]:
         current = await self.layouts()
+        few = min(limit, _WORK_OFF_ROWS)
+        return await self._database.transaction(lambda c: rows_of.work_off(c, current, few))
 
-        def work(c: sqlite3.Connection) -> tuple[int, list[Wanted]]:
-            rows = c.execute(
-                "SELECT number, dataset, raw, bus_key, cause, job FROM deptbus_wanted "
-                "ORDER BY number LIMIT ?",
-                (min(limit, _WORK_OFF_ROWS),),
-            ).fetchall()
-            by_key = [Wanted(*row[1:]) for row in rows if row[2] is None]
-            done = 0
-            for number, dataset, raw, _, cause, job in rows:
-                if raw is None:
-                    continue
-                if dataset in current:
-                    rows_of.enqueue_one(c, current[dataset], raw_of(raw), cause, job)
-                c.execute("DELETE FROM deptbus_wanted WHERE number = ?", (number,))
-                done += 1
-            return done, by_key
-
-        return await self._database.transaction(work)
+    async def backlog(self, at_most: int) -> int:
+        return await self._database.run(
+            lambda c: c.execute(
+                "SELECT count(*) FROM (SELECT 1 FROM deptbus_outbox LIMIT ?)", (at_most,)
+            ).fetchone()[0]
+        )
 
     async def resolve(self, wanted: Wanted, raw: RawKey | None, remembered: bool) -> None:
         layout = (await self.layouts())[wanted.dataset]
@@ -280,9 +274,10 @@ class SqliteCapture(Capture):
             elif remembered:
                 c.execute(
                     "INSERT INTO deptbus_outbox "
-                    "(layout, op, cause, job, source_time_us, bus_key) "
-                    f"SELECT ?, 'd', ?, ?, {sql.NOW_US}, ?",
-                    (layout.number, wanted.cause, wanted.job, wanted.key),
+                    "(position, layout, op, cause, job, source_time_us, bus_key) "
+                    f"SELECT position, ?, 'd', cause, job, {sql.NOW_US}, bus_key "
+                    "FROM deptbus_wanted WHERE raw IS NULL AND dataset = ? AND bus_key = ? LIMIT 1",
+                    (layout.number, wanted.dataset, wanted.key),
                 )
             c.execute(
                 "DELETE FROM deptbus_wanted WHERE raw IS NULL AND dataset = ? AND bus_key = ?",

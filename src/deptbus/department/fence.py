@@ -90,6 +90,12 @@ async def read_adapter(database: Database) -> AdapterRow:
     return AdapterRow(Incarnation(number, bytes(token)), cluster_id)
 
 
+async def check(database: Database, token: bytes) -> None:
+    """Raises Fenced when somebody else has taken over; says nothing of the next moment."""
+    if (await read_adapter(database)).incarnation.token != token:
+        raise Fenced(_FENCED, mend=_FENCED_MEND)
+
+
 async def take_over(
     database: Database, bus_number: int, *, unit: str, system: str, deadline_s: float = 10
 ) -> Incarnation:

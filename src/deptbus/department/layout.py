@@ -33,6 +33,14 @@ class Layout:
         digest = hashlib.sha256(self.to_json().encode()).digest()
         return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
 
+    def serves(self, wanted: Layout) -> bool:
+        """True when triggers made from this layout capture all that `wanted` names."""
+        return (self.table, self.keys, self.place) == (
+            wanted.table,
+            wanted.keys,
+            wanted.place,
+        ) and set(wanted.columns) <= set(self.columns)
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
 

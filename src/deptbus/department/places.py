@@ -10,7 +10,16 @@ from deptbus.contract.territory import covers, is_division_code, parent_of
 # GB/T 2260: the province-level codes. A code of no province is a typing error wherever it points.
 _PROVINCES = frozenset(
     str(code)
-    for first, last in ((11, 15), (21, 23), (31, 37), (41, 46), (50, 54), (61, 65), (71, 71), (81, 82))
+    for first, last in (
+        (11, 15),
+        (21, 23),
+        (31, 37),
+        (41, 46),
+        (50, 54),
+        (61, 65),
+        (71, 71),
+        (81, 82),
+    )
     for code in range(first, last + 1)
 )
 

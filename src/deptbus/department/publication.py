@@ -43,7 +43,7 @@ from deptbus.department.capture import (
 from deptbus.department.own_values import Convert, Unfit, converter, text_of
 from deptbus.department.places import Places, Where
 from deptbus.department.raw import is_text, raw_text
-from deptbus.errors import WireRefused
+from deptbus.errors import DeptbusError, WireRefused
 from deptbus.wire.codec import RecordCodec
 from deptbus.wire.keys import KeyMaker, canonical
 from deptbus.wire.types import resolve
@@ -112,11 +112,20 @@ class Publication:
         self._key_fields = [(f, publish.columns[f]) for f in known.key]
         # Only what the schema has: a mapping may still name a field that it lost.
         self._fields = [(f, c) for f, c in publish.columns.items() if f in types]
-        self._constants = {f: v for f, v in publish.constants.items() if f in types}
+        self._constants = self._converted(publish.constants)
         self._division = known.division
         self._checks = [
             (f, check) for f, check in known.checks.items() if f in types and f != known.division
         ]
+
+    def _converted(self, constants: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return {f: self._convert[f](v) for f, v in constants.items() if f in self._convert}
+        except Unfit:
+            raise DeptbusError(
+                f"dataset {self.dataset}: a constant does not fit its field",
+                mend="Check `constants:` in department.yml",
+            ) from None
 
     def key_of(self, row: OutboxRow) -> KeyOf:
         """Rule 1. Never raises: a row without a key has `key` None."""
@@ -175,9 +184,7 @@ class Publication:
         place = values.get(self._division)
         where = self._places.where(place)
         if where is Where.NOWHERE:
-            raise _Refused(
-                CHECK_REASONS[Check.DIVISION], self._publish.columns.get(self._division)
-            )
+            raise _Refused(CHECK_REASONS[Check.DIVISION], self._publish.columns.get(self._division))
         return where, str(place), values
 
     def encode(self, values: Mapping[str, Any]) -> tuple[bytes, ...]:
@@ -407,6 +414,13 @@ class Batch:
         )
 
     # --- parking --------------------------------------------------------------------------
+
+    def refuse(self, change: Change, raw: str, reason: str) -> None:
+        """A change of this batch cannot be put on the wire (too large): park it after all."""
+        self.changes.remove(change)
+        self.prepared.drop.append(change.version)
+        self.prepared.park.append(Parked(change.dataset, raw, reason, None, change.version))
+        self.parked.add((change.dataset, raw))
 
     def _park(self, row: OutboxRow, raw: str, reason: str, column: str | None) -> None:
         self.prepared.drop.append(row.position)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from deptbus.department import fence
@@ -147,6 +147,42 @@ def want(c: sqlite3.Connection, wanted: Iterable[Wanted]) -> None:
             "AND bus_key IS ? AND cause = ? AND job IS ?)",
             (*w, *w),
         )
+
+
+def work_off(
+    c: sqlite3.Connection, current: Mapping[str, Layout], limit: int
+) -> tuple[int, list[Wanted]]:
+    rows = c.execute(
+        "SELECT number, dataset, raw, bus_key, cause, job, position FROM deptbus_wanted "
+        "ORDER BY number LIMIT ?",
+        (limit,),
+    ).fetchall()
+    done, to_find = 0, []
+    for number, dataset, raw, key, cause, job, position in rows:
+        if dataset in current and raw is None:
+            if position is None:
+                reserve(c, number)
+            to_find.append(Wanted(dataset, None, key, cause, job))
+            continue
+        if dataset in current:
+            enqueue_one(c, current[dataset], raw_of(raw), cause, job)
+        c.execute("DELETE FROM deptbus_wanted WHERE number = ?", (number,))
+        done += 1
+    return done, to_find
+
+
+def reserve(c: sqlite3.Connection, number: int) -> None:
+    """The next version, drawn for a wanted key before anybody looks for its row."""
+    c.execute(
+        "INSERT INTO sqlite_sequence (name, seq) SELECT 'deptbus_outbox', 0 "
+        "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'deptbus_outbox')"
+    )
+    c.execute("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'deptbus_outbox'")
+    c.execute(
+        "UPDATE deptbus_wanted SET position = "
+        "(SELECT seq FROM sqlite_sequence WHERE name = 'deptbus_outbox') WHERE number = ?",
+        (number,),
+    )
 
 
 def snapshots(

@@ -7,12 +7,12 @@ What is not obvious:
 
 1. `INSERT OR REPLACE` and `UPDATE OR REPLACE` remove rows without firing a delete trigger. So a
    BEFORE trigger notes every row that bears a value of the new row's on any unique constraint; the
-   AFTER trigger writes deletes for those that are really gone, and takes the old place from one that
-   had the same natural key.
+   AFTER trigger writes deletes for those that are really gone, and takes the old place from one
+   that had the same natural key.
 2. Row triggers of SQLite run between the rows of a statement, and its unique constraints are
    checked row by row; so a delete is written only when no row bears the key at that moment, and a
-   shift of keys comes out in a right order by itself. Deletes of notes are checked against the table
-   all the same.
+   shift of keys comes out in a right order by itself. Deletes of notes are checked against the
+   table all the same.
 3. A conflict clause of the outer statement replaces those inside triggers: none is used here.
 4. Own columns' collations may hold `a` and `A` equal; the bus does not: compare in BINARY.
 """
@@ -91,7 +91,8 @@ TABLES = (
   raw TEXT,
   bus_key BLOB,
   cause TEXT NOT NULL,
-  job TEXT
+  job TEXT,
+  position INTEGER
 )""",
     """CREATE TABLE IF NOT EXISTS deptbus_snapshot (
   dataset TEXT PRIMARY KEY,

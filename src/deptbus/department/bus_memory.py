@@ -1,0 +1,126 @@
+"""What the bus knows of one system's adapters: read from the unit's own two topics at the start.
+
+The highest publication that the bus knows is that of the last heartbeat, or of a record in `out`
+behind the ends that this heartbeat names. If it is above the database's own, the database was
+restored from a backup, whatever was typed since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import structlog
+
+from deptbus.change import Change
+from deptbus.connection import Connection
+from deptbus.errors import SourceRefused, WireRefused
+from deptbus.names import control_topic, out_topic
+from deptbus.stream.log import LogRecord, read_to_end, scan_to_end
+from deptbus.wire.codecs import Codecs
+from deptbus.wire.control import Heartbeat, Incarnated, decode_control
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BusMemory:
+    """Of one (unit, system). Zero where the bus knows nothing."""
+
+    incarnation: int = 0  # the highest number
+    publication: int = 0
+    version: int = 0
+    ends: tuple[int, ...] = ()  # of `out`, by partition: all up to `publication` lies below
+    tokens: frozenset[bytes] = frozenset()  # of every incarnation that was announced
+    fingerprints: frozenset[str] = frozenset()  # of every key secret that was ever used
+
+
+def remembered(records: Iterable[LogRecord], system: str) -> BusMemory:
+    """Pure: what the records of `control.<unit>` say of one system."""
+    memory = BusMemory()
+    for record in records:
+        try:
+            control = decode_control(record.value)
+        except WireRefused as refused:
+            log.warning("control_record_refused", offset=record.offset, reason=refused.reason)
+            continue
+        if not isinstance(control, Incarnated | Heartbeat) or control.system != system:
+            continue
+        memory = replace(
+            memory,
+            incarnation=max(memory.incarnation, control.incarnation.number),
+            tokens=memory.tokens | {control.incarnation.token},
+            fingerprints=memory.fingerprints | {control.fingerprint},
+        )
+        # Not the last one but the highest: an older adapter that wakes may write one more.
+        if isinstance(control, Heartbeat) and control.publication >= memory.publication:
+            memory = replace(
+                memory,
+                publication=control.publication,
+                version=max(memory.version, control.version),
+                ends=control.ends,
+            )
+    return memory
+
+
+async def read_control(connection: Connection, unit: str, system: str) -> BusMemory:
+    """Raises BusUnreachable, BusRefused."""
+    return remembered(await read_to_end(connection, control_topic(unit)), system)
+
+
+async def read_behind(
+    connection: Connection,
+    unit: str,
+    memory: BusMemory,
+    codecs: Codecs,
+    upto: Mapping[int, int],
+) -> BusMemory:
+    """`memory` with what records of `out` behind its heartbeat's ends add, below `upto`: partition
+    -> offset of this adapter's own announcement. What an older adapter sends behind that is refused
+    by intake, so it is nothing that the bus knows."""
+    starts = dict(enumerate(memory.ends))
+    publication, version = memory.publication, memory.version
+    async for records in scan_to_end(connection, out_topic(unit), from_offsets=starts):
+        for record in records:
+            if record.offset >= upto.get(record.partition, 0):
+                continue
+            try:
+                change = codecs.decode_out(record.key, record.value)
+            except WireRefused:
+                continue  # intake notes it; a record that nobody accepts is nothing published
+            if isinstance(change, Change) and change.incarnation.token in memory.tokens:
+                publication = max(publication, change.publication)
+                version = max(version, change.version)
+    return replace(memory, publication=publication, version=version)
+
+
+def check_secret(memory: BusMemory, *, unit: str, agreed: str | None, fingerprint: str) -> None:
+    """Pure: raises SourceRefused when the secret is not the one that the contract names, or not
+    the one that this system's adapters had before."""
+    if agreed is not None and agreed != fingerprint:
+        raise SourceRefused(
+            f"{unit}: wrong secret: its fingerprint is not the one in departments.yml",
+            mend="Put the unit's own secret file back, or agree on the new fingerprint",
+        )
+    if memory.fingerprints - {fingerprint}:
+        raise SourceRefused(
+            f"{unit}: wrong secret: what this unit published before has other keys",
+            mend="Put the unit's own secret file back; a new one would double every record",
+        )
+
+
+def check_publication(memory: BusMemory, *, place: str, publication: int) -> None:
+    """Pure: raises SourceRefused when the database was restored, or the bus rebuilt. `publication`
+    is the database's own number; it counts only once nobody else can publish."""
+    if memory.publication > publication:
+        raise SourceRefused(
+            f"{place}: the database was restored from a backup: the bus knows publication "
+            f"{memory.publication}, the database {publication}",
+            mend="Run `deptbus department resync`",
+        )
+    if publication > 0 and not memory.tokens:
+        raise SourceRefused(
+            f"{place}: the database has published before, and this bus knows nothing of it: it was "
+            "rebuilt, or it is another one",
+            mend="Check the address; if the bus was rebuilt, run `deptbus department resync`",
+        )

@@ -1,0 +1,110 @@
+"""What the publisher does beside live changes: rows wanted afresh, snapshots, resend requests.
+
+Everything asked for is written to the database first, so that whoever asked may forget it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from deptbus.department.capture import HOLDS, Capture, RawKey, Wanted
+from deptbus.department.publication import Publication
+from deptbus.department.raw import raw_of
+
+log = structlog.get_logger(__name__)
+
+SNAPSHOT_ROWS = 500  # one short transaction: below 10 ms
+BACKLOG_ROWS = 5_000  # with more than this waiting, live changes go first
+_IDLE_SECONDS = 1.0
+_SCAN_ROWS = 2_000
+
+
+class Chores:
+    """`run` beside the publisher's loop; the rest may be called from any task of that process."""
+
+    def __init__(self, capture: Capture, publications: Mapping[str, Publication]) -> None:
+        self._capture = capture
+        self._publications = publications
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    async def enqueue_resend(self, dataset: str, key: bytes | None, job: str | None = None) -> None:
+        """Publish the present state of a key (a delete when it is gone and was ever named), or with
+        `key` None of the whole dataset. Returns when the wish is durable."""
+        if dataset not in self._publications:
+            log.warning("resend_not_ours", dataset=dataset)
+            return
+        if key is None:
+            await self._capture.begin_snapshot(dataset, "resend", job)
+        else:
+            await self._capture.want([Wanted(dataset, None, key, "resend", job)])
+        self.wake()
+
+    async def run(self) -> None:
+        while True:
+            self._woken.clear()
+            busy = await self._work_off()
+            busy = await self._advance() or busy
+            if not busy:
+                try:
+                    async with asyncio.timeout(_IDLE_SECONDS):
+                        await self._woken.wait()
+                except TimeoutError:
+                    continue
+            await asyncio.sleep(0)
+
+    async def _work_off(self) -> bool:
+        done, by_key = await self._capture.work_off(100)
+        datasets = {w.dataset for w in by_key}
+        for dataset in datasets:
+            await self._find([w for w in by_key if w.dataset == dataset], dataset)
+        return done > 0
+
+    async def _find(self, wanted: Sequence[Wanted], dataset: str) -> None:
+        """Looks for the rows of bus keys by making the key of every row, chunk by chunk."""
+        publication = self._publications.get(dataset)
+        if publication is None:
+            return
+        keys = {w.key for w in wanted if w.key is not None}
+        known = await self._capture.known([(dataset, key) for key in keys])
+        found: dict[bytes, RawKey] = {}
+        after: RawKey | None = None
+        while keys - found.keys():
+            chunk = await self._capture.keys_after(dataset, after, _SCAN_ROWS)
+            if not chunk:
+                break
+            after = chunk[-1]
+            for start in range(0, len(chunk), 100):
+                for raw in chunk[start : start + 100]:
+                    key = publication.key_of_raw(raw).key
+                    if key in keys:
+                        found.setdefault(key, raw)  # type: ignore[arg-type]
+                await asyncio.sleep(0)  # making keys takes 4 us each: let live changes pass
+        for one in wanted:
+            assert one.key is not None
+            memory = known.get((dataset, one.key))
+            holder = next(
+                (v.raw for v in memory.variants if v.state == HOLDS) if memory else iter(()), None
+            )
+            raw = raw_of(holder) if holder is not None else found.get(one.key)
+            if raw is None and memory is None:
+                log.warning("resend_key_unknown", dataset=dataset)
+            await self._capture.resolve(one, raw, memory is not None)
+
+    async def _advance(self) -> bool:
+        """The next rows of every open snapshot, unless enough waits already."""
+        open_now = [
+            s for s in await self._capture.open_snapshots() if s.dataset in self._publications
+        ]
+        if not open_now or await self._capture.backlog(BACKLOG_ROWS) >= BACKLOG_ROWS:
+            return False
+        for snapshot in open_now:
+            after = await self._capture.advance_snapshot(snapshot.dataset, SNAPSHOT_ROWS)
+            if after.done:
+                log.info("snapshot_enqueued", dataset=after.dataset, rows=after.enqueued)
+        return True

@@ -1,0 +1,356 @@
+"""The publisher of one system: outbox rows -> `out.<unit>`, in order, never lost, by one adapter.
+
+One turn: read the rows of least position; judge them (`publication`); make durable what must be
+remembered, and the batch's number; send; delete the rows when the broker has acked. The next batch
+is read and judged while one is on its way, and sent only after it.
+
+A crash anywhere between reading and deleting sends rows again, at the same versions: harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import structlog
+
+from deptbus.change import Change, Incarnation
+from deptbus.connection import Connection
+from deptbus.contract.department import Department
+from deptbus.contract.model import Policy
+from deptbus.department import fence
+from deptbus.department.bus_memory import (
+    BusMemory,
+    check_publication,
+    check_secret,
+    read_behind,
+    read_control,
+)
+from deptbus.department.capture import Capture, OutboxRow
+from deptbus.department.chores import Chores
+from deptbus.department.layout import layout_of
+from deptbus.department.publication import Batch, KeyOf, Publication, Stamp
+from deptbus.errors import BusUnreachable, DeptbusError, SourceRefused, WireRefused
+from deptbus.names import control_topic, out_topic
+from deptbus.stream.log import Outgoing, Sender
+from deptbus.stream.policies import PolicyFollower
+from deptbus.wire.codecs import Codecs
+from deptbus.wire.control import Announcement, Heartbeat, Incarnated, encode_control, key_of
+from deptbus.wire.keys import fingerprint
+from deptbus.wire.partitioner import partition_of
+
+log = structlog.get_logger(__name__)
+
+BATCH_ROWS = 500  # judged in one go: about 15 ms of this process' time
+HEARTBEAT_SECONDS = 2.0
+_IDLE_SECONDS = 1.0  # at least so often the policy is looked at
+_BACKOFF_SECONDS = (0.2, 5.0)
+
+
+class Publisher:
+    """`start` once, then `run` until it raises or is cancelled; a new object for another try.
+
+    `start` and `run` raise Fenced (a younger adapter took over), SourceRefused (a person must act),
+    DatabaseUnavailable, BusRefused, BusUnreachable, ContractUnreadable. Owns nothing that it is
+    given: the caller closes `capture`, `sender`, `follower`.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        department: Department,
+        system: str,
+        *,
+        capture: Capture,
+        sender: Sender,
+        follower: PolicyFollower,
+        secret: bytes,
+    ) -> None:
+        self._connection = connection
+        self.unit = department.unit
+        self.system = system
+        self._settings = department.systems[system]
+        self._capture = capture
+        self._sender = sender
+        self._follower = follower
+        self._secret = secret
+        self._fingerprint = fingerprint(secret)
+        self._log = log.bind(unit=self.unit, system=system)
+        self._publications: dict[str, Publication] = {}
+        self._hold: set[str] = set()  # datasets whose rows stay where they are
+        self._codecs = Codecs()
+        self._policy: Policy | None = None
+        self._incarnation: Incarnation | None = None
+        self._publication = 0  # the database's number
+        self._acked = 0  # the highest number whose records the broker has all acked
+        self._version = 0
+        self._ends: list[int] = []
+        self._parked: set[tuple[str, str]] = set()
+        self.chores = Chores(capture, self._publications)
+
+    @property
+    def incarnation(self) -> Incarnation:
+        if self._incarnation is None:
+            raise RuntimeError("the publisher is not started")
+        return self._incarnation
+
+    # --- start ----------------------------------------------------------------------------
+
+    async def start(self) -> Incarnation:
+        """Takes the system over, says so on the bus, and only then looks whether it may publish.
+
+        The order matters: once the announcements stand, nothing that an older adapter sends counts,
+        so what the bus knows at that point is all that there is to know.
+        """
+        if not await self._capture.layouts():
+            raise SourceRefused(
+                f"{self._capture.database.place}: capture is not installed",
+                mend="Run `deptbus department install`",
+            )
+        await self._follow_policy()
+        memory = await read_control(self._connection, self.unit, self.system)
+        assert self._policy is not None
+        # Before the take-over: an adapter with a wrong secret must not fence the right one.
+        check_secret(
+            memory,
+            unit=self.unit,
+            agreed=self._policy.contract.unit_by_name[self.unit].key_fingerprint,
+            fingerprint=self._fingerprint,
+        )
+        self._incarnation = await fence.take_over(
+            self._capture.database, memory.incarnation, unit=self.unit, system=self.system
+        )
+        self._ends = [offset + 1 for offset in await self._announce()]
+        memory = await self._recall()
+        state = await self._capture.state()
+        check_publication(memory, place=self._capture.database.place, publication=state.publication)
+        self._publication = self._acked = state.publication
+        self._version = state.version
+        self._parked = await self._capture.parked()
+        await self._beat()
+        self._log.info("source_taken_over", incarnation=self.incarnation.number)
+        return self.incarnation
+
+    async def _announce(self) -> list[int]:
+        """Announcements in every partition of `out`, then the control record that names them."""
+        topic = out_topic(self.unit)
+        now_us = time.time_ns() // 1000
+        announcements = [
+            Outgoing(
+                topic,
+                partition,
+                None,
+                encode_control(
+                    Announcement(self.unit, self.system, self.incarnation, partition, now_us)
+                ),
+            )
+            for partition in range(await self._sender.partitions(topic))
+        ]
+        offsets = await self._sender.send(announcements)
+        await self._write_control(
+            Incarnated(self.unit, self.system, self.incarnation, tuple(offsets), self._fingerprint)
+        )
+        return offsets
+
+    async def _recall(self) -> BusMemory:
+        memory = await read_control(self._connection, self.unit, self.system)
+        upto = {partition: end - 1 for partition, end in enumerate(self._ends)}
+        # Our own announcement is in it by now; what matters is whether there was one before.
+        mine = self.incarnation.token
+        known = await read_behind(self._connection, self.unit, memory, self._codecs, upto)
+        return BusMemory(
+            known.incarnation,
+            known.publication,
+            known.version,
+            known.ends,
+            known.tokens - {mine},
+            known.fingerprints,
+        )
+
+    async def _write_control(self, record: Incarnated | Heartbeat) -> None:
+        value = encode_control(record)
+        await self._sender.send([Outgoing(control_topic(self.unit), 0, key_of(record), value)])
+
+    # --- the contract ---------------------------------------------------------------------
+
+    async def _follow_policy(self) -> None:
+        """Takes up the contract in force; without a restart when it changes."""
+        policy = self._follower.current()
+        if self._policy is not None and policy.number == self._policy.number:
+            return
+        contract = policy.contract
+        unit = contract.unit_by_name.get(self.unit)
+        if unit is None:
+            raise SourceRefused(
+                f"unit {self.unit} is not in the contract in force",
+                mend="Ask the data office, or check `unit:` in department.yml",
+            )
+        for known in self._follower.history().values():
+            self._codecs.add_contract(known.contract)
+        installed = await self._capture.layouts()
+        self._publications.clear()
+        self._hold.clear()
+        for dataset, publish in self._settings.publishes.items():
+            try:
+                if not contract.may_publish(self.unit, dataset):
+                    raise SourceRefused(f"{self.unit} may not publish {dataset}")
+                wanted = layout_of(dataset, publish, contract)
+                have = installed.get(dataset)
+                if have is None or not have.serves(wanted):
+                    raise SourceRefused(
+                        f"dataset {dataset}: the triggers do not capture what the mapping names",
+                        mend="Run `deptbus department install` again",
+                    )
+                self._publications[dataset] = Publication(
+                    self.unit, dataset, publish, contract, self._secret
+                )
+            except DeptbusError as refused:
+                self._hold.add(dataset)
+                self._log.error("dataset_held", dataset=dataset, reason=str(refused))
+        # Rows of datasets that are not published any more wait, in case they are again.
+        self._hold.update(installed.keys() - self._publications.keys())
+        changed = self._policy is not None
+        self._policy = policy
+        if changed:
+            await self._capture.retry_parked("live")
+            self._log.info("policy_followed", policy=policy.number)
+
+    # --- the loop -------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Publishes until something stops it; see the class for what is raised."""
+        tasks = [
+            asyncio.create_task(self._publish_for_ever()),
+            asyncio.create_task(self._beat_for_ever()),
+            asyncio.create_task(self.chores.run()),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            await task  # raises what stopped it
+
+    async def _publish_for_ever(self) -> None:
+        sending: asyncio.Task[None] | None = None
+        in_flight: list[int] = []
+        try:
+            while True:
+                await self._follow_policy()
+                rows = await self._capture.read(BATCH_ROWS, in_flight, self._hold)
+                values, publication = await self._prepare(rows)
+                if sending is not None:
+                    await sending
+                    await self._capture.delete(self.incarnation.token, in_flight)
+                    sending, in_flight = None, []
+                if values:
+                    in_flight = [change.version for change, _ in values]
+                    sending = asyncio.create_task(self._send(values, publication))
+                elif not rows:
+                    await self._capture.wait(_IDLE_SECONDS)
+        finally:
+            if sending is not None:
+                sending.cancel()
+                await asyncio.gather(sending, return_exceptions=True)
+
+    async def _prepare(self, rows: Sequence[OutboxRow]) -> tuple[list[tuple[Change, bytes]], int]:
+        """The changes of these rows with their bytes, and their number; all that has to be
+        remembered of them is durable when this returns."""
+        if not rows:
+            return [], 0
+        assert self._policy is not None
+        keyed = [(row, self._publications[row.dataset].key_of(row)) for row in rows]
+        pairs = list({(r.dataset, k.key): None for r, k in keyed if k.key is not None})
+        known = await self._capture.known(pairs)
+        borne = {
+            (r.dataset, k.key): await self._capture.bears(r.dataset, k.plain)
+            for r, k in keyed
+            if k.plain is not None and k.key is not None
+        }
+        stamp = Stamp(self.incarnation, self._publication + 1, self._policy.number)
+        batch = Batch(self._publications, stamp, known, borne, self._parked)
+        for row, found in keyed:
+            batch.take(row, found)
+        values = self._encoded(batch, {row.position: found for row, found in keyed})
+        number = await self._capture.prepare(
+            self.incarnation.token, batch.prepared, sends=bool(values)
+        )
+        if batch.prepared.wanted:
+            self.chores.wake()
+        if values:
+            if number != stamp.publication:
+                raise SourceRefused(
+                    f"{self._capture.database.place}: somebody else counts publications",
+                    mend="Run one adapter per system",
+                )
+            self._publication = number
+        return values, number
+
+    def _encoded(self, batch: Batch, keys: dict[int, KeyOf]) -> list[tuple[Change, bytes]]:
+        values: list[tuple[Change, bytes]] = []
+        for change in list(batch.changes):
+            try:
+                values.append((change, self._codecs.encode_change(change)))
+            except WireRefused as refused:
+                batch.refuse(change, keys[change.version].raw, refused.reason)
+        return values
+
+    async def _send(self, values: Sequence[tuple[Change, bytes]], publication: int) -> None:
+        """Returns when every record is acked. An unreachable bus is waited for, in order: the same
+        records again, whose outcome is unknown, are harmless."""
+        topic = out_topic(self.unit)
+        count = len(self._ends)
+        places = [partition_of(change.key, count) for change, _ in values]
+        records = [
+            Outgoing(topic, place, change.key, value)
+            for place, (change, value) in zip(places, values, strict=True)
+        ]
+        pause = _BACKOFF_SECONDS[0]
+        while True:
+            try:
+                offsets = await self._sender.send(records)
+                break
+            except BusUnreachable as error:
+                if pause == _BACKOFF_SECONDS[0]:
+                    self._log.warning("publishing_stalled", error=error.what)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _BACKOFF_SECONDS[1])
+        for place, offset in zip(places, offsets, strict=True):
+            self._ends[place] = max(self._ends[place], offset + 1)
+        self._acked = publication
+        self._version = max(self._version, max(change.version for change, _ in values))
+
+    # --- heartbeats -----------------------------------------------------------------------
+
+    async def _beat_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            try:
+                await self._beat()
+            except BusUnreachable:
+                continue  # the loop that publishes says it
+
+    async def _beat(self) -> None:
+        """What is acked so far. Never more: a record behind `ends` is looked at one by one."""
+        assert self._policy is not None
+        # An idle adapter has to notice a younger one too.
+        await fence.check(self._capture.database, self.incarnation.token)
+        state = await self._capture.state()
+        await self._write_control(
+            Heartbeat(
+                self.unit,
+                self.system,
+                self.incarnation,
+                self._acked,
+                self._version,
+                self._policy.number,
+                tuple(self._ends),
+                self._fingerprint,
+                state.gave_way > 0,
+                len(self._parked),
+                time.time_ns() // 1000,
+            )
+        )
