@@ -67,6 +67,10 @@ def _owner(draft: Draft, name: str, dataset: Dataset) -> Iterator[Problem]:
         lines_known
         and dataset.line in draft.contract.lines
         and dataset.levels
+        and all(
+            draft.is_sound(DEPARTMENTS, ("units", i, "unit"))
+            for i in range(len(draft.contract.units))
+        )
         and not any(
             draft.contract.may_publish(unit.unit, name)
             for unit in draft.contract.units

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from datetime import date, datetime
 from enum import StrEnum
 from functools import cached_property
@@ -157,6 +158,15 @@ class Contract(_Frozen):
     @classmethod
     def from_json(cls, text: str | bytes) -> Contract:
         return cls.model_validate_json(text)
+
+    def model_copy(
+        self, *, update: Mapping[str, Any] | None = None, deep: bool = False
+    ) -> Contract:
+        """Pydantic copies cached properties too, and those of the original would be wrong here."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("digest", "unit_by_name"):
+            copied.__dict__.pop(name, None)
+        return copied
 
     @cached_property
     def digest(self) -> str:

@@ -80,9 +80,9 @@ def as_mapping(tree: Tree, place: Place, value: Any) -> tuple[dict[str, Any], li
     """`value` when it is a mapping; else an empty one and the reason."""
     if isinstance(value, dict):
         return value, []
-    name = place[-1] if place else "the file"
+    name = f"`{place[-1]}`" if place else "the file"
     return {}, [
-        tree.problem(place, f"`{name}` must be a mapping", f"Write `key: value` lines; {_DOCS}")
+        tree.problem(place, f"{name} must be a mapping", f"Write `key: value` lines; {_DOCS}")
     ]
 
 

@@ -90,8 +90,9 @@ def parse_tree(file: str, text: str) -> tuple[Tree, list[Problem]]:
         return Tree(file), [
             Problem(file, line, f"not valid YAML: {reason}", "Mend indentation, colons and quotes")
         ]
-    except yaml.YAMLError as error:
-        line = text.count("\n", 0, getattr(error, "position", 0)) + 1
+    except yaml.YAMLError:  # a ReaderError: its position is in bytes or characters, by the loader
+        bad = yaml.reader.Reader.NON_PRINTABLE.search(text)
+        line = text.count("\n", 0, bad.start()) + 1 if bad is not None else 0
         return Tree(file), [
             Problem(file, line, "not valid YAML: a control character", "Remove that character")
         ]

@@ -1,0 +1,244 @@
+"""department.yml: read with its lines, checked against the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from contract_small import FILES, edited, write
+
+from deptbus.contract.department import Department, load_department, receive_key
+from deptbus.contract.department_check import advise_department, check_department
+from deptbus.contract.load import load
+from deptbus.contract.model import Contract
+from deptbus.errors import FileProblems
+
+POLICE = """\
+unit: police@330106
+systems:
+  main:
+    database: sqlite:///own.db
+    publishes:
+      resident:
+        table: rk
+        columns:
+          resident_id: sfzh
+          name: xm
+          born: csrq
+        values:
+          name: {"1": a}
+        constants:
+          place: "330106109"
+    receives:
+      flat:
+        table: fang
+        columns:
+          code: bm
+          place: dz
+          $key: k
+        key: [bm]
+        values:
+          place: {A: "330106109", B: "330106"}
+        defaults: {dz: 0}
+        replaces: 房屋登记表
+    outbox_cap_rows: 5
+"""
+
+
+@pytest.fixture(scope="module")
+def contract(tmp_path_factory: pytest.TempPathFactory) -> Contract:
+    return load(write(tmp_path_factory.mktemp("contract"), FILES))
+
+
+def load_text(directory: Path, text: str, **environment: str) -> Department:
+    path = directory / "department.yml"
+    path.write_text(text, encoding="utf-8")
+    return load_department(path, environment)
+
+
+def test_a_right_file_is_read_and_has_no_problems(tmp_path: Path, contract: Contract) -> None:
+    department = load_text(tmp_path, POLICE)
+    assert check_department(department, contract) == []
+    assert advise_department(department, contract) == []
+    system = department.systems["main"]
+    assert department.secret_file == tmp_path / "key.secret"
+    assert (system.kind, system.path) == ("sqlite", tmp_path / "own.db")
+    assert system.outbox_cap_rows == 5
+    assert system.publishes["resident"].constants == {"place": "330106109"}
+    receive = system.receives["flat"]
+    assert receive.defaults == {"dz": 0}
+    assert receive.replaces == "房屋登记表"
+    assert receive_key(receive, ("code",)) == ("bm",)
+    assert receive_key(receive.model_copy(update={"key": ()}), ("code",)) == ("bm",)
+    assert receive_key(receive.model_copy(update={"key": ()}), ("number",)) == ("k",)
+
+
+@pytest.mark.parametrize(
+    ("database", "kind", "rest"),
+    [
+        ("sqlite:///a/b.db", "sqlite", "a/b.db"),
+        ("sqlite:////x/y.db", "sqlite", "/x/y.db"),
+        ("folder:drop", "folder", "drop"),
+        ("folder:/x/drop", "folder", "/x/drop"),
+        ("folder:../drop", "folder", "../drop"),
+    ],
+)
+def test_paths_are_relative_to_the_file(
+    tmp_path: Path, database: str, kind: str, rest: str
+) -> None:
+    text = POLICE.replace("sqlite:///own.db", database)
+    system = load_text(tmp_path, text).systems["main"]
+    assert (system.kind, system.path) == (kind, Path(f"{tmp_path / rest}").resolve())
+
+
+def test_variables_come_from_the_environment_and_stay_out_of_repr(tmp_path: Path) -> None:
+    text = POLICE.replace("sqlite:///own.db", "postgresql://u:${WORD}@127.0.0.1:5432/d")
+    department = load_text(tmp_path, text, WORD="s3cret")
+    assert department.systems["main"].database == "postgresql://u:s3cret@127.0.0.1:5432/d"
+    assert "s3cret" not in repr(department)
+    with pytest.raises(ValueError, match="no path"):
+        _ = department.systems["main"].path
+    with pytest.raises(FileProblems) as raised:
+        load_text(tmp_path, text)
+    assert [(p.line, p.what) for p in raised.value.problems] == [
+        (4, "environment variable WORD is not set")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("sqlite:///own.db", "mysql://x/y", 4, "not an address that is known"),
+        ("sqlite:///own.db", "sqlite:own.db", 4, "not an address that is known"),
+        ("sqlite:///own.db", "postgresql:x", 4, "not an address that is known"),
+        ("    database: sqlite:///own.db\n", "", 3, "setting `database` is missing"),
+        ("table: rk", "tabel: rk", 6, "setting `table` is missing"),
+        ("replaces:", "replace:", 27, "Did you mean `replaces`?"),
+        ("outbox_cap_rows: 5", "outbox_cap_rows: 0", 28, "too small"),
+        ("key: [bm]", "key: bm", 23, "must be a list"),
+        ("unit: police@330106\n", "unit: police@330106\nsecret_file: [a]\n", 2, "secret_file"),
+        ("systems:\n  main:\n", "systems:\n  main: x\n  other:\n", 3, "must be a mapping"),
+        ("          name: xm\n", "          name: xm\n          name: mx\n", 11, "stands twice"),
+    ],
+)
+def test_what_cannot_be_read_is_told_with_its_line(
+    tmp_path: Path, old: str, new: str, line: int, words: str
+) -> None:
+    assert POLICE.count(old) == 1
+    with pytest.raises(FileProblems) as raised:
+        load_text(tmp_path, POLICE.replace(old, new))
+    told = [str(p) for p in raised.value.problems]
+    assert any(f"department.yml:{line}: " in p and words in p for p in told), told
+
+
+def test_a_missing_file_is_one_problem(tmp_path: Path) -> None:
+    with pytest.raises(FileProblems) as raised:
+        load_department(tmp_path / "department.yml", {})
+    assert [p.what for p in raised.value.problems] == ["the file is missing"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("unit: police@330106", "unit: police@330105", 1, "is not in the contract"),
+        ("  main:\n", "  old:\n", 3, "is not one of the unit in departments.yml"),
+        ("      resident:\n", "      person:\n", 6, "dataset `person` is not in the contract"),
+        ("      resident:\n", "      flat:\n", 6, "may not publish `flat`"),
+        ("          name: xm\n", "          names: xm\n", 10, "field `names` is not in the schema"),
+        ("          name: xm\n", "          religion: zj\n", 10, "is not_shared"),
+        ("          resident_id: sfzh\n", "", 8, "it is of the key or the division"),
+        ('          place: "330106109"\n', "          born: 2000-01-01\n", 8, "`place` is not map"),
+        ("          name: xm\n", "", 8, "`name` of `resident` may not be null and is not"),
+        (
+            '          place: "330106109"\n',
+            '          place: "1"\n          name: x\n',
+            16,
+            "a column and a",
+        ),
+        ("          born: csrq\n", "          phone: ''\n", 11, "`phone` has no column"),
+        ('name: {"1": a}', 'phone: {"1": a}', 13, "`phone` has codes and no column"),
+        ('name: {"1": a}', 'name: {"1": null}', 13, "is no value of `name`"),
+        ("      flat:\n", "      boat:\n", 17, "dataset `boat` is not in the contract"),
+        ("          code: bm\n", "          number: bm\n", 20, "field `number` is not in the sch"),
+        ("          place: dz\n", "          place: bm\n", 19, "column `bm` holds two fields"),
+        ("key: [bm]", "key: [nr]", 23, "column `nr` of the key is none"),
+        ('B: "330106"}', 'B: "330106109"}', 25, "two own codes of `place` mean `330106109`"),
+    ],
+)
+def test_what_does_not_fit_the_contract_is_told_with_its_line(
+    tmp_path: Path, contract: Contract, old: str, new: str, line: int, words: str
+) -> None:
+    assert POLICE.count(old) == 1
+    problems = check_department(load_text(tmp_path, POLICE.replace(old, new)), contract)
+    told = [str(p).rpartition("/")[2] for p in problems]
+    assert any(p.line == line and words in p.what for p in problems), told
+
+
+def test_a_table_is_one_thing(tmp_path: Path, contract: Contract) -> None:
+    text = POLICE.replace("      flat:\n        table: fang", "      resident:\n        table: RK")
+    told = [p.what for p in check_department(load_text(tmp_path, text), contract)]
+    assert "table `rk` is used for `resident` already" in told
+
+
+def test_a_row_needs_a_key(tmp_path: Path, contract: Contract) -> None:
+    text = POLICE.replace("          code: bm\n", "").replace("          $key: k\n", "")
+    text = text.replace("        key: [bm]\n", "")
+    told = [(p.line, p.what) for p in check_department(load_text(tmp_path, text), contract)]
+    assert told == [(17, "rows of `flat` have no key here")]
+
+
+def test_a_dataset_is_published_from_one_system(tmp_path: Path) -> None:
+    files = edited(
+        "departments.yml", "    owner: 值班室\n", "    owner: 值班室\n    systems: [main, two]\n"
+    )
+    contract = load(write(tmp_path / "contract", files))
+    second = POLICE.partition("  main:\n")[2].partition("    receives:")[0]
+    text = POLICE + "  two:\n" + second
+    told = [(p.line, p.what) for p in check_department(load_text(tmp_path, text), contract)]
+    assert told == [(32, "`resident` is published by system `main` already")]
+
+
+def test_what_the_contract_does_not_give_is_a_hint_and_no_error(
+    tmp_path: Path, contract: Contract
+) -> None:
+    street = (
+        "unit: street@330106109\nsystems:\n  main:\n    database: folder:x\n    receives:\n"
+        "      resident:\n        table: a\n        columns: {resident_id: i, phone: p}\n"
+        "      flat:\n        table: b\n        columns: {code: c}\n"
+    )
+    department = load_text(tmp_path, street)
+    assert check_department(department, contract) == []
+    assert [(p.line, p.what) for p in advise_department(department, contract)] == [
+        (8, "no rule and no grant gives `phone` of `resident` to this unit"),
+        (9, "no rule and no grant brings `flat` to this unit"),
+    ]
+
+
+def test_symbols_without_an_own_code_are_a_hint(tmp_path: Path) -> None:
+    files = dict(FILES)
+    files["schemas/flat.v1.avsc"] = files["schemas/flat.v1.avsc"].replace(
+        '"name": "place", "type": "string"}',
+        '"name": "place", "type": "string"},\n    {"name": "use", "type": '
+        '{"type": "enum", "name": "Use", "symbols": ["home", "shop"]}}',
+    )
+    files["topics.yml"] = (
+        files["topics.yml"]
+        .replace(
+            "      code: unconditional\n", "      code: unconditional\n      use: unconditional\n"
+        )
+        .replace("fields: [code, place]", "fields: [code, place, use]")
+    )
+    contract = load(write(tmp_path / "contract", files))
+    text = POLICE.replace("          place: dz\n", "          place: dz\n          use: yt\n")
+    text = text.replace(
+        '          place: {A: "330106109", B: "330106"}', '          use: {"1": home}'
+    )
+    department = load_text(tmp_path, text)
+    assert check_department(department, contract) == []
+    assert [p.what for p in advise_department(department, contract)] == [
+        "`use` has no own code for shop"
+    ]
+    wrong = load_text(tmp_path, text.replace('"1": home', '"1": house'))
+    assert [p.what for p in check_department(wrong, contract)] == [
+        "what own code `1` means is no value of `use`"
+    ]

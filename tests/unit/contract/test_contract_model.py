@@ -1,0 +1,26 @@
+"""What a contract says of itself."""
+
+from __future__ import annotations
+
+from deptbus.contract.bundled import bundled
+from deptbus.contract.load import load
+
+
+def test_a_copy_with_other_content_has_its_own_digest_and_units() -> None:
+    contract = load(bundled())
+    digest, units = contract.digest, contract.unit_by_name  # both are cached now
+    fewer = contract.model_copy(update={"units": contract.units[1:]})
+    assert fewer.digest != digest
+    assert contract.units[0].unit in units
+    assert contract.units[0].unit not in fewer.unit_by_name
+    assert contract.model_copy().digest == digest
+
+
+def test_who_may_publish_and_which_versions_there_are() -> None:
+    contract = load(bundled())
+    assert contract.published_by("public_security@330106") == ("resident", "household")
+    assert contract.published_by("public_security@3301") == ()
+    assert not contract.may_publish("public_security@330106", "boat")
+    assert not contract.may_publish("nobody@330106", "resident")
+    assert contract.schema_versions("resident") == (1,)
+    assert contract.field_names("household")[0] == "household_id"
