@@ -1,0 +1,104 @@
+"""The bookkeeping tables of the recipient, in both databases' words.
+
+`ledger`: one line per record (see `ledger.Entry`). `offsets`: how far each partition of the inbox
+is applied, of which cluster and topic, and the policy floors. `statistics`: what became of
+deliveries, by day. `unreadable`: places in the inbox whose bytes are no record of this bus.
+"""
+
+from __future__ import annotations
+
+from deptbus.department.ledger import Entry
+
+ENTRY_COLUMNS = tuple("row_key" if name == "row" else name for name in Entry._fields)
+COLUMN_LIST = ", ".join(ENTRY_COLUMNS)
+UPDATED_COLUMNS = tuple(c for c in ENTRY_COLUMNS if c not in ("dataset", "source_unit", "key"))
+
+_TYPES = {
+    "key": "bytes",
+    "record": "bytes",
+    "row_key": "bytes",
+    "delivered": "bytes",
+    "written": "bytes",
+    "version": "long",
+    "policy": "long",
+    "source_time_us": "long",
+    "schema_version": "long",
+    "parked_since_us": "long",
+    "attempts": "long",
+    "retry_at_us": "long",
+    "applied_at_us": "long",
+    "held": "flag",
+}
+_NULLABLE = {
+    "job", "record", "row_key", "delivered", "written", "parked", "parked_since_us", "retry_at_us",
+}  # fmt: skip
+
+POSTGRES_TYPES = {"bytes": "bytea", "long": "bigint", "flag": "boolean", "text": "text"}
+SQLITE_TYPES = {"bytes": "BLOB", "long": "INTEGER", "flag": "INTEGER", "text": "TEXT"}
+
+
+def entry_types(types: dict[str, str]) -> tuple[str, ...]:
+    return tuple(types[_TYPES.get(name, "text")] for name in ENTRY_COLUMNS)
+
+
+def _ledger_columns(types: dict[str, str]) -> str:
+    return ",\n  ".join(
+        f"{name} {kind}{'' if name in _NULLABLE else ' NOT NULL'}"
+        for name, kind in zip(ENTRY_COLUMNS, entry_types(types), strict=True)
+    )
+
+
+def _tables(prefix: str, types: dict[str, str], ending: str) -> tuple[str, ...]:
+    text, long = types["text"], types["long"]
+    return (
+        f"""CREATE TABLE IF NOT EXISTS {prefix}ledger (
+  {_ledger_columns(types)},
+  PRIMARY KEY (dataset, source_unit, key)
+){ending}""",
+        f"""CREATE TABLE IF NOT EXISTS {prefix}offsets (
+  topic {text} NOT NULL,
+  part {long} NOT NULL,
+  next_offset {long} NOT NULL,
+  cluster_id {text} NOT NULL,
+  topic_id {text} NOT NULL,
+  floors {text} NOT NULL,
+  PRIMARY KEY (topic, part)
+)""",
+        f"""CREATE TABLE IF NOT EXISTS {prefix}statistics (
+  day {text} NOT NULL,
+  dataset {text} NOT NULL,
+  cause {text} NOT NULL,
+  direction {text} NOT NULL,
+  outcome {text} NOT NULL,
+  deliveries {long} NOT NULL,
+  PRIMARY KEY (day, dataset, cause, direction, outcome)
+)""",
+        f"""CREATE TABLE IF NOT EXISTS {prefix}unreadable (
+  topic {text} NOT NULL,
+  part {long} NOT NULL,
+  place {long} NOT NULL,
+  reason {text} NOT NULL,
+  noted_at_us {long} NOT NULL,
+  PRIMARY KEY (topic, part, place)
+)""",
+    )
+
+
+# WITHOUT ROWID: the ledger is always read by its key, and a row is found in one step, not two.
+SQLITE_TABLES = (
+    *_tables("deptbus_", SQLITE_TYPES, " WITHOUT ROWID"),
+    "CREATE INDEX IF NOT EXISTS deptbus_ledger_row ON deptbus_ledger (dataset, row_key) "
+    "WHERE row_key IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS deptbus_ledger_parked ON deptbus_ledger (retry_at_us) "
+    "WHERE parked IS NOT NULL",
+)
+# Room on each page: an update that changes no index then stays on its page.
+POSTGRES_TABLES = (
+    "CREATE SCHEMA IF NOT EXISTS deptbus",
+    *_tables("deptbus.", POSTGRES_TYPES, ""),
+    "ALTER TABLE deptbus.ledger SET (fillfactor = 80)",
+    "CREATE INDEX IF NOT EXISTS ledger_row ON deptbus.ledger (dataset, row_key) "
+    "WHERE row_key IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS ledger_parked ON deptbus.ledger (retry_at_us) "
+    "WHERE parked IS NOT NULL",
+)

@@ -1,0 +1,244 @@
+"""One received table in PostgreSQL: made when absent, read from the catalogue, written by sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import asyncpg
+
+from deptbus.contract.department import Receive
+from deptbus.department.decide import Action, Clear, Remove, Write
+from deptbus.department.layout import quoted, quoted_table
+from deptbus.department.target import Column, MappedTarget
+from deptbus.department.values import POSTGRES_KINDS, ColumnKind, own_column_type
+from deptbus.wire.digest import decode_values
+from deptbus.wire.types import Type
+
+# What a kind of value is handed over as; the database casts it to the column's own type.
+_STAGED = {
+    ColumnKind.TEXT: "text",
+    ColumnKind.INTEGER: "bigint",
+    ColumnKind.REAL: "double precision",
+    ColumnKind.NUMERIC: "numeric",
+    ColumnKind.BOOLEAN: "boolean",
+    ColumnKind.BINARY: "bytea",
+    ColumnKind.DATE: "date",
+    ColumnKind.TIME: "time",
+    ColumnKind.TIMESTAMP: "timestamp",
+    ColumnKind.TIMESTAMPTZ: "timestamptz",
+    ColumnKind.OTHER: "text",
+}
+
+
+async def read_columns(connection: asyncpg.Connection, table: str) -> dict[str, Column]:
+    """The table's columns by name; empty when there is no such table."""
+    rows = await connection.fetch(
+        """
+        SELECT a.attname, b.typname,
+               CASE t.typname WHEN 'bpchar' THEN 'bpchar' WHEN 'bit' THEN 'varbit'
+                 ELSE format_type(a.atttypid, NULL) END AS declared, a.attnotnull,
+               a.atthasdef OR a.attidentity <> '' AS has_default,
+               a.attgenerated <> '' OR a.attidentity = 'a' AS generated,
+               CASE WHEN b.typname = 'numeric' AND typmod.m >= 4
+                 THEN (typmod.m - 4) & 2047 END AS scale
+        FROM pg_attribute a
+        JOIN pg_type t ON t.oid = a.atttypid
+        JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END,
+        LATERAL (SELECT CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END AS m) typmod
+        WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
+        """,
+        quoted_table(table),
+    )
+    return {
+        name: Column(
+            name,
+            POSTGRES_KINDS.get(base, ColumnKind.OTHER),
+            declared,
+            not_null=not_null,
+            has_default=has_default,
+            generated=generated,
+            scale=scale,
+        )
+        for name, base, declared, not_null, has_default, generated, scale in rows
+    }
+
+
+async def make_table(
+    connection: asyncpg.Connection, receive: Receive, key: Sequence[str], types: Mapping[str, Type]
+) -> None:
+    parts = []
+    for field, column in receive.columns.items():
+        kind = types.get(field)
+        coded = field in receive.values or kind is None
+        own = "TEXT" if coded or kind is None else own_column_type(kind, postgres=True)
+        parts.append(f"{quoted(column)} {own}")
+    names = ", ".join(map(quoted, key))
+    await connection.execute(
+        f"CREATE TABLE {quoted_table(receive.table)} ({', '.join(parts)}, PRIMARY KEY ({names}))"
+    )
+
+
+async def read_parents(
+    connection: asyncpg.Connection, targets: Mapping[str, MappedTarget]
+) -> dict[str, frozenset[str]]:
+    """Dataset -> the datasets into whose tables its own table's foreign keys point."""
+    oids = {
+        dataset: await connection.fetchval(
+            "SELECT to_regclass($1)::oid", quoted_table(target.table)
+        )
+        for dataset, target in targets.items()
+    }
+    rows = await connection.fetch(
+        "SELECT conrelid, confrelid FROM pg_constraint WHERE contype = 'f' AND conrelid = ANY($1)",
+        list(oids.values()),
+    )
+    return {
+        child: frozenset(
+            parent
+            for parent, parent_oid in oids.items()
+            if any((r[0], r[1]) == (child_oid, parent_oid) for r in rows)
+        )
+        for child, child_oid in oids.items()
+    }
+
+
+async def upsertable(
+    connection: asyncpg.Connection, target: MappedTarget, columns: Mapping[str, Column]
+) -> bool:
+    """Whether INSERT ... ON CONFLICT does here just what update-else-insert would do: the key has a
+    unique index, no column that must be filled is without a value, and nothing fires before an
+    insert that then does not happen."""
+    mapped = {c.name for c in (*target.columns, *(c for c, _ in target.insert_only))}
+    if any(c.not_null and not c.has_default and c.name not in mapped for c in columns.values()):
+        return False
+    table = quoted_table(target.table)
+    unique = await connection.fetchval(
+        """
+        SELECT count(*) FROM pg_index i
+        WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indimmediate AND i.indisvalid
+          AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnkeyatts = $3 AND (
+            SELECT count(*) FROM pg_attribute a WHERE a.attrelid = i.indrelid
+              AND a.attnum = ANY(i.indkey[0:i.indnkeyatts - 1]) AND a.attname = ANY($2)) = $3
+        """,
+        table,
+        [c.name for c in target.key_columns],
+        len(target.key_columns),
+    )
+    before = await connection.fetchval(  # bits of tgtype: 1 row, 2 before, 4 insert
+        "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass($1) AND NOT tgisinternal "
+        "AND tgtype & 7 = 7",
+        table,
+    )
+    return bool(unique) and not before
+
+
+class PostgresTable:
+    """The statements of one target; each takes a whole set of actions of one kind."""
+
+    def __init__(self, target: MappedTarget, *, upsert: bool) -> None:
+        self._target = target
+        self._table = quoted_table(target.table)
+        self._names = [quoted(c.name) for c in target.columns]
+        self._write = self._upsert() if upsert else self._update_else_insert()
+        self._delete = (
+            f"DELETE FROM {self._table} t USING {self._keys_source()} WHERE {self._match()}"
+        )
+
+    async def run(self, connection: asyncpg.Connection, actions: Sequence[Action]) -> None:
+        first = actions[0]
+        if isinstance(first, Write):
+            extra = [value for _, value in self._target.insert_only]
+            rows = [a.values for a in actions if isinstance(a, Write)]
+            await connection.execute(self._write, *zip(*rows, strict=True), *extra)
+        elif isinstance(first, Remove):
+            await connection.execute(self._delete, *self._keys_of(actions))
+        else:
+            clears = [a for a in actions if isinstance(a, Clear)]
+            for columns, group in groupby(
+                sorted(clears, key=lambda c: c.columns), key=lambda c: c.columns
+            ):
+                await self._clear(connection, columns, list(group))
+
+    async def _clear(
+        self, connection: asyncpg.Connection, columns: tuple[int, ...], actions: Sequence[Action]
+    ) -> None:
+        first = len(self._target.key_positions) + 1
+        sets = ", ".join(
+            f"{self._names[at]} = {self._cast(at, f'${first + n}::{self._staged(at)}')}"
+            for n, at in enumerate(columns)
+        )
+        await connection.execute(
+            f"UPDATE {self._table} t SET {sets} FROM {self._keys_source()} WHERE {self._match()}",
+            *self._keys_of(actions),
+            *(self._target.cleared(at) for at in columns),
+        )
+
+    def _keys_of(self, actions: Sequence[Action]) -> list[tuple[Any, ...]]:
+        return list(zip(*(decode_values(a.row.key) for a in actions), strict=True))
+
+    def _staged(self, at: int) -> str:
+        return _STAGED[self._target.columns[at].kind]
+
+    def _cast(self, at: int, expression: str) -> str:
+        """Assignment casts refuse what does not fit; only types without one are cast by name."""
+        column = self._target.columns[at]
+        return f"{expression}::{column.declared}" if column.kind is ColumnKind.OTHER else expression
+
+    def _source(self, positions: Sequence[int]) -> str:
+        arrays = ", ".join(f"${n}::{self._staged(at)}[]" for n, at in enumerate(positions, 1))
+        return f"unnest({arrays}) AS s({', '.join(f'v{at}' for at in positions)})"
+
+    def _keys_source(self) -> str:
+        return self._source(self._target.key_positions)
+
+    def _match(self) -> str:
+        """Casting our side leaves the column's own index usable."""
+        return " AND ".join(
+            f"t.{self._names[at]} = s.v{at}::{self._target.columns[at].declared}"
+            for at in self._target.key_positions
+        )
+
+    def _insert_list(self) -> tuple[str, str]:
+        """(columns, expressions over the source `s`); insert-only columns come last."""
+        extra = self._target.insert_only
+        count = len(self._names)
+        names = [*self._names, *(quoted(c.name) for c, _ in extra)]
+        expressions = [self._cast(at, f"s.v{at}") for at in range(count)]
+        for n, (column, _) in enumerate(extra, count + 1):
+            staged = f"${n}::{_STAGED[column.kind]}"
+            other = column.kind is ColumnKind.OTHER
+            expressions.append(f"{staged}::{column.declared}" if other else staged)
+        return ", ".join(names), ", ".join(expressions)
+
+    def _others(self) -> list[int]:
+        return [at for at in range(len(self._names)) if at not in self._target.key_positions]
+
+    def _upsert(self) -> str:
+        names, expressions = self._insert_list()
+        keys = ", ".join(self._names[at] for at in self._target.key_positions)
+        sets = ", ".join(f"{self._names[at]} = excluded.{self._names[at]}" for at in self._others())
+        return (
+            f"INSERT INTO {self._table} ({names}) SELECT {expressions} "
+            f"FROM {self._source(range(len(self._names)))} ON CONFLICT ({keys}) "
+            + (f"DO UPDATE SET {sets}" if sets else "DO NOTHING")
+        )
+
+    def _update_else_insert(self) -> str:
+        names, expressions = self._insert_list()
+        source = self._source(range(len(self._names)))
+        others = self._others()
+        sets = ", ".join(f"{self._names[at]} = {self._cast(at, f's.v{at}')}" for at in others)
+        keys = ", ".join(f"s.v{at}" for at in self._target.key_positions)
+        same = " AND ".join(f"d.v{at} = s.v{at}" for at in self._target.key_positions)
+        found = (
+            f"UPDATE {self._table} t SET {sets} FROM s WHERE {self._match()} RETURNING {keys}"
+            if others
+            else f"SELECT {keys} FROM {self._table} t JOIN s ON {self._match()}"
+        )
+        return (
+            f"WITH s AS MATERIALIZED (SELECT * FROM {source}), d AS ({found}) "
+            f"INSERT INTO {self._table} ({names}) SELECT {expressions} FROM s "
+            f"WHERE NOT EXISTS (SELECT 1 FROM d WHERE {same})"
+        )

@@ -1,0 +1,300 @@
+"""The store in PostgreSQL: a batch is a few statements over sets, in one short transaction."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from itertools import groupby
+from typing import Any
+
+import asyncpg
+
+from deptbus.contract.department import Receive
+from deptbus.department import fence
+from deptbus.department.bookkeeping import (
+    COLUMN_LIST,
+    POSTGRES_TABLES,
+    POSTGRES_TYPES,
+    UPDATED_COLUMNS,
+    entry_types,
+)
+from deptbus.department.connect import PostgresDatabase, postgres_translated
+from deptbus.department.decide import Action, Decision
+from deptbus.department.ledger import Entry, RecordId, Row
+from deptbus.department.postgres_table import (
+    PostgresTable,
+    make_table,
+    read_columns,
+    read_parents,
+    upsertable,
+)
+from deptbus.department.store import (
+    BusIdentity,
+    DatasetStatus,
+    Store,
+    Work,
+    day_of,
+    floors_text,
+    missing_column,
+    moved_offsets,
+    positions_of,
+)
+from deptbus.department.target import MappedTarget, Shapes
+from deptbus.errors import RowRefused
+
+BATCH = 2000
+
+
+class PostgresStore(Store):
+    """See Store. `mapping`: dataset -> (Receive, columns of the row's own key)."""
+
+    def __init__(
+        self,
+        database: PostgresDatabase,
+        topic: str,
+        token: bytes,
+        mapping: Mapping[str, tuple[Receive, tuple[str, ...]]],
+        shapes: Shapes,
+    ) -> None:
+        super().__init__(topic, token)
+        self._database, self._mapping, self._shapes = database, mapping, shapes
+        self._tables: dict[str, PostgresTable] = {}
+
+    @property
+    def batch_limit(self) -> int:
+        return BATCH
+
+    @property
+    def _connection(self) -> asyncpg.Connection:
+        return self._database.connection
+
+    async def open(self, identity: BusIdentity, partitions: int) -> None:
+        # A batch whose commit is lost in a crash is read from the inbox once more: its offsets are
+        # lost with it. Compiling these small statements costs more than it saves.
+        with postgres_translated(self._database.place):
+            await self._connection.execute("SET synchronous_commit = off; SET jit = off")
+        async with self._fenced() as connection:
+            if await connection.fetchval("SELECT to_regclass('deptbus.ledger')") is None:
+                for statement in POSTGRES_TABLES:
+                    await connection.execute(statement)
+            for dataset, (receive, key) in self._mapping.items():
+                await self._open_table(connection, dataset, receive, key)
+            await connection.executemany(
+                "INSERT INTO deptbus.offsets VALUES ($1, $2, 0, $3, $4, '{}') "
+                "ON CONFLICT DO NOTHING",
+                [
+                    (self.topic, n, identity.cluster_id, identity.topic_id)
+                    for n in range(partitions)
+                ],
+            )
+            rows = await connection.fetch(
+                "SELECT part, next_offset, floors, cluster_id, topic_id FROM deptbus.offsets "
+                "WHERE topic = $1",
+                self.topic,
+            )
+            self.parents = await read_parents(connection, self.targets)
+        self.positions = positions_of(rows, self.topic, identity)
+        self.order_targets()
+        self._next_retry_us = await self.next_retry_us()
+
+    async def _open_table(
+        self, connection: asyncpg.Connection, dataset: str, receive: Receive, key: tuple[str, ...]
+    ) -> None:
+        columns = await read_columns(connection, receive.table)
+        if not columns:
+            await make_table(connection, receive, key, self._shapes.newest_types(dataset))
+            columns = await read_columns(connection, receive.table)
+        for name in (*receive.columns.values(), *receive.defaults):
+            if name not in columns or columns[name].generated:
+                raise missing_column(self._database.place, dataset, receive.table, name)
+        target = MappedTarget(dataset, receive, key, columns, self._shapes)
+        self.targets[dataset] = target
+        at_once = await upsertable(connection, target, columns)
+        self._tables[dataset] = PostgresTable(target, upsert=at_once)
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    @asynccontextmanager
+    async def _fenced(self) -> AsyncIterator[asyncpg.Connection]:
+        async with self._database.transaction() as connection:
+            await fence.check_postgres(connection, self.token)
+            yield connection
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    async def entries(self, ids: Sequence[RecordId]) -> list[Entry]:
+        found: list[Entry] = []
+        for (dataset, unit), group in groupby(ids, key=lambda i: i[:2]):
+            found += await self._entries(
+                "dataset = $1 AND source_unit = $2 AND key = ANY($3::bytea[])",
+                dataset,
+                unit,
+                [i.key for i in group],
+            )
+        return found
+
+    async def claimants(self, rows: Sequence[Row]) -> list[Entry]:
+        found: list[Entry] = []
+        for dataset, group in groupby(rows, key=lambda r: r.dataset):
+            found += await self._entries(
+                "dataset = $1 AND row_key = ANY($2::bytea[]) AND row_key IS NOT NULL",
+                dataset,
+                [r.key for r in group],
+            )
+        return found
+
+    async def parked(self, due_us: int | None, datasets: Iterable[str], limit: int) -> list[Entry]:
+        return await self._entries(
+            "parked IS NOT NULL AND dataset = ANY($1) AND (retry_at_us <= $2 OR "
+            "(dataset = ANY($3) AND parked LIKE '%foreign key%')) ORDER BY retry_at_us LIMIT $4",
+            list(self.targets),
+            -1 if due_us is None else due_us,
+            list(datasets),
+            limit,
+        )
+
+    async def _entries(self, where: str, *words: Any) -> list[Entry]:
+        with postgres_translated(self._database.place):
+            rows = await self._connection.fetch(
+                f"SELECT {COLUMN_LIST} FROM deptbus.ledger WHERE {where}", *words
+            )
+        return [Entry(*row) for row in rows]
+
+    async def next_retry_us(self) -> int | None:
+        with postgres_translated(self._database.place):
+            return await self._connection.fetchval(
+                "SELECT min(retry_at_us) FROM deptbus.ledger WHERE parked IS NOT NULL "
+                "AND dataset = ANY($1)",
+                list(self.targets),
+            )
+
+    async def status(self, now_us: int) -> list[DatasetStatus]:
+        with postgres_translated(self._database.place):
+            return await postgres_status(self._connection, tuple(self._mapping), now_us)
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    async def commit(self, work: Work) -> None:
+        async with self._fenced() as connection:
+            await self._write_rows(connection, work.decision)
+            if work.decision.actions:
+                # Keys that are checked at the end otherwise: their refusal must be met here.
+                await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            await self._write_books(connection, work)
+
+    async def _write_rows(self, connection: asyncpg.Connection, decision: Decision) -> None:
+        for dataset, group in self._groups(decision):
+            await fence.begin_applying_postgres(connection, [dataset])
+            await self._tables[dataset].run(connection, group)
+
+    def _groups(self, decision: Decision) -> Iterable[tuple[str, list[Action]]]:
+        ordered = [
+            *self.in_order(decision.removes, parents_first=False),
+            *self.in_order(decision.clears, parents_first=True),
+            *self.in_order(decision.writes, parents_first=True),
+        ]
+        for (dataset, _), group in groupby(ordered, key=lambda a: (a.row.dataset, type(a))):
+            yield dataset, list(group)
+
+    async def _write_books(self, connection: asyncpg.Connection, work: Work) -> None:
+        if work.decision.entries:
+            await connection.execute(_WRITE_ENTRIES, *zip(*work.decision.entries, strict=True))
+        if work.tallies:
+            await connection.executemany(
+                "INSERT INTO deptbus.statistics AS s VALUES ($1, $2, $3, $4, $5, $6) "
+                "ON CONFLICT (day, dataset, cause, direction, outcome) DO UPDATE "
+                "SET deliveries = s.deliveries + excluded.deliveries",
+                [(work.day, *line, count) for line, count in sorted(work.tallies.items())],
+            )
+        if work.unreadable:
+            await connection.executemany(
+                "INSERT INTO deptbus.unreadable VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+                [
+                    (self.topic, number, place.offset, place.reason, work.now_us)
+                    for number, places in work.unreadable.items()
+                    for place in places
+                ],
+            )
+        if work.positions:
+            moved = await connection.fetch(
+                "UPDATE deptbus.offsets o SET next_offset = s.after, floors = s.floors "
+                "FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::text[]) "
+                "AS s(part, before, after, floors) "
+                "WHERE o.topic = $1 AND o.part = s.part AND o.next_offset = s.before RETURNING 1",
+                self.topic,
+                list(work.positions),
+                [before.next_offset for before, _ in work.positions.values()],
+                [after.next_offset for _, after in work.positions.values()],
+                [floors_text(after.floors) for _, after in work.positions.values()],
+            )
+            if len(moved) != len(work.positions):
+                raise moved_offsets()
+
+    async def find_refused(self, decision: Decision) -> list[tuple[Action, str]]:
+        found: list[tuple[Action, str]] = []
+        with postgres_translated(self._database.place):
+            outer = self._connection.transaction()
+            await outer.start()
+            try:
+                await fence.check_postgres(self._connection, self.token)
+                await self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+                for dataset, group in self._groups(decision):
+                    await fence.begin_applying_postgres(self._connection, [dataset])
+                    await self._halve(self._tables[dataset], group, found)
+            finally:
+                await outer.rollback()
+        return found
+
+    async def _halve(
+        self, table: PostgresTable, actions: list[Action], found: list[tuple[Action, str]]
+    ) -> None:
+        """Bisection under savepoints: what passes stays for the rest to be tried on top of it."""
+        try:
+            with postgres_translated(self._database.place):
+                async with self._connection.transaction():
+                    await table.run(self._connection, actions)
+        except RowRefused as error:
+            if len(actions) == 1:
+                reason = error.what.removeprefix(f"{self._database.place}: ")
+                found.append((actions[0], reason))
+                return
+            middle = len(actions) // 2
+            await self._halve(table, actions[:middle], found)
+            await self._halve(table, actions[middle:], found)
+
+
+_WRITE_ENTRIES = (
+    f"INSERT INTO deptbus.ledger ({COLUMN_LIST}) SELECT * FROM unnest("
+    + ", ".join(f"${n}::{t}[]" for n, t in enumerate(entry_types(POSTGRES_TYPES), 1))
+    + ") ON CONFLICT (dataset, source_unit, key) DO UPDATE SET "
+    + ", ".join(f"{c} = excluded.{c}" for c in UPDATED_COLUMNS)
+)
+
+
+async def postgres_status(
+    connection: asyncpg.Connection, datasets: Sequence[str], now_us: int
+) -> list[DatasetStatus]:
+    """Needs the bookkeeping tables; any connection may ask."""
+    found = []
+    for dataset in datasets:
+        rows, waiting, since = await connection.fetchrow(
+            "SELECT count(*) FILTER (WHERE held), count(*) FILTER (WHERE NOT held), "
+            "min(applied_at_us) FILTER (WHERE NOT held) FROM deptbus.ledger WHERE dataset = $1 "
+            "AND row_key IS NOT NULL AND op = 'upsert' AND (parked IS NULL OR held)",
+            dataset,
+        )
+        parked = await connection.fetch(
+            "SELECT parked, count(*) FROM deptbus.ledger WHERE dataset = $1 AND parked IS NOT NULL "
+            "GROUP BY parked",
+            dataset,
+        )
+        today = await connection.fetch(
+            "SELECT outcome, sum(deliveries)::bigint FROM deptbus.statistics WHERE dataset = $1 "
+            "AND day = $2 GROUP BY outcome",
+            dataset,
+            day_of(now_us),
+        )
+        counts = (dict(map(tuple, parked)), dict(map(tuple, today)))
+        found.append(DatasetStatus(dataset, rows, waiting, since, *counts))
+    return found

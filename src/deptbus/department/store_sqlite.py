@@ -1,0 +1,442 @@
+"""The store in an SQLite file: short transactions, since SQLite has one writer."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from deptbus.contract.department import Receive
+from deptbus.department import fence
+from deptbus.department.bookkeeping import (
+    COLUMN_LIST,
+    ENTRY_COLUMNS,
+    SQLITE_TABLES,
+    UPDATED_COLUMNS,
+)
+from deptbus.department.connect import SqliteDatabase, sqlite_translated
+from deptbus.department.decide import Action, Clear, Decision, Remove, Write
+from deptbus.department.layout import quoted, quoted_table
+from deptbus.department.ledger import Entry, RecordId, Row
+from deptbus.department.store import (
+    REFERENCE,
+    BusIdentity,
+    DatasetStatus,
+    Position,
+    Store,
+    Work,
+    day_of,
+    floors_text,
+    missing_column,
+    moved_offsets,
+    positions_of,
+)
+from deptbus.department.target import Column, MappedTarget, Shapes
+from deptbus.department.values import own_column_type, sqlite_kind
+from deptbus.errors import RowRefused
+from deptbus.wire.digest import decode_values
+
+LEAST_BATCH, MOST_BATCH = 50, 500
+# A transaction of the adapter holds up the department's own writers for its length.
+LONG_SECONDS, SHORT_SECONDS = 0.010, 0.005
+_VARIABLES = 900  # SQLite before 3.32 takes at most 999 in a statement
+
+
+class SqliteStore(Store):
+    """See Store. `mapping`: dataset -> (Receive, columns of the row's own key)."""
+
+    def __init__(
+        self,
+        database: SqliteDatabase,
+        topic: str,
+        token: bytes,
+        mapping: Mapping[str, tuple[Receive, tuple[str, ...]]],
+        shapes: Shapes,
+    ) -> None:
+        super().__init__(topic, token)
+        self._database, self._mapping, self._shapes = database, mapping, shapes
+        self._statements: dict[str, _Statements] = {}
+        self._limit = 200
+
+    @property
+    def batch_limit(self) -> int:
+        return self._limit
+
+    async def open(self, identity: BusIdentity, partitions: int) -> None:
+        def prepare(connection: sqlite3.Connection) -> None:
+            # What the last commits lose in a power cut is read from the inbox once more: their
+            # offsets are lost with them. The publisher's own commits stay FULL.
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                fence.check_sqlite(connection, self.token)
+                for statement in SQLITE_TABLES:
+                    connection.execute(statement)
+                for dataset, (receive, key) in self._mapping.items():
+                    self._make_table(connection, dataset, receive, key)
+                self.positions = _positions(connection, self.topic, identity, partitions)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            for dataset, (receive, key) in self._mapping.items():
+                self._read_catalogue(connection, dataset, receive, key)
+            self._read_parents(connection)
+
+        await self._database.run(prepare)
+        self.order_targets()
+        self._next_retry_us = await self.next_retry_us()
+
+    async def close(self) -> None:
+        await self._database.close()
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    async def entries(self, ids: Sequence[RecordId]) -> list[Entry]:
+        def read(connection: sqlite3.Connection) -> list[Entry]:
+            found: list[Entry] = []
+            for (dataset, unit), group in groupby(ids, key=lambda i: i[:2]):
+                for keys in _chunks([i.key for i in group]):
+                    found += _entries(
+                        connection,
+                        f"dataset = ? AND source_unit = ? AND key IN ({_marks(keys)})",
+                        (dataset, unit, *keys),
+                    )
+            return found
+
+        return await self._database.run(read)
+
+    async def claimants(self, rows: Sequence[Row]) -> list[Entry]:
+        def read(connection: sqlite3.Connection) -> list[Entry]:
+            found: list[Entry] = []
+            for dataset, group in groupby(rows, key=lambda r: r.dataset):
+                for keys in _chunks([r.key for r in group]):
+                    found += _entries(
+                        connection,
+                        f"dataset = ? AND row_key IS NOT NULL AND row_key IN ({_marks(keys)})",
+                        (dataset, *keys),
+                    )
+            return found
+
+        return await self._database.run(read)
+
+    async def parked(self, due_us: int | None, datasets: Iterable[str], limit: int) -> list[Entry]:
+        names = tuple(datasets)
+        mapped = tuple(self.targets)
+        wanted = (
+            f"parked IS NOT NULL AND dataset IN ({_marks(mapped)}) AND (retry_at_us <= ? "
+            f"OR (dataset IN ({_marks(names)}) AND parked LIKE '%foreign key%')) "
+            f"ORDER BY retry_at_us LIMIT ?"
+        )
+        words = (*mapped, -1 if due_us is None else due_us, *names, limit)
+        return await self._database.run(lambda c: _entries(c, wanted, words))
+
+    async def next_retry_us(self) -> int | None:
+        mapped = tuple(self.targets)
+        sql = (
+            "SELECT min(retry_at_us) FROM deptbus_ledger WHERE parked IS NOT NULL "
+            f"AND dataset IN ({_marks(mapped)})"
+        )
+        return await self._database.run(lambda c: c.execute(sql, mapped).fetchone()[0])
+
+    async def status(self, now_us: int) -> list[DatasetStatus]:
+        return await self._database.run(lambda c: sqlite_status(c, tuple(self._mapping), now_us))
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    async def commit(self, work: Work) -> None:
+        def write(connection: sqlite3.Connection) -> float:
+            connection.execute("BEGIN IMMEDIATE")
+            began = time.monotonic()
+            try:
+                fence.check_sqlite(connection, self.token)
+                self._write_rows(connection, work.decision)
+                self._write_books(connection, work)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            return time.monotonic() - began
+
+        seconds = await self._database.run(write)
+        if seconds > LONG_SECONDS:
+            self._limit = max(LEAST_BATCH, self._limit // 2)
+        elif seconds < SHORT_SECONDS:
+            self._limit = min(MOST_BATCH, self._limit + self._limit // 4)
+
+    async def find_refused(self, decision: Decision) -> list[tuple[Action, str]]:
+        def look(connection: sqlite3.Connection) -> list[tuple[Action, str]]:
+            found: list[tuple[Action, str]] = []
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                fence.check_sqlite(connection, self.token)
+                # A statement that SQLite refuses undoes itself only: the others can go on.
+                for action in self._ordered(decision):
+                    reason = self._attempt(connection, action)
+                    if reason is not None:
+                        found.append((action, reason))
+                    if not connection.in_transaction:  # a trigger said RAISE(ROLLBACK)
+                        break
+                if not found and connection.in_transaction:
+                    found = self._deferred(connection, decision)
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            return found
+
+        return await self._database.run(look)
+
+    def _attempt(self, connection: sqlite3.Connection, action: Action) -> str | None:
+        statements = self._statements[action.row.dataset]
+        try:
+            with sqlite_translated(self._database.place):
+                fence.begin_applying_sqlite(connection, [action.row.dataset])
+                statements.run(connection, [action])
+                fence.end_applying_sqlite(connection)
+        except RowRefused as error:
+            return error.what.removeprefix(f"{self._database.place}: ")
+        return None
+
+    def _deferred(
+        self, connection: sqlite3.Connection, decision: Decision
+    ) -> list[tuple[Action, str]]:
+        """Rows that break a foreign key which SQLite checks at the end only: each action alone, in
+        a transaction that is taken back."""
+        found: list[tuple[Action, str]] = []
+        connection.execute("ROLLBACK")
+        count = "SELECT count(*) FROM pragma_foreign_key_check"
+        (before,) = connection.execute(count).fetchone()  # programs that switch the check off
+        for action in self._ordered(decision):
+            connection.execute("BEGIN IMMEDIATE")
+            fence.check_sqlite(connection, self.token)
+            self._attempt(connection, action)
+            (after,) = connection.execute(count).fetchone()
+            connection.execute("ROLLBACK")
+            if after > before:
+                found.append((action, f"{REFERENCE} (checked at the commit)"))
+        return found
+
+    def _ordered(self, decision: Decision) -> list[Action]:
+        return [
+            *self.in_order(decision.removes, parents_first=False),
+            *self.in_order(decision.clears, parents_first=True),
+            *self.in_order(decision.writes, parents_first=True),
+        ]
+
+    def _write_rows(self, connection: sqlite3.Connection, decision: Decision) -> None:
+        for (dataset, _), group in groupby(
+            self._ordered(decision), key=lambda a: (a.row.dataset, type(a))
+        ):
+            fence.begin_applying_sqlite(connection, [dataset])
+            self._statements[dataset].run(connection, list(group))
+            fence.end_applying_sqlite(connection)
+
+    def _write_books(self, connection: sqlite3.Connection, work: Work) -> None:
+        connection.executemany(_WRITE_ENTRY, work.decision.entries)
+        connection.executemany(
+            "INSERT INTO deptbus_statistics VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+            "SET deliveries = deliveries + excluded.deliveries",
+            [(work.day, *line, count) for line, count in sorted(work.tallies.items())],
+        )
+        connection.executemany(
+            "INSERT OR IGNORE INTO deptbus_unreadable VALUES (?, ?, ?, ?, ?)",
+            [
+                (self.topic, number, place.offset, place.reason, work.now_us)
+                for number, places in work.unreadable.items()
+                for place in places
+            ],
+        )
+        for number, (before, after) in work.positions.items():
+            moved = connection.execute(
+                "UPDATE deptbus_offsets SET next_offset = ?, floors = ? "
+                "WHERE topic = ? AND part = ? AND next_offset = ?",
+                (
+                    after.next_offset,
+                    floors_text(after.floors),
+                    self.topic,
+                    number,
+                    before.next_offset,
+                ),
+            ).rowcount
+            if moved != 1:
+                raise moved_offsets()
+
+    # -- the recipient's own tables --------------------------------------------------------------
+
+    def _make_table(
+        self, connection: sqlite3.Connection, dataset: str, receive: Receive, key: tuple[str, ...]
+    ) -> None:
+        if _columns(connection, receive.table):
+            return
+        types = self._shapes.newest_types(dataset)
+        parts = []
+        for field, column in receive.columns.items():
+            kind = types.get(field)
+            coded = field in receive.values or kind is None
+            own = "TEXT" if coded or kind is None else own_column_type(kind, postgres=False)
+            parts.append(f"{quoted(column)} {own}{' NOT NULL' if column in key else ''}")
+        names = ", ".join(quoted(k) for k in key)
+        connection.execute(
+            f"CREATE TABLE {quoted_table(receive.table)} "
+            f"({', '.join(parts)}, PRIMARY KEY ({names}))"
+        )
+
+    def _read_catalogue(
+        self, connection: sqlite3.Connection, dataset: str, receive: Receive, key: tuple[str, ...]
+    ) -> None:
+        catalogue = _columns(connection, receive.table)
+        for column in (*receive.columns.values(), *receive.defaults):
+            known = catalogue.get(column)
+            if known is None or known.generated:
+                raise missing_column(self._database.place, dataset, receive.table, column)
+        target = MappedTarget(dataset, receive, key, catalogue, self._shapes)
+        self.targets[dataset] = target
+        self._statements[dataset] = _Statements(target)
+
+    def _read_parents(self, connection: sqlite3.Connection) -> None:
+        datasets_of: dict[str, set[str]] = {}
+        for dataset, target in self.targets.items():
+            datasets_of.setdefault(target.table.lower(), set()).add(dataset)
+        for dataset, target in self.targets.items():
+            refers = connection.execute(
+                'SELECT "table" FROM pragma_foreign_key_list(?)', (target.table,)
+            ).fetchall()
+            self.parents[dataset] = frozenset(
+                d for (table,) in refers for d in datasets_of.get(table.lower(), ())
+            )
+
+
+class _Statements:
+    """The SQL of one target. Update first, then insert where nothing was there: an upsert would
+    need a unique index of its own and would trip over columns that no mapping names."""
+
+    def __init__(self, target: MappedTarget) -> None:
+        table = quoted_table(target.table)
+        names = [quoted(c.name) for c in target.columns]
+        keys = target.key_positions
+        others = [at for at in range(len(names)) if at not in keys]
+        where = " AND ".join(f"{names[at]} = ?" for at in keys)
+        extra = [quoted(c.name) for c, _ in target.insert_only]
+        self._target, self._keys, self._others = target, keys, others
+        self._extra = tuple(value for _, value in target.insert_only)
+        self._update = (
+            f"UPDATE {table} SET {', '.join(f'{names[at]} = ?' for at in others)} WHERE {where}"
+            if others
+            else None
+        )
+        self._insert = (
+            f"INSERT INTO {table} ({', '.join([*names, *extra])}) "
+            f"SELECT {_marks([*names, *extra])} "
+            f"WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {where})"
+        )
+        self._delete = f"DELETE FROM {table} WHERE {where}"
+        self._table, self._names, self._where = table, names, where
+
+    def run(self, connection: sqlite3.Connection, actions: Sequence[Action]) -> None:
+        """Actions of one kind, in one go."""
+        first = actions[0]
+        if isinstance(first, Write):
+            rows = [a.values for a in actions if isinstance(a, Write)]
+            if self._update is not None:
+                order = (*self._others, *self._keys)
+                connection.executemany(self._update, [tuple(v[at] for at in order) for v in rows])
+            connection.executemany(
+                self._insert, [(*v, *self._extra, *(v[at] for at in self._keys)) for v in rows]
+            )
+        elif isinstance(first, Remove):
+            connection.executemany(self._delete, [decode_values(a.row.key) for a in actions])
+        else:
+            for action in actions:
+                self._clear(connection, action)
+
+    def _clear(self, connection: sqlite3.Connection, action: Action) -> None:
+        assert isinstance(action, Clear)
+        sets = ", ".join(f"{self._names[at]} = ?" for at in action.columns)
+        values = [self._target.cleared(at) for at in action.columns]
+        connection.execute(
+            f"UPDATE {self._table} SET {sets} WHERE {self._where}",
+            (*values, *decode_values(action.row.key)),
+        )
+
+
+_WRITE_ENTRY = (
+    f"INSERT INTO deptbus_ledger ({COLUMN_LIST}) VALUES ({', '.join('?' * len(ENTRY_COLUMNS))}) "
+    f"ON CONFLICT DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in UPDATED_COLUMNS)}"
+)
+_HELD = ENTRY_COLUMNS.index("held")
+
+
+def _entries(connection: sqlite3.Connection, where: str, words: Sequence[Any]) -> list[Entry]:
+    rows = connection.execute(f"SELECT {COLUMN_LIST} FROM deptbus_ledger WHERE {where}", words)
+    return [Entry(*row[:_HELD], bool(row[_HELD]), *row[_HELD + 1 :]) for row in rows]
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> dict[str, Column]:
+    rows = connection.execute(
+        'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?)', (table,)
+    )
+    return {
+        name: Column(
+            name,
+            sqlite_kind(declared),
+            declared,
+            not_null=bool(not_null),
+            has_default=default is not None,
+            generated=hidden in (2, 3),
+        )
+        for name, declared, not_null, default, _, hidden in rows
+    }
+
+
+def _positions(
+    connection: sqlite3.Connection, topic: str, identity: BusIdentity, partitions: int
+) -> dict[int, Position]:
+    connection.executemany(
+        "INSERT OR IGNORE INTO deptbus_offsets VALUES (?, ?, 0, ?, ?, '{}')",
+        [(topic, n, identity.cluster_id, identity.topic_id) for n in range(partitions)],
+    )
+    rows = connection.execute(
+        "SELECT part, next_offset, floors, cluster_id, topic_id FROM deptbus_offsets "
+        "WHERE topic = ?",
+        (topic,),
+    ).fetchall()
+    return positions_of(rows, topic, identity)
+
+
+def sqlite_status(
+    connection: sqlite3.Connection, datasets: Sequence[str], now_us: int
+) -> list[DatasetStatus]:
+    """Needs the bookkeeping tables; any connection may ask."""
+    found = []
+    for dataset in datasets:
+        rows, waiting, since = connection.execute(
+            "SELECT coalesce(sum(held), 0), coalesce(sum(not held), 0), "
+            "min(CASE WHEN NOT held THEN applied_at_us END) FROM deptbus_ledger "
+            "WHERE dataset = ? AND row_key IS NOT NULL AND op = 'upsert' AND "
+            "(parked IS NULL OR held)",
+            (dataset,),
+        ).fetchone()
+        parked = connection.execute(
+            "SELECT parked, count(*) FROM deptbus_ledger WHERE dataset = ? AND parked IS NOT NULL "
+            "GROUP BY parked",
+            (dataset,),
+        ).fetchall()
+        today = connection.execute(
+            "SELECT outcome, sum(deliveries) FROM deptbus_statistics WHERE dataset = ? AND day = ? "
+            "GROUP BY outcome",
+            (dataset, day_of(now_us)),
+        ).fetchall()
+        found.append(DatasetStatus(dataset, rows, waiting, since, dict(parked), dict(today)))
+    return found
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _chunks(values: list[bytes]) -> Iterable[list[bytes]]:
+    return (values[at : at + _VARIABLES] for at in range(0, len(values), _VARIABLES))

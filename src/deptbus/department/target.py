@@ -1,0 +1,211 @@
+"""Pure: how the projections of one dataset become rows of one table of the recipient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from deptbus.change import RecordFields
+from deptbus.contract.department import KEY_FIELD, Receive
+from deptbus.contract.model import Contract
+from deptbus.department.ledger import Entry, Prepared, Unfit
+from deptbus.department.values import (
+    ColumnKind,
+    Convert,
+    Refusal,
+    as_text,
+    converter,
+    neutral_of,
+)
+from deptbus.errors import WireRefused
+from deptbus.wire.codecs import Codecs
+from deptbus.wire.digest import encode_values, values_digest
+from deptbus.wire.types import Type, resolve
+
+
+class Decoder(Protocol):
+    """What is needed of `wire.codec.RecordCodec`."""
+
+    def split(self, body: bytes) -> RecordFields: ...
+
+    def decode(self, fields: RecordFields) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the recipient's table, as its catalogue describes it."""
+
+    name: str
+    kind: ColumnKind
+    declared: str  # the database's own name of the type
+    not_null: bool = False
+    has_default: bool = False
+    generated: bool = False
+    scale: int | None = None  # of a decimal with a fixed number of digits after the point
+
+
+class Shapes(Protocol):
+    """The record schemas that projections are read with; follows the contract in force."""
+
+    def decoder(self, dataset: str, schema_version: int, fields: tuple[str, ...]) -> Decoder: ...
+
+    def types(self, dataset: str, schema_version: int) -> Mapping[str, Type]: ...
+
+    def newest_types(self, dataset: str) -> Mapping[str, Type]: ...
+
+
+class ContractShapes:
+    """Shapes under the contract in force; `replace` it when another comes into force."""
+
+    def __init__(self, contract: Contract, codecs: Codecs) -> None:
+        self.replace(contract, codecs)
+
+    def replace(self, contract: Contract, codecs: Codecs) -> None:
+        self._contract, self._codecs = contract, codecs
+        self._types: dict[tuple[str, int], dict[str, Type]] = {}
+
+    def decoder(self, dataset: str, schema_version: int, fields: tuple[str, ...]) -> Decoder:
+        """Raises KeyError for a field that the schema has not, WireRefused for no such schema."""
+        return self._codecs.record_codec(dataset, schema_version, fields)
+
+    def types(self, dataset: str, schema_version: int) -> Mapping[str, Type]:
+        """Raises KeyError for a schema that the contract has not."""
+        shape = (dataset, schema_version)
+        if shape not in self._types:
+            tree = resolve(self._contract.record_schema(dataset, schema_version))
+            self._types[shape] = {field.name: field.type for field in tree.fields}
+        return self._types[shape]
+
+    def newest_types(self, dataset: str) -> Mapping[str, Type]:
+        return self.types(dataset, self._contract.datasets[dataset].schema_version)
+
+
+class MappedTarget:
+    """One `receives:` entry of department.yml over the table as it is.
+
+    `columns`: the mapped columns, in the mapping's order; a Write's values are in this order.
+    `insert_only`: columns that have a default in the mapping but no field: filled on insert, never
+    touched again.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        receive: Receive,
+        key: Sequence[str],
+        catalogue: Mapping[str, Column],
+        shapes: Shapes,
+    ) -> None:
+        self.dataset, self.table = dataset, receive.table
+        self.replaces = receive.replaces is not None
+        self._receive, self._shapes = receive, shapes
+        self._field_of = {column: field for field, column in receive.columns.items()}
+        self.columns = tuple(catalogue[column] for column in receive.columns.values())
+        names = [column.name for column in self.columns]
+        self.key_positions = tuple(names.index(name) for name in key)
+        self._key_fields = tuple(self._field_of[name] for name in key)
+        self._convert = [converter(c.kind, c.scale) for c in self.columns]
+        self._cleared = tuple(self._default(c) for c in self.columns)
+        self.insert_only = tuple(
+            (catalogue[name], converter(catalogue[name].kind, catalogue[name].scale)(value))
+            for name, value in receive.defaults.items()
+            if name not in self._field_of and value is not None
+        )
+        self._own_codes = {
+            field: {bus: own for own, bus in codes.items()}
+            for field, codes in receive.values.items()
+        }
+        self._readers: dict[tuple[int, str], _Reader] = {}
+
+    @property
+    def key_columns(self) -> tuple[Column, ...]:
+        return tuple(self.columns[at] for at in self.key_positions)
+
+    def cleared(self, position: int) -> Any:
+        """What stands in a column whose field is closed."""
+        return self._cleared[position]
+
+    def covers_key(self, fields: tuple[str, ...]) -> bool:
+        return all(field == KEY_FIELD or field in fields for field in self._key_fields)
+
+    def closed_columns(self, fields: tuple[str, ...]) -> tuple[int, ...]:
+        return tuple(
+            at
+            for at, column in enumerate(self.columns)
+            if at not in self.key_positions
+            and self._field_of[column.name] not in fields
+            and self._field_of[column.name] != KEY_FIELD
+        )
+
+    def prepare(self, entry: Entry, record: RecordFields | None = None) -> Prepared | Unfit:
+        if entry.record is None:
+            return Unfit("record: the projection is missing")
+        shape = (entry.schema_version, entry.fields)
+        reader = self._readers.get(shape)
+        try:
+            if reader is None:
+                reader = self._readers[shape] = self._reader(entry)
+            decoded = reader.decode(record or reader.split(entry.record))
+        except (WireRefused, KeyError):
+            return Unfit(f"record: cannot be read under schema version {entry.schema_version}")
+        values = list(self._cleared)
+        try:
+            for at, field, convert in reader.steps:
+                values[at] = self._value(
+                    at, entry.key.hex() if field is None else decoded[field], convert
+                )
+        except Refusal as refusal:
+            return Unfit(f"value: {self.table}.{self.columns[at].name}: {refusal}")
+        key = tuple(values[at] for at in self.key_positions)
+        if any(value is None for value in key):
+            name = self.key_columns[key.index(None)].name
+            return Unfit(f"key: {self.table}.{name} would be empty")
+        return Prepared(encode_values(key), tuple(values), values_digest(values))
+
+    def _value(self, at: int, value: Any, convert: Convert) -> Any:
+        if value is not None:
+            return convert(value)
+        column = self.columns[at]
+        # A null from the bus is a value; only where the column cannot keep it, the default is.
+        return self._cleared[at] if column.not_null else None
+
+    def _default(self, column: Column) -> Any:
+        value = self._receive.defaults.get(column.name)
+        return None if value is None else converter(column.kind, column.scale)(value)
+
+    def _reader(self, entry: Entry) -> _Reader:
+        fields = entry.field_names
+        types = self._shapes.types(self.dataset, entry.schema_version)
+        steps: list[tuple[int, str | None, Convert]] = []
+        for at, column in enumerate(self.columns):
+            field = self._field_of[column.name]
+            if field == KEY_FIELD:
+                steps.append((at, None, self._convert[at]))
+            elif field in fields:
+                steps.append((at, field, self._chain(types[field], field, self._convert[at])))
+        decoder = self._shapes.decoder(self.dataset, entry.schema_version, fields)
+        return _Reader(decoder.split, decoder.decode, tuple(steps))
+
+    def _chain(self, kind: Type, field: str, convert: Convert) -> Convert:
+        """Avro value -> neutral -> own code where there is a map -> column."""
+        neutral, codes = neutral_of(kind), self._own_codes.get(field)
+        if codes is None:
+            return lambda value: convert(neutral(value))
+
+        def coded(value: Any) -> Any:
+            own = codes.get(as_text(neutral(value)))
+            if own is None:
+                raise Refusal("no own code for this value of the bus")
+            return convert(own)
+
+        return coded
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """What is to be done with projections of one shape."""
+
+    split: Callable[[bytes], RecordFields]
+    decode: Callable[[RecordFields], dict[str, Any]]
+    steps: tuple[tuple[int, str | None, Convert], ...]  # column, field (None: the key), conversion

@@ -1,0 +1,162 @@
+"""PostgresStore against a real server: the suite of every store, and what is PostgreSQL's own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import asyncpg
+import pytest
+from recipient_contract import person
+from store_suite import TOPIC, StoreSuite, until
+
+from deptbus.department import fence
+from deptbus.department.connect import PostgresDatabase, application_prefix, target_of
+from deptbus.department.store import Store
+from deptbus.department.store_postgres import PostgresStore
+
+pytestmark = pytest.mark.service
+
+
+class TestPostgresStore(StoreSuite):
+    ledger = "deptbus.ledger"
+    statistics = "deptbus.statistics"
+
+    @pytest.fixture
+    async def database(self, postgres: Callable[[], str]) -> AsyncIterator[str]:
+        url = postgres()
+        opened = await PostgresDatabase.open(target_of(url))
+        await fence.ensure_adapter_table(opened)
+        await opened.close()
+        await self.take_over(url)
+        return url
+
+    async def make_store(self, database: str, words: Mapping[str, Any]) -> Store:
+        name = application_prefix("u", "main") + "older"
+        opened = await PostgresDatabase.open(target_of(database), application_name=name)
+        token = (await fence.read_adapter(opened)).incarnation.token
+        return PostgresStore(opened, TOPIC, token, words, self.shapes)
+
+    async def take_over(self, database: str) -> None:
+        opened = await PostgresDatabase.open(target_of(database))
+        await fence.take_over(opened, 0, unit="u", system="main")
+        await opened.close()
+
+    async def sql(self, database: str, statement: str) -> list[tuple[Any, ...]]:
+        connection = await asyncpg.connect(database)
+        try:
+            return [tuple(r) for r in await connection.fetch(statement)]
+        finally:
+            await connection.close()
+
+    async def lock_people(self, database: str) -> Any:
+        connection = await asyncpg.connect(database)
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SELECT * FROM people FOR UPDATE")
+
+        async def release() -> None:
+            await transaction.rollback()
+            await connection.close()
+
+        return release
+
+    async def test_a_zombie_inside_its_transaction_is_ended(self, database: str) -> None:
+        """It holds the fence's row; the successor ends its connection and goes on in time."""
+        zombie = await self.opened(database)
+        await self.feed(zombie, person(1))
+        stopped, go_on = asyncio.Event(), asyncio.Event()
+        write = PostgresStore._write_books
+
+        async def stop_here(self: PostgresStore, *words: Any) -> None:
+            stopped.set()
+            await go_on.wait()
+            await write(self, *words)
+
+        zombie._write_books = stop_here.__get__(zombie)  # type: ignore[attr-defined]
+        late = asyncio.create_task(self.feed(zombie, person(1, 2, name="zombie")))
+        await stopped.wait()
+        began = asyncio.get_running_loop().time()
+        await self.take_over(database)
+        assert asyncio.get_running_loop().time() - began < 3
+        younger = await self.opened(database)
+        await self.feed(younger, person(1, 2, name="younger"))
+        go_on.set()
+        with pytest.raises(Exception, match="cannot be reached|connection"):
+            await late
+        assert await self.people(database, "name") == [("younger",)]
+        await younger.close()
+
+    async def test_types_that_only_the_database_knows(self, database: str) -> None:
+        await self.sql(database, "CREATE TYPE sort AS ENUM ('male', 'female')")
+        await self.sql(database, "CREATE DOMAIN long_id AS varchar(20) CHECK (value <> 'id000003')")
+        await self.sql(
+            database,
+            "CREATE TABLE people (id long_id PRIMARY KEY, sex sort, name char(6), "
+            "income numeric(8,1), children smallint, seen_at timestamp, score json)",
+        )
+        names = ("id", "sex", "name", "income", "children", "seen_at", "score")
+        store = await self.opened(database, {"columns": {n: n for n in names}})
+        from decimal import Decimal
+
+        applied = await self.feed(
+            store,
+            person(1),
+            person(2, income=Decimal("1.25")),
+            person(3),
+            person(4, children=99999),
+            person(5, name="too long a name"),
+        )
+        reasons = {e.key[-1]: e.parked for e in applied.parked}
+        assert reasons.keys() == {2, 3, 4, 5}
+        assert (
+            reasons[2] == "value: people.income: more digits after the point than the column keeps"
+        )
+        ((sex, seen),) = await self.sql(database, "SELECT sex::text, seen_at::text FROM people")
+        assert (sex, seen) == ("male", "2026-01-02 11:04:05.678901")
+        applied = await self.feed(store, person(1, 2, children=3))
+        assert applied.parked == ()
+        await store.close()
+
+    async def test_the_departments_transaction_never_loses(self, database: str) -> None:
+        """Its transaction and the batch lock the same rows in opposite order: ours gives way."""
+        store = await self.opened(database)
+        await self.feed(store, person(1), person(2))
+        own = await asyncpg.connect(database)
+        transaction = own.transaction()
+        await transaction.start()
+        await own.execute("UPDATE people SET house = 'x' WHERE id = 'id000002'")
+        batch = asyncio.create_task(self.feed(store, person(1, 2), person(2, 2)))
+
+        async def waits() -> bool:
+            rows = await self.sql(
+                database,
+                "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+                "AND application_name LIKE 'deptbus%'",
+            )
+            return bool(rows)
+
+        await until(waits)
+        await own.execute("UPDATE people SET house = 'x' WHERE id = 'id000001'")
+        await transaction.commit()
+        await own.close()
+        with pytest.raises(Exception, match="lock not available"):
+            await batch
+        await self.feed(store, person(1, 2), person(2, 2))
+        await store.close()
+
+    async def test_mapped_schema_and_foreign_default_names(self, database: str) -> None:
+        await self.sql(database, 'CREATE SCHEMA "房管"')
+        await self.sql(
+            database,
+            'CREATE TABLE "房管"."Own People" (n serial PRIMARY KEY, "Id" varchar(30) UNIQUE, name text)',
+        )
+        store = await self.opened(
+            database, {"table": "房管.Own People", "columns": {"id": "Id", "name": "name"}}
+        )
+        await self.feed(store, person(1), person(2))
+        await self.feed(store, person(1, 2, name="new"))
+        rows = await self.sql(database, 'SELECT n, "Id", name FROM "房管"."Own People" ORDER BY n')
+        assert rows == [(1, "id000001", "new"), (2, "id000002", "李雷")]
+        await store.close()

@@ -1,0 +1,94 @@
+"""SqliteStore against real files: the suite of every store, and what is SQLite's own."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recipient_contract import person
+from store_suite import NOW, StoreSuite
+
+from deptbus.department import connect, fence
+from deptbus.department.connect import SqliteDatabase, target_of
+from deptbus.department.store import Store
+from deptbus.department.store_sqlite import MOST_BATCH, SqliteStore
+
+
+class TestSqliteStore(StoreSuite):
+    @pytest.fixture
+    async def database(self, tmp_path: Path) -> AsyncIterator[Path]:
+        path = tmp_path / "own.db"
+        sqlite3.connect(path).close()
+        opened = await SqliteDatabase.open(target_of(f"sqlite:///{path}"))
+        await fence.ensure_adapter_table(opened)
+        await opened.close()
+        await self.take_over(path)
+        return path
+
+    async def make_store(self, database: Path, words: Mapping[str, Any]) -> Store:
+        opened = await SqliteDatabase.open(target_of(f"sqlite:///{database}"))
+        token = (await fence.read_adapter(opened)).incarnation.token
+        from store_suite import TOPIC
+
+        return SqliteStore(opened, TOPIC, token, words, self.shapes)
+
+    async def take_over(self, database: Path) -> None:
+        opened = await SqliteDatabase.open(target_of(f"sqlite:///{database}"))
+        await fence.take_over(opened, 0, unit="u", system="main")
+        await opened.close()
+
+    async def sql(self, database: Path, statement: str) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(database, timeout=5)
+        try:
+            with connection:
+                return connection.execute(statement).fetchall()
+        finally:
+            connection.close()
+
+    def read_back(self, row: dict[str, Any]) -> dict[str, Any]:
+        return row | {
+            "born": date.fromisoformat(row["born"]),
+            "seen_at": datetime.fromisoformat(row["seen_at"]),
+            "income": Decimal(str(row["income"])),
+            "active": bool(row["active"]),
+        }
+
+    async def lock_people(self, database: Path) -> Any:
+        connection = sqlite3.connect(database, isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+
+        async def release() -> None:
+            connection.execute("ROLLBACK")
+            connection.close()
+
+        return release
+
+    @pytest.fixture(autouse=True)
+    def short_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(connect, "BUSY_TIMEOUT_S", 0.3)
+
+    async def test_the_batch_limit_follows_the_length_of_transactions(self, database: Path) -> None:
+        store = await self.opened(database)
+        first = store.batch_limit
+        for n in range(20):
+            await self.feed(store, person(n), now=NOW)
+        assert first < store.batch_limit <= MOST_BATCH
+        await store.close()
+
+    async def test_a_trigger_that_rolls_back_parks_its_row_only(self, database: Path) -> None:
+        await self.sql(database, "CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT)")
+        await self.sql(
+            database,
+            "CREATE TRIGGER own BEFORE INSERT ON people WHEN NEW.name = 'bad' "
+            "BEGIN SELECT RAISE(ROLLBACK, 'not here'); END",
+        )
+        store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
+        applied = await self.feed(store, person(1), person(2, name="bad"), person(3))
+        assert [e.key[-1] for e in applied.parked] == [2]
+        assert len(await self.people(database, "id")) == 2
+        await store.close()

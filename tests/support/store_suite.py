@@ -1,0 +1,461 @@
+"""What every Store must do; each database's tests subclass it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+from recipient_contract import ALL, CODECS, CONTRACT, LI, gone, mapping, person
+
+from deptbus.change import Cause, DeliveryOp, Received
+from deptbus.department.store import Applied, BusIdentity, PartitionBatch, Store, Unreadable
+from deptbus.department.target import ContractShapes
+from deptbus.errors import DatabaseBusy, DatabaseUnavailable, Fenced, SourceRefused
+from deptbus.wire.control import PolicyMarker
+
+TOPIC = "in.housing-330106"
+IDENTITY = BusIdentity("cluster", "topic")
+NOW = 1_800_000_000_000_000
+
+
+class StoreSuite:
+    """`open_store` and `sql` are what a subclass gives; each test has a fresh database."""
+
+    ledger = "deptbus_ledger"
+    statistics = "deptbus_statistics"
+
+    @pytest.fixture
+    async def database(self) -> AsyncIterator[Any]:
+        raise NotImplementedError
+        yield
+
+    async def make_store(self, database: Any, words: Mapping[str, Any]) -> Store:
+        """An unopened store behind the fence's present token, on a connection of its own."""
+        raise NotImplementedError
+
+    async def take_over(self, database: Any) -> None:
+        raise NotImplementedError
+
+    async def sql(self, database: Any, statement: str) -> list[tuple[Any, ...]]:
+        raise NotImplementedError
+
+    # -- helpers ---------------------------------------------------------------------------------
+
+    shapes = ContractShapes(CONTRACT, CODECS)
+
+    async def opened(self, database: Any, person_words: Mapping[str, Any] | None = None) -> Store:
+        store = await self.make_store(database, mapping(person_words))
+        await store.open(IDENTITY, 2)
+        return store
+
+    async def feed(
+        self, store: Store, *items: Received | PolicyMarker, now: int = NOW, part: int = 0
+    ) -> Applied:
+        at = store.positions[part].next_offset
+        return await store.apply({part: PartitionBatch(at + len(items), list(items))}, now)
+
+    async def people(
+        self, database: Any, columns: str = "id, name, phone"
+    ) -> list[tuple[Any, ...]]:
+        return await self.sql(database, f"SELECT {columns} FROM people ORDER BY id")
+
+    # -- the suite -------------------------------------------------------------------------------
+
+    async def test_every_type_arrives_and_reads_back(self, database: Any) -> None:
+        store = await self.opened(database)
+        await self.feed(store, person(b"k" * 16))
+        (row,) = await self.people(database, ", ".join(ALL))
+        assert self.read_back(dict(zip(ALL, row, strict=True))) == LI
+        (entry,) = await store.parked(None, [], 1) or [None]
+        assert entry is None
+        await store.close()
+
+    def read_back(self, row: dict[str, Any]) -> dict[str, Any]:
+        return row
+
+    async def test_the_written_digest_is_that_of_the_row(self, database: Any) -> None:
+        store = await self.opened(database)
+        await self.feed(store, person(1))
+        (row,) = await self.people(database, ", ".join(ALL))
+        ((written,),) = await self.sql(database, f"SELECT written FROM {self.ledger}")
+        from deptbus.wire.digest import values_digest
+
+        assert bytes(written) == values_digest(row)
+        await store.close()
+
+    async def test_inserts_updates_deletes_and_tombstones(self, database: Any) -> None:
+        store = await self.opened(database)
+        await self.feed(store, person(1), person(2), person(3))
+        await self.feed(store, person(2, 2, name="韩梅梅"), gone(3, 2, op=DeliveryOp.DELETE))
+        await self.feed(store, person(3, 1), person(2, 1))
+        rows = await self.people(database, "id, name")
+        assert rows == [("id000001", "李雷"), ("id000002", "韩梅梅")]
+        await store.close()
+
+    async def test_a_closed_field_is_cleared(self, database: Any) -> None:
+        store = await self.opened(database, {"defaults": {"income": 0}})
+        await self.feed(store, person(1))
+        await self.feed(store, person(1, 1, policy=2, without=("phone", "income")))
+        ((phone, income),) = await self.people(database, "phone, income")
+        assert (phone, float(income)) == (None, 0.0)
+        await store.close()
+
+    async def test_offsets_and_rows_are_one_transaction(self, database: Any) -> None:
+        store = await self.opened(database)
+        await self.feed(store, person(1), person(2), part=1)
+        await store.close()
+        again = await self.opened(database)
+        assert {n: p.next_offset for n, p in again.positions.items()} == {0: 0, 1: 2}
+        await again.close()
+
+    async def test_the_policy_floor_survives_a_restart(self, database: Any) -> None:
+        store = await self.opened(database)
+        await self.feed(store, PolicyMarker(policy=3, datasets=("person",), job="j"))
+        await store.close()
+        again = await self.opened(database)
+        applied = await self.feed(again, person(1, policy=2))
+        assert applied.written == frozenset()
+        await self.feed(again, person(2, policy=2), part=1)
+        assert await self.people(database, "id") == [("id000002",)]
+        await again.close()
+
+    async def test_own_columns_codes_defaults_and_foreign_columns(self, database: Any) -> None:
+        await self.sql(
+            database,
+            "CREATE TABLE 居民 (证件号 VARCHAR(30) PRIMARY KEY, 姓名 VARCHAR(20) NOT NULL, "
+            "性别 INTEGER, 来源 VARCHAR(9) NOT NULL, 备注 VARCHAR(20) DEFAULT '无' NOT NULL)",
+        )
+        await self.sql(database, "INSERT INTO 居民 VALUES ('id000001', '旧', 1, '手工', '老户')")
+        store = await self.opened(
+            database,
+            {
+                "table": "居民",
+                "columns": {"id": "证件号", "name": "姓名", "sex": "性别"},
+                "values": {"sex": {"1": "male", "2": "female"}},
+                "defaults": {"来源": "总线"},
+            },
+        )
+        await self.feed(store, person(1, sex="female"), person(2, sex="male"))
+        assert await self.sql(database, "SELECT * FROM 居民 ORDER BY 证件号") == [
+            ("id000001", "李雷", 2, "手工", "老户"),
+            ("id000002", "李雷", 1, "总线", "无"),
+        ]
+        await store.close()
+
+    async def test_a_required_column_of_the_departments_own_is_left_alone(
+        self, database: Any
+    ) -> None:
+        """An upsert would trip over it also where the row is there."""
+        await self.sql(
+            database,
+            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20), own INT NOT NULL)",
+        )
+        await self.sql(database, "INSERT INTO people VALUES ('id000001', 'x', 7)")
+        store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
+        await self.feed(store, person(1), person(2))
+        assert await self.people(database, "id, name, own") == [("id000001", "李雷", 7)]
+        (entry,) = await store.parked(NOW * 2, [], 9)
+        assert entry.key == (2).to_bytes(16, "big")
+        await store.close()
+
+    async def test_the_bus_key_as_the_rows_key(self, database: Any) -> None:
+        store = await self.opened(
+            database, {"columns": {"$key": "bus", "name": "name"}, "key": ("bus",)}
+        )
+        await self.feed(store, person(1))
+        assert await self.sql(database, "SELECT bus, name FROM people") == [
+            ("0" * 31 + "1", "李雷")
+        ]
+        await self.feed(store, gone(1, 2))
+        assert await self.sql(database, "SELECT bus FROM people") == []
+        await store.close()
+
+    async def test_a_refused_row_is_parked_and_its_neighbours_go_on(self, database: Any) -> None:
+        await self.sql(
+            database,
+            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20) CHECK (name < 'b'))",
+        )
+        store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
+        applied = await self.feed(
+            store, *[person(n, name="bad" if n in (3, 7) else "a") for n in range(1, 10)]
+        )
+        rows = await self.people(database, "id")
+        assert [r[0][-1] for r in rows] == list("1245689")
+        assert len(applied.parked) == 2
+        assert all("bad" not in (e.parked or "") for e in applied.parked)
+        assert store.positions[0].next_offset == 9
+        ((parked,),) = await self.sql(
+            database, f"SELECT sum(deliveries) FROM {self.statistics} WHERE outcome = 'parked'"
+        )
+        assert int(parked) == 2
+        await store.close()
+
+    async def test_a_value_without_a_form_is_parked_without_being_told(self, database: Any) -> None:
+        await self.sql(database, "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name INTEGER)")
+        store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
+        applied = await self.feed(store, person(1, name="张三"), person(2, name="12"))
+        assert [e.parked for e in applied.parked] == [
+            "value: people.name: not a whole number of 64 bits"
+        ]
+        assert await self.people(database, "id, name") == [("id000002", 12)]
+        await store.close()
+
+    async def test_a_child_waits_for_its_parent(self, database: Any) -> None:
+        await self.sql(
+            database, "CREATE TABLE houses (id VARCHAR(30) PRIMARY KEY, address VARCHAR(40))"
+        )
+        await self.sql(
+            database,
+            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, house VARCHAR(30) REFERENCES houses)",
+        )
+        store = await self.opened(database, {"columns": {"id": "id", "house": "house"}})
+        await self.feed(store, person(1, house="h1"))
+        assert await self.people(database, "id") == []
+        await self.feed(store, person(9, dataset="house", id="h1"))
+        assert store.retry_in_seconds(NOW) == 0
+        await store.apply({}, NOW)
+        assert await self.people(database, "id, house") == [("id000001", "h1")]
+        assert store.retry_in_seconds(NOW + 10**9) is None
+        await store.close()
+
+    async def test_parent_and_child_in_one_batch(self, database: Any) -> None:
+        await self.sql(
+            database, "CREATE TABLE houses (id VARCHAR(30) PRIMARY KEY, address VARCHAR(40))"
+        )
+        await self.sql(
+            database,
+            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, house VARCHAR(30) REFERENCES houses)",
+        )
+        store = await self.opened(database, {"columns": {"id": "id", "house": "house"}})
+        applied = await self.feed(store, person(1, house="h1"), person(9, dataset="house", id="h1"))
+        assert applied.parked == ()
+        applied = await self.feed(store, gone(9, 2, dataset="house"), gone(1, 2))
+        assert applied.parked == ()
+        assert await self.people(database, "id") == []
+        await store.close()
+
+    async def test_a_foreign_key_that_is_checked_at_the_end(self, database: Any) -> None:
+        await self.sql(
+            database, "CREATE TABLE houses (id VARCHAR(30) PRIMARY KEY, address VARCHAR(40))"
+        )
+        await self.sql(
+            database,
+            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, house VARCHAR(30) "
+            "REFERENCES houses DEFERRABLE INITIALLY DEFERRED)",
+        )
+        store = await self.opened(database, {"columns": {"id": "id", "house": "house"}})
+        applied = await self.feed(store, person(1, house="h1"), person(2))
+        assert [e.key[-1] for e in applied.parked] == [1]
+        assert await self.people(database, "id") == [("id000002",)]
+        await store.close()
+
+    async def test_a_parked_row_comes_when_its_time_has_come(self, database: Any) -> None:
+        await self.sql(
+            database, "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20) UNIQUE)"
+        )
+        await self.sql(database, "INSERT INTO people VALUES ('own', '李雷')")
+        store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
+        await self.feed(store, person(1))
+        await self.sql(database, "DELETE FROM people")
+        await store.apply({}, NOW)
+        assert await self.people(database, "id") == []
+        seconds = store.retry_in_seconds(NOW)
+        assert seconds is not None
+        await store.apply({}, NOW + int(seconds * 1e6))
+        assert await self.people(database, "id") == [("id000001",)]
+        await store.close()
+
+    async def test_a_parked_newer_delivery_leaves_no_closed_column(self, database: Any) -> None:
+        await self.sql(
+            database,
+            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20) CHECK (name <> 'bad'), "
+            "phone VARCHAR(20))",
+        )
+        columns = {"id": "id", "name": "name", "phone": "phone"}
+        store = await self.opened(database, {"columns": columns})
+        await self.feed(store, person(1))
+        await self.feed(store, person(1, 2, name="bad", without=("phone",)))
+        assert await self.people(database) == [("id000001", "李雷", None)]
+        await store.close()
+
+    async def test_a_withdrawal_that_others_hang_on_empties_the_row(self, database: Any) -> None:
+        await self.sql(
+            database, "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20))"
+        )
+        await self.sql(
+            database,
+            "CREATE TABLE tenancies (n INT PRIMARY KEY, person VARCHAR(30) REFERENCES people)",
+        )
+        store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
+        await self.feed(store, person(1))
+        await self.sql(database, "INSERT INTO tenancies VALUES (1, 'id000001')")
+        applied = await self.feed(store, gone(1, 2))
+        assert await self.people(database, "id, name") == [("id000001", None)]
+        assert len(applied.parked) == 1
+        await self.sql(database, "DELETE FROM tenancies")
+        await store.apply({}, NOW + 10**9)
+        assert await self.people(database, "id, name") == []
+        await store.close()
+
+    async def test_claims_and_takeover_in_tables(self, database: Any) -> None:
+        store = await self.opened(database)
+        await self.feed(store, person(b"b" * 16, name="one", id="x"))
+        await self.feed(store, person(b"a" * 16, name="two", id="x"))
+        assert await self.people(database, "id, name") == [("x", "two")]
+        status = {s.dataset: s for s in await store.status(NOW)}
+        assert (status["person"].rows, status["person"].waiting) == (1, 1)
+        await self.feed(store, gone(b"a" * 16, 2))
+        assert await self.people(database, "id, name") == [("x", "one")]
+        await store.close()
+
+    async def test_keys_shifted_over_a_whole_table(self, database: Any) -> None:
+        """The source's k = k + 1: each record's own key is that of its neighbour before."""
+        store = await self.opened(database)
+        await self.feed(store, *[person(n, id=f"{n}", name=f"{n}") for n in range(100)])
+        await self.feed(
+            store,
+            gone(0, 2),
+            *[person(n, 2, id=f"{n}", name=f"{n - 1}") for n in range(1, 100)],
+            person(100, 1, id="100", name="99"),
+        )
+        rows = dict(await self.people(database, "id, name"))
+        assert rows == {f"{n}": f"{n - 1}" for n in range(1, 101)}
+        await store.close()
+
+    async def test_an_older_adapter_is_fenced_and_writes_nothing(self, database: Any) -> None:
+        older = await self.opened(database)
+        await self.feed(older, person(1))
+        await self.take_over(database)
+        younger = await self.opened(database)
+        with pytest.raises(Fenced):
+            await self.feed(older, person(1, 2, name="zombie"), person(2))
+        assert await self.people(database, "id, name") == [("id000001", "李雷")]
+        await self.feed(younger, person(1, 2, name="younger"))
+        assert await self.people(database, "name") == [("younger",)]
+        await older.close()
+        await younger.close()
+
+    async def test_planted_bug_without_the_fence_a_zombie_writes(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The zombie test above would fail: its offsets alone do not stop it on another partition."""
+        older = await self.opened(database)
+        await self.take_over(database)
+
+        async def passed(*_: object) -> None:
+            return None
+
+        monkeypatch.setattr("deptbus.department.fence.check_postgres", passed)
+        monkeypatch.setattr("deptbus.department.fence.check_sqlite", lambda *_: None)
+        await self.feed(older, person(1, name="zombie"), part=1)
+        assert await self.people(database, "name") == [("zombie",)]
+        await older.close()
+
+    async def test_planted_bug_a_closed_column_left_standing_is_seen(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What `test_a_closed_field_is_cleared` looks at changes when columns are not cleared."""
+        from deptbus.department.target import MappedTarget
+
+        store = await self.opened(database)
+        await self.feed(store, person(1))
+        old = MappedTarget.prepare
+        kept = store.targets["person"].columns.index(
+            next(c for c in store.targets["person"].columns if c.name == "phone")
+        )
+
+        def careless(self: MappedTarget, entry: Any, record: Any = None) -> Any:
+            fit = old(self, entry, record)
+            values = list(fit.values)
+            values[kept] = values[kept] or "13800000000"
+            return fit._replace(values=tuple(values))
+
+        monkeypatch.setattr(MappedTarget, "prepare", careless)
+        await self.feed(store, person(1, 1, policy=2, without=("phone",)))
+        assert await self.people(database, "phone") == [("13800000000",)]
+        await store.close()
+
+    async def test_a_rebuilt_cluster_or_topic_is_noticed(self, database: Any) -> None:
+        store = await self.opened(database)
+        await self.feed(store, person(1))
+        await store.close()
+        for identity, word in (
+            (BusIdentity("other", "topic"), "rebuilt cluster"),
+            (BusIdentity("cluster", "other"), "rebuilt topic"),
+        ):
+            again = await self.make_store(database, mapping())
+            with pytest.raises(SourceRefused, match=word):
+                await again.open(identity, 2)
+            await again.close()
+
+    async def test_unreadable_places_are_noted(self, database: Any) -> None:
+        store = await self.opened(database)
+        await store.apply({0: PartitionBatch(2, [person(1)], [Unreadable(1, "malformed")])}, NOW)
+        assert await self.people(database, "id") == [("id000001",)]
+        table = self.ledger.replace("ledger", "unreadable")
+        assert await self.sql(database, f"SELECT part, place, reason FROM {table}") == [
+            (0, 1, "malformed")
+        ]
+        await store.close()
+
+    async def test_a_lock_of_the_department_is_not_fought_over(self, database: Any) -> None:
+        store = await self.opened(database)
+        await self.feed(store, person(1))
+        release = await self.lock_people(database)
+        with pytest.raises(DatabaseBusy):
+            await self.feed(store, person(1, 2, name="later"))
+        await release()
+        assert store.positions[0].next_offset == 1
+        await self.feed(store, person(1, 2, name="later"))
+        assert await self.people(database, "name") == [("later",)]
+        await store.close()
+
+    async def lock_people(self, database: Any) -> Any:
+        raise NotImplementedError
+
+    async def test_a_table_that_lost_a_column_stops_and_says_so(self, database: Any) -> None:
+        store = await self.opened(database)
+        await self.sql(database, "ALTER TABLE people RENAME COLUMN phone TO fon")
+        with pytest.raises(DatabaseUnavailable):
+            await self.feed(store, person(1))
+        await store.close()
+        again = await self.make_store(database, mapping())
+        with pytest.raises(DatabaseUnavailable, match="people has no column phone"):
+            await again.open(IDENTITY, 2)
+        await again.close()
+
+    async def test_statistics_and_status(self, database: Any) -> None:
+        store = await self.opened(database, {"replaces": "form 7"})
+        await self.feed(
+            store,
+            person(1),
+            person(1),
+            person(2, cause=Cause.SNAPSHOT),
+            gone(2, 2),
+            gone(5, 1),
+            person(3, dataset="house"),
+        )
+        status = {s.dataset: s for s in await store.status(NOW)}
+        assert status["person"].today == {
+            "applied": 2, "reentry": 1, "duplicate": 1, "withdrawn": 1, "noted": 1,
+        }  # fmt: skip
+        assert (status["person"].rows, status["house"].rows) == (1, 1)
+        assert status["house"].today == {"applied": 1}
+        await store.close()
+
+    async def test_a_batch_of_thousands(self, database: Any) -> None:
+        store = await self.opened(database)
+        await self.feed(store, *[person(n) for n in range(2000)])
+        await self.feed(store, *[person(n, 2, name="new") for n in range(0, 2000, 2)])
+        ((count,),) = await self.sql(database, "SELECT count(*) FROM people WHERE name = 'new'")
+        assert count == 1000
+        await store.close()
+
+
+async def until(condition: Any, seconds: float = 10) -> None:
+    """Wait for an async condition, with a deadline."""
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.01)

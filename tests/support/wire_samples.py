@@ -1,0 +1,137 @@
+"""A small contract of its own, and records of it, for the tests of bytes on the wire.
+
+It is frozen: golden files hold its bytes. A new field is a new version of the schema here too.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+from deptbus.change import (
+    Cause,
+    Change,
+    ChangeOp,
+    Delivery,
+    DeliveryOp,
+    Direction,
+    Incarnation,
+    Reason,
+    RecordFields,
+)
+from deptbus.contract.model import Contract, Dataset, Line, Sharing
+from deptbus.contract.territory import Level
+
+DATE = {"type": "int", "logicalType": "date"}
+MICROS = {"type": "long", "logicalType": "timestamp-micros"}
+MONEY = {"type": "bytes", "logicalType": "decimal", "precision": 12, "scale": 2}
+SEX = {"type": "enum", "name": "Sex", "symbols": ["male", "female", "unknown"]}
+
+PERSON: dict[str, Any] = {
+    "type": "record",
+    "name": "Person",
+    "namespace": "example.county",
+    "doc": "一个人",
+    "fields": [
+        {"name": "person_id", "type": "string"},
+        {"name": "name", "type": "string"},
+        {"name": "sex", "type": SEX},
+        {"name": "birth_date", "type": DATE},
+        {"name": "division", "type": "string"},
+        {"name": "address", "type": "string"},
+        {"name": "household_id", "type": ["null", "string"], "default": None},
+        {"name": "floor", "type": ["null", "int"], "default": None},
+        {"name": "registered_at", "type": MICROS},
+        {"name": "income", "type": ["null", MONEY], "default": None},
+        {"name": "insured", "type": "boolean"},
+        {"name": "serial", "type": "long"},
+        {"name": "weight", "type": ["null", "double"], "default": None},
+        {"name": "phone", "type": ["null", "string"], "default": None},
+        {"name": "photo_digest", "type": ["null", "bytes"], "default": None},
+    ],
+}
+FIELDS = tuple(f["name"] for f in PERSON["fields"])
+
+VALUES: dict[str, Any] = {
+    "person_id": "33010619900101001X",
+    "name": "张三丰",
+    "sex": "male",
+    "birth_date": date(1990, 1, 1),
+    "division": "330106109051",
+    "address": "杭州市西湖区文一西路588号西溪首座商务中心3幢2单元1204室",
+    "household_id": "330106-0001234",
+    "floor": 12,
+    "registered_at": datetime(2025, 8, 1, 9, 30, 15, 123456, tzinfo=UTC),
+    "income": Decimal("12345.67"),
+    "insured": True,
+    "serial": 123_456_789_012,
+    "weight": 71.5,
+    "phone": "13800138000",
+    "photo_digest": bytes(range(8)),
+}
+
+KEY = bytes(range(0xA0, 0xB0))
+SENDER = Incarnation(7, bytes(range(8)))
+SOURCE = "public_security@330106"
+
+
+def contract(**more_schemas: dict[str, Any]) -> Contract:
+    """A contract with the one dataset `person`; `person_v2=...` adds schema versions."""
+    schemas = {"person.v1": PERSON}
+    schemas |= {name.replace("_v", ".v"): schema for name, schema in more_schemas.items()}
+    person = Dataset(
+        title="Person",
+        title_zh="人",
+        line="public_security",
+        levels=(Level.COUNTY,),
+        schema_version=1,
+        key=("person_id",),
+        division="division",
+        sharing=dict.fromkeys(FIELDS, Sharing.UNCONDITIONAL),
+    )
+    return Contract(
+        territories={"33": "浙江省", "3301": "杭州市", "330106": "西湖区"},
+        lines={"public_security": Line(title="Police", title_zh="公安")},
+        units=(),
+        datasets={"person": person},
+        grants=(),
+        schemas=schemas,
+    )
+
+
+def change(record: RecordFields | None, **other: Any) -> Change:
+    """An upsert of `record`, or a delete when there is none; `other` replaces attributes."""
+    deleted = record is None
+    values: dict[str, Any] = {
+        "dataset": "person",
+        "key": KEY,
+        "op": ChangeOp.DELETE if deleted else ChangeOp.UPSERT,
+        "reason": Reason.MOVED_OUT if deleted else None,
+        "source_unit": SOURCE,
+        "incarnation": SENDER,
+        "version": 1_234_567,
+        "source_time_us": 1_785_000_000_123_456,
+        "publication": 4711,
+        "division": "330106109051",
+        "former_divisions": ("330106109052", "330106110"),
+        "cause": Cause.LIVE,
+        "job": None,
+        "policy": 3,
+        "schema_version": 1,
+        "record": record,
+    }
+    return Change(**(values | other))
+
+
+def delivery(*fields: str, **other: Any) -> Delivery:
+    """An upsert of these fields to one unit, or a withdrawal when there are none."""
+    values: dict[str, Any] = {
+        "unit": "housing@330106",
+        "op": DeliveryOp.UPSERT if fields else DeliveryOp.WITHDRAW,
+        "direction": Direction.HORIZONTAL,
+        "rule": "person_housing",
+        "grants": (),
+        "fields": fields,
+    }
+    return Delivery(**(values | other))
