@@ -16,7 +16,7 @@ from deptbus.connection import Connection
 from deptbus.errors import BusRefused, BusUnreachable, DeptbusError
 
 REQUEST_SECONDS = 30.0
-FIRST_ANSWER_SECONDS = 10.0
+FIRST_ANSWER_SECONDS = 5.0
 
 _NOT_REACHED = {
     KafkaError._TRANSPORT,
@@ -90,6 +90,11 @@ class Admin:
             return BusUnreachable(
                 f"no broker answers at {self._bootstrap}",
                 mend="Start the bus (`deptbus up --embedded`) or name the right one",
+            )
+        if error.code() == KafkaError.SECURITY_DISABLED:
+            return BusRefused(
+                f"the brokers at {self._bootstrap} check no rights",
+                mend="Set authorizer.class.name as docker-compose.yml does",
             )
         return BusRefused(
             f"the bus at {self._bootstrap} refused: {error.str()}",

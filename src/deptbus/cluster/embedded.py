@@ -64,6 +64,7 @@ class EmbeddedBroker:
         self._extra_settings = dict(extra_settings or {})
         self._lock = FileLock(self._data / ".lock", thread_local=False)
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0  # where this start's part of the log begins
         self.port = 0  # known after prepare()
 
     @property
@@ -157,7 +158,7 @@ class EmbeddedBroker:
 
     def trouble(self) -> DeptbusError:
         """Why the broker did not start or ended, from the end of its log."""
-        return _trouble_in(self.log_file, self.port)
+        return _trouble_in(self.log_file, self._log_start, self.port)
 
     def __enter__(self) -> EmbeddedBroker:
         self.start()
@@ -185,8 +186,11 @@ class EmbeddedBroker:
             raise OSError(errno.ENOSPC, f"only {free // 1_000_000} MB free")
 
     def _put_old_log_aside(self) -> None:
-        if self.log_file.exists() and self.log_file.stat().st_size > LOG_BYTES:
+        size = self.log_file.stat().st_size if self.log_file.exists() else 0
+        if size > LOG_BYTES:
             self.log_file.replace(self.log_file.with_suffix(".log.1"))
+            size = 0
+        self._log_start = size
 
     def _choose_port(self) -> int:
         if self._asked_port:
@@ -263,12 +267,13 @@ def _folder_trouble(folder: Path, error: OSError) -> DeptbusError:
     )
 
 
-def _trouble_in(log_file: Path, port: int) -> DeptbusError:
+def _trouble_in(log_file: Path, start: int, port: int) -> DeptbusError:
     try:
-        lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-200:]
+        with log_file.open("rb") as file:
+            file.seek(start)
+            text = file.read(LOG_BYTES).decode("utf-8", errors="replace")
     except OSError:
-        lines = []
-    text = "\n".join(lines)
+        text = ""
     if "Address already in use" in text:
         return DeptbusError(f"port {port} is taken by another program", mend="Try again")
     if "No space left on device" in text:
@@ -277,8 +282,13 @@ def _trouble_in(log_file: Path, port: int) -> DeptbusError:
         return DeptbusError(
             f"another broker still uses {log_file.parent}", mend="End it and try again"
         )
-    said = next((line for line in reversed(lines) if "ERROR" in line or "FATAL" in line), "")
-    said = said or (lines[-1] if lines else "nothing")
+    lines = [line for line in text.splitlines() if line and not line.startswith("\tat ")]
+    errors = [line for line in lines if _ERROR.search(line)]
+    said = (errors or lines or ["nothing"])[-1]
     return BusUnreachable(
         f"the broker did not start; it said: {said[:300]}", mend=f"Its whole log is {log_file}"
     )
+
+
+# A line of the log at that level, or the head of a Java exception.
+_ERROR = re.compile(r" (ERROR|FATAL) |^(Caused by: |Exception in .* )?[\w.$]+(Exception|Error): ")
