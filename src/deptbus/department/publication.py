@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stdnum.cn import ric, uscc
+from stdnum.exceptions import ValidationError
 
 from deptbus.change import Cause, Change, ChangeOp, Incarnation, Reason
 from deptbus.contract.department import Publish
@@ -216,7 +217,23 @@ class Publication:
         if not isinstance(value, str):
             return False
         form = canonical(value, self._forms)
-        return bool((ric if check is Check.RESIDENT_ID else uscc).is_valid(form))
+        return is_resident_id(form) if check is Check.RESIDENT_ID else bool(uscc.is_valid(form))
+
+
+def is_resident_id(number: str) -> bool:
+    """GB 11643: 17 digits with a date of birth in them, and their check character.
+
+    The first six digits are not looked up. `ric.validate` wants the county to have been there in the
+    year of birth, but numbers were first given in 1984, with the codes of that day: it would refuse
+    most people of a district who were born before their district was.
+    """
+    if len(number) != 18 or not (number[:17].isascii() and number[:17].isdigit()):
+        return False
+    try:
+        ric.get_birth_date(number)
+    except ValidationError:
+        return False
+    return bool(number[17] == ric.calc_check_digit(number))
 
 
 def _plain_text(value: Any) -> str:
