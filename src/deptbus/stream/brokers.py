@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.client import AIOKafkaClient
+from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
     AuthenticationFailedError,
@@ -128,11 +128,13 @@ async def open_producer(connection: Connection, **words: Any) -> AIOKafkaProduce
     return producer
 
 
-async def open_consumer(connection: Connection, **words: Any) -> AIOKafkaConsumer:
-    """A started consumer without a group; assign partitions only after `partition_count`,
-    because `assign` on a forbidden topic spins for ever. Raises BusUnreachable, BusRefused."""
+async def open_consumer(
+    connection: Connection, *, group: str | None = None, **words: Any
+) -> AIOKafkaConsumer:
+    """A started consumer; assign partitions only after `partition_count`, because `assign` on a
+    forbidden topic spins for ever. Raises BusUnreachable, BusRefused."""
     consumer = AIOKafkaConsumer(
-        group_id=None,
+        group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         fetch_max_wait_ms=50,
@@ -179,6 +181,20 @@ async def partition_count(
                 raise BusUnreachable("no broker answers", mend="Is the bus running?")
             raise refused_topic(topic)
         await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def check_group(connection: Connection, group: str) -> None:
+    """Raises BusRefused when this client may not use the group, BusUnreachable when the bus does
+    not answer in time. A consumer that may not join its group says nothing, for ever."""
+    client = AIOKafkaClient(client_id="deptbus-check", **connection.aiokafka())
+    try:
+        await client.bootstrap()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await client.coordinator_lookup(CoordinationType.GROUP, group)
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise translate(error) from error
+    finally:
+        await client.close()
 
 
 async def topic_partitions(connection: Connection, topics: Iterable[str]) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -147,7 +147,7 @@ class LogReader:
             consumer.seek(place, min(max(wanted, starts[place]), ends[place]))
 
 
-def _flat(found) -> list[LogRecord]:  # type: ignore[no-untyped-def]
+def _flat(found: Mapping[Any, Any]) -> list[LogRecord]:
     return [
         LogRecord(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value)
         for records in found.values()

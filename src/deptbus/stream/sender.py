@@ -16,7 +16,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -250,7 +250,7 @@ class Sender:
         task.add_done_callback(self._tasks.discard)
 
 
-def _fill(batch, lane: deque[_Parcel]) -> list[tuple[_Parcel, int]]:  # type: ignore[no-untyped-def]
+def _fill(batch: Any, lane: deque[_Parcel]) -> list[tuple[_Parcel, int]]:
     """Append what waits, oldest first, until the batch is full; who gave how many records."""
     taken = []
     append = batch.append

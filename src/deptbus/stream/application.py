@@ -1,0 +1,267 @@
+"""The Faust app, configured: fed by our transport, nothing of Faust's that is not sound is on.
+
+Off, each because it loses or invents something: exactly_once, tables, concurrency, the built-in web
+server, autodiscovery (a module that fails to import is dropped silently), topic declaration, the
+leader topic, Faust's own producer (an awaited send of its is not delivered) and its log set-up
+(a level of WARN or above sets the root logger to DEBUG).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, cast
+
+import faust
+import structlog
+from faust.app.base import BootStrategy
+from faust.types import StreamT
+
+from deptbus.connection import Connection, find_connection
+from deptbus.contract.model import Contract
+from deptbus.errors import BusRefused, Exit
+from deptbus.logs import set_up_logging
+from deptbus.names import AGENTS, QUARANTINE, SCHEMAS, WORKER_GROUP, in_topic
+from deptbus.readiness import tell_ready
+from deptbus.stream.batches import Batch
+from deptbus.stream.brokers import check_group, topic_partitions
+from deptbus.stream.desk import Desk, Stopping, canonical_topics, outboxes
+from deptbus.stream.policies import read_policies
+from deptbus.stream.transport import BatchConsumer, BatchTransport
+from deptbus.stream.watchdog import LOOK_SECONDS, LoopWatch, Watch
+from deptbus.stream.work import Gate
+
+log = structlog.get_logger(__name__)
+
+STOP_SECONDS = 15.0  # less than a supervisor waits before it kills
+_ASSIGNED_SECONDS = 15.0  # a group that answers gives us our partitions sooner than that
+_LEAVE_SECONDS = 60.0
+
+Work = Callable[[Batch], Awaitable[None]]
+
+
+class _Boot(BootStrategy):
+    enable_kafka_producer = False
+    enable_web = False
+
+
+class _Worker(faust.Worker):
+    """`faust -A agents worker`, with our log."""
+
+    def _setup_logging(self) -> None:
+        set_up_logging(service=True)
+
+
+class BatchSchema(faust.Schema):
+    """Values are batches already; nothing is deserialised."""
+
+    def loads_key(self, app: Any, message: Any, **_: Any) -> None:
+        return None
+
+    def loads_value(self, app: Any, message: Any, **_: Any) -> Batch:
+        batch: Batch = message.value
+        return batch
+
+
+class BusApp(faust.App):
+    """Agents take batches through `feed`. `desk` and `gate` are there from `on_start` on."""
+
+    BootStrategy = _Boot
+    desk: Desk
+    gate: Gate
+
+    def __init__(self, connection: Connection, contract: Contract) -> None:
+        super().__init__(
+            WORKER_GROUP,
+            broker=[f"kafka://{address}" for address in connection.bootstrap.split(",")],
+            autodiscover=False,
+            origin="agents",
+            web_enabled=False,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            broker_commit_interval=1.0,
+            stream_wait_empty=True,
+            worker_redirect_stdouts=False,
+            Worker=_Worker,
+        )
+        self.connection = connection
+        self.contract = contract
+        self._outbox_names = frozenset(outboxes(contract))
+        self._readers: dict[str, int] = {}
+        self.outboxes = self.topic(*outboxes(contract), schema=BatchSchema(), acks=True)
+        self.canonical = self.topic(*canonical_topics(contract), schema=BatchSchema(), acks=True)
+        self._batches: set[asyncio.Task[None]] = set()
+        self._watching: list[asyncio.Task[None]] = []
+        self.is_ready = asyncio.Event()
+
+    # -- feeding ----------------------------------------------------------------------------------
+
+    async def feed(self, stream: StreamT, work: Work) -> None:
+        """The body of every agent: each batch is worked on in a task of its own, so that one that
+        has to wait holds up no other partition (the transport gives one batch of each at a time),
+        and is acked by us when `work` has returned, never by Faust, which acks what raised too."""
+        async for event in cast(faust.Stream, stream).noack().events():
+            event.value.begin()
+            task = asyncio.create_task(self._work_on(event, work))
+            self._batches.add(task)
+            task.add_done_callback(self._batches.discard)
+
+    async def _work_on(self, event: Any, work: Work) -> None:
+        batch: Batch = event.value
+        try:
+            await work(batch)
+        except (Stopping, asyncio.CancelledError):
+            batch.finish(delivered=False)
+        except Exception as error:
+            log.exception("agent_failed", topic=batch.topic, partition=batch.partition)
+            self.fail(error)
+        else:
+            batch.finish(delivered=True)
+            event.ack()
+
+    def streams_of(self, topic: str) -> int:
+        """How many streams read a topic: so many must deliver a batch before it is acked."""
+        count = self._readers.get(topic)
+        if count is None:
+            count = self._readers[topic] = sum(topic in channel.topics for channel in self.topics)
+        return count
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def _new_transport(self) -> BatchTransport:
+        transport = BatchTransport(self.conf.broker_consumer, self)
+        transport.connection = self.connection
+        transport.streams_of = self.streams_of
+        transport.on_fatal = self.fail
+        return transport
+
+    def _create_directories(self) -> None:
+        """Agents hold no state: Faust's data folder is not made."""
+
+    async def on_start(self) -> None:
+        await super().on_start()
+        await check_topics(self.connection, self.contract)
+        self.desk = Desk(self.connection, self.contract)
+        self.gate = Gate(self.desk)
+        await self.desk.start()
+        loop_watch = LoopWatch(lambda: leave(Exit.OUR_BUG, "event_loop_dead"))
+        loop_watch.start()
+        self._watching = [
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(self._await_assignment()),
+            asyncio.create_task(self._leave_when_due()),
+        ]
+
+    async def on_started(self) -> None:
+        await super().on_started()
+        self.is_ready.set()
+        tell_ready()
+        log.info("worker_ready", agent=self.desk.agent, policy=self.desk.bench().policy.number)
+
+    async def on_stop(self) -> None:
+        desk = getattr(self, "desk", None)
+        if desk is not None:
+            desk.stopping.set()  # batches that wait for the environment give up
+        for task in self._watching:
+            task.cancel()
+        await super().on_stop()
+        for task in list(self._batches):
+            task.cancel()
+        await asyncio.gather(*self._batches, return_exceptions=True)
+        if desk is not None:
+            await desk.stop()
+
+    def fail(self, error: BaseException) -> None:
+        """Something that must not happen: leave at once without an ack; we are started again and
+        the batches are done again. A supervisor of Faust's hung here for good."""
+        refused = isinstance(error, BusRefused)
+        leave(Exit.COULD_NOT if refused else Exit.OUR_BUG, type(error).__name__)
+
+    async def _leave_when_due(self) -> None:
+        """Under `faust worker` nobody else waits for the desk's wish to end (see worker.py)."""
+        code = await asyncio.shield(self.desk.ending)
+        if getattr(self, "in_worker", False):
+            asyncio.get_running_loop().create_task(stop_and_leave(self, code))
+
+    async def _watch(self) -> None:
+        watch = Watch()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self.rebalancing or not self.is_ready.is_set():
+                continue
+            consumer = self.consumer
+            assert isinstance(consumer, BatchConsumer)
+            progress = consumer.progress
+            unread = {
+                tp: count
+                for tp, count in (await consumer.unread()).items()
+                if progress.has_room(tp) and tp not in progress.running
+            }
+            found = watch.look(progress.running, unread)
+            if found is not None:
+                reason, tp = found
+                log.error(reason, topic=tp.topic, partition=tp.partition)
+                leave(Exit.OUR_BUG, reason)
+
+    async def _await_assignment(self) -> None:
+        """A group that one may not join is silence for ever: ask for the reason, and leave."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ASSIGNED_SECONDS):
+                await self.is_ready.wait()
+                return
+        try:
+            await check_group(self.connection, self.conf.id)
+        except BusRefused as error:
+            log.error("group_refused", error=error.what, mend=error.mend)
+            leave(Exit.COULD_NOT, "group_refused")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                await self.is_ready.wait()
+                return
+        leave(Exit.COULD_NOT, "no_partitions_assigned")
+
+
+def leave(code: int, reason: str) -> None:
+    """End the process now. What is unacked is done again by whoever takes over."""
+    log.critical("worker_left", exit_code=int(code), reason=reason)
+    os._exit(code)
+
+
+async def stop_and_leave(app: BusApp, code: int) -> None:
+    """Stop cleanly if that ends in time, and leave either way."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STOP_SECONDS):
+            await app.stop()
+    leave(code, "asked_to")
+
+
+async def check_topics(connection: Connection, contract: Contract) -> None:
+    """Raises BusRefused when a topic that we read or write is missing or hidden from us, or has
+    another number of partitions than the contract: keys would lie elsewhere."""
+    wanted = [
+        *outboxes(contract),
+        *canonical_topics(contract),
+        *(in_topic(unit.unit) for unit in contract.units),
+    ]
+    found = await topic_partitions(connection, [*wanted, QUARANTINE, SCHEMAS, AGENTS])
+    for topic in wanted:
+        if found[topic] != contract.partitions:
+            raise BusRefused(
+                f"topic {topic} has {found[topic]} partitions, not {contract.partitions}",
+                mend="The number of partitions cannot be changed: move to a new bus",
+            )
+
+
+def app_from_environment() -> BusApp:
+    """The app for the bus that the environment names, under the contract in force there.
+
+    Raises DeptbusError: no bus named, unreachable, or no contract in force. Reads the bus in a
+    thread of its own: modules are imported before there is an event loop, or within one.
+    """
+    connection = find_connection()
+    with ThreadPoolExecutor(1) as pool:
+        history = pool.submit(lambda: asyncio.run(read_policies(connection))).result()
+    return BusApp(connection, history.current().contract)

@@ -1,0 +1,149 @@
+"""Whole partition batches on their way through the agents: what waits, what runs, what is done.
+
+Rules (design, section 4: input is acked only after every output is acked):
+
+1. At most one batch of a partition is with the agents; the next one waits for its ack.
+2. A batch is delivered when every stream that reads its topic said so. An ack that comes without
+   that (a stream that skips what belongs to an older generation acks it) commits nothing.
+3. The offset to commit is the one after the last delivered batch. There is no older batch without
+   ack behind it, because of rule 1.
+4. What was forgotten (partitions revoked, positions reset) commits nothing however late it ends.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from time import monotonic
+from typing import Any
+
+from faust.types import TP
+
+BATCH_RECORDS = 2000  # 5,000 was slower
+WAITING_RECORDS = 2 * BATCH_RECORDS  # of one partition, fetched and not yet with the agents
+
+
+class Batch:
+    """Consecutive records of one partition, shared by all streams that read the topic.
+
+    `records` have key, value and offset, ascending. `cache` is for what streams share (decoding,
+    routing). Every stream calls `begin`, then `finish(delivered)` once.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_begun",
+        "_delivered",
+        "_finished",
+        "cache",
+        "generation",
+        "is_forgotten",
+        "partition",
+        "records",
+        "streams",
+        "topic",
+        "touched_at",
+    )
+
+    def __init__(
+        self, topic: str, partition: int, records: list[Any], streams: int, generation: int = 0
+    ) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.records = records
+        self.streams = streams  # how many streams must deliver it
+        self.generation = generation  # of the consumer group, when it was handed over
+        self.cache: dict[Any, Any] = {}
+        self.touched_at = monotonic()
+        self.is_forgotten = False  # its partition was revoked: somebody else may be doing it
+        self._begun = self._finished = self._delivered = 0
+
+    def begin(self) -> None:
+        self._begun += 1
+        self.touch()
+
+    def finish(self, delivered: bool) -> None:
+        """`delivered`: every output of this stream for this batch is acked by the bus."""
+        self._finished += 1
+        self._delivered += delivered
+        self.touch()
+
+    def touch(self) -> None:
+        """A sign of life for the watchdog: call it in every round of a loop that may take long."""
+        self.touched_at = monotonic()
+
+    @property
+    def is_running(self) -> bool:
+        return self._begun > self._finished
+
+    @property
+    def is_delivered(self) -> bool:
+        return self._delivered >= self.streams
+
+    @property
+    def next_offset(self) -> int:
+        return self.records[-1].offset + 1
+
+    @property
+    def tp(self) -> TP:
+        return TP(self.topic, self.partition)
+
+
+class Progress:
+    """What the consumer knows of each partition; pure bookkeeping, no I/O."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[TP, deque[Any]] = {}
+        self.running: dict[TP, Batch] = {}
+        self._done: dict[TP, int] = {}
+        self._committed: dict[TP, int] = {}
+
+    def has_room(self, tp: TP) -> bool:
+        waiting = self._waiting.get(tp)
+        return waiting is None or len(waiting) < WAITING_RECORDS
+
+    def arrived(self, tp: TP, records: Iterable[Any]) -> None:
+        self._waiting.setdefault(tp, deque()).extend(records)
+
+    def ready(self) -> list[TP]:
+        """Partitions with records waiting and no batch with the agents."""
+        return [tp for tp, found in self._waiting.items() if found and tp not in self.running]
+
+    def take(self, tp: TP, streams: int, generation: int) -> Batch | None:
+        """The next batch of a partition, which runs from now on; None when it is not its turn."""
+        waiting = self._waiting.get(tp)
+        if not waiting or tp in self.running:
+            return None
+        count = min(len(waiting), BATCH_RECORDS)
+        records = [waiting.popleft() for _ in range(count)]
+        batch = Batch(tp.topic, tp.partition, records, streams, generation)
+        self.running[tp] = batch
+        return batch
+
+    def acked(self, batch: Batch) -> bool:
+        """Every stream let go of the batch. True when it counts (rules 2 and 4)."""
+        tp = batch.tp
+        if self.running.get(tp) is not batch:
+            return False
+        if not batch.is_delivered:
+            return False
+        del self.running[tp]
+        self._done[tp] = batch.next_offset
+        return True
+
+    def committable(self) -> dict[TP, int]:
+        return {
+            tp: offset for tp, offset in self._done.items() if offset > self._committed.get(tp, -1)
+        }
+
+    def committed(self, offsets: dict[TP, int]) -> None:
+        self._committed.update(offsets)
+
+    def forget(self) -> None:
+        """Positions are reset: what was fetched comes again, what still runs does not count."""
+        for batch in self.running.values():
+            batch.is_forgotten = True
+        self._waiting.clear()
+        self.running.clear()
+        self._done.clear()
+        self._committed.clear()

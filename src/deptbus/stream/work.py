@@ -1,0 +1,227 @@
+"""What an agent does with a batch until all its output is acked: take in, or route and deliver."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from deptbus.errors import WireRefused
+from deptbus.names import control_topic, unit_of_topic
+from deptbus.stream.batches import Batch
+from deptbus.stream.delivery import Routed, decode_canonical, route_batch
+from deptbus.stream.desk import DELIVERY_SECONDS, ENVIRONMENT, Bench, Desk
+from deptbus.stream.fences import Fences
+from deptbus.stream.intake import (
+    Judged,
+    Outbox,
+    decode_outbox,
+    judge_batch,
+    names_newer_policy,
+)
+from deptbus.stream.log import LogRecord, Outgoing, read_to_end
+from deptbus.wire.codecs import Codecs
+from deptbus.wire.control import Incarnated, check_key, decode_control
+
+log = structlog.get_logger(__name__)
+
+Decode = Callable[[Codecs, list[LogRecord]], list[Any]]
+
+
+class Gate:
+    """Intake of one worker: remembers the announcements of each partition that it holds."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._generation = 0
+        self._outboxes: dict[tuple[str, int], Outbox] = {}
+        self._incarnated: dict[str, asyncio.Task[list[Incarnated]]] = {}
+
+    async def take_in(self, batch: Batch) -> None:
+        """Returns when every record of the batch is in its canonical topic or noted, and acked."""
+        await self._desk.persist(batch, lambda: self._attempt(batch))
+
+    async def _attempt(self, batch: Batch) -> None:
+        outbox = await self._outbox(batch)
+        bench = await _bench_for(self._desk, batch, decode_outbox)
+        judged = self._judge(batch, outbox, bench)
+        if judged.unannounced:
+            # The control record is on the bus before the first change of its incarnation, but
+            # perhaps not yet when we took the partition over.
+            for record in await read_incarnated(self._desk, outbox.unit):
+                _learn(outbox, [record])
+            judged = self._judge(batch, outbox, bench)
+        _tell_refused(batch, judged.reasons)
+        await self._desk.sender("intake").send([*judged.accepted, *judged.refused])
+
+    def _judge(self, batch: Batch, outbox: Outbox, bench: Bench) -> Judged:
+        policy = bench.policy
+        decoded = _decoded(self._desk, batch, policy.number, decode_outbox)
+        now_us = time.time_ns() // 1000
+        return judge_batch(outbox, batch.records, decoded, policy.contract, policy.number, now_us)
+
+    async def _outbox(self, batch: Batch) -> Outbox:
+        """The partition's announcements: known from `control` when it was taken over, since then
+        from the stream. Another generation of the group is a new take-over."""
+        if batch.generation > self._generation:
+            self._generation = batch.generation
+            self._outboxes.clear()
+            self._incarnated.clear()
+        found = self._outboxes.get((batch.topic, batch.partition))
+        if found is None:
+            unit = unit_of_topic(batch.topic)
+            found = Outbox(unit, batch.topic, batch.partition, Fences())
+            _learn(found, await self._read_once(unit))
+            self._outboxes[batch.topic, batch.partition] = found
+        return found
+
+    async def _read_once(self, unit: str) -> list[Incarnated]:
+        """One reading for all partitions of a unit."""
+        task = self._incarnated.get(unit)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._incarnated[unit] = asyncio.create_task(read_incarnated(self._desk, unit))
+        return await asyncio.shield(task)
+
+
+def _learn(outbox: Outbox, records: Iterable[Incarnated]) -> None:
+    for record in records:
+        if outbox.partition < len(record.offsets):
+            outbox.fences.announce(
+                record.system, record.incarnation, record.offsets[outbox.partition]
+            )
+
+
+async def read_incarnated(desk: Desk, unit: str) -> list[Incarnated]:
+    """All incarnations that a unit's control topic knows. Raises BusUnreachable, BusRefused."""
+    found = []
+    topic = control_topic(unit)
+    for record in await read_to_end(desk.connection, topic):
+        try:
+            control = decode_control(record.value)
+            check_key(record.key, control)
+        except WireRefused as error:
+            log.error("control_record_refused", topic=topic, reason=error.reason)
+            continue
+        if isinstance(control, Incarnated) and control.unit == unit:
+            found.append(control)
+    return found
+
+
+async def deliver(desk: Desk, agent: str, batch: Batch) -> None:
+    """Returns when every delivery of this agent for the batch is acked by its inbox."""
+    await desk.persist(batch, lambda: _attempt_delivery(desk, agent, batch))
+
+
+async def _attempt_delivery(desk: Desk, agent: str, batch: Batch) -> None:
+    while True:
+        bench = await _bench_for(desk, batch, decode_canonical)
+        number = bench.policy.number
+        with desk.at_work.under(number):
+            routed = await _routed(desk, batch, bench)
+            # Routing waits for the bus too: what was routed under a policy that is no longer the
+            # newest, or may not be, does not go out.
+            if desk.bench() is bench:
+                await _send(desk, agent, batch, routed)
+                return
+
+
+async def _send(desk: Desk, agent: str, batch: Batch, routed: Routed) -> None:
+    """All inboxes at once; when that fails each for itself, so that one that refuses does not let
+    the others be filled again and again."""
+    boxes = routed.deliveries[agent]
+    done: set[str] | None = batch.cache.get((agent, routed.policy))
+    sender = desk.sender(agent)
+    if done is None:
+        done = batch.cache[agent, routed.policy] = set()
+        together = [record for records in boxes.values() for record in records]
+        try:
+            await sender.send(together, deadline_seconds=DELIVERY_SECONDS)
+        except ENVIRONMENT as error:
+            log.warning("deliveries_failed", agent=agent, topic=batch.topic, error=error.what)
+        else:
+            done.update(boxes)
+            return
+    await _each_for_itself(desk, agent, {t: r for t, r in boxes.items() if t not in done}, done)
+
+
+async def _each_for_itself(
+    desk: Desk, agent: str, boxes: dict[str, list[Outgoing]], done: set[str]
+) -> None:
+    sender = desk.sender(agent)
+    results = await asyncio.gather(
+        *[sender.send(records, deadline_seconds=DELIVERY_SECONDS) for records in boxes.values()],
+        return_exceptions=True,
+    )
+    failed = None
+    for topic, result in zip(boxes, results, strict=True):
+        if isinstance(result, BaseException):
+            failed = failed or result
+        else:
+            done.add(topic)
+    if failed is not None:
+        raise failed
+
+
+async def _bench_for(desk: Desk, batch: Batch, decode: Decode) -> Bench:
+    """The bench of the policy in force, read anew when a record of the batch names a newer one."""
+    return await desk.bench_for(
+        lambda bench: names_newer_policy(
+            _decoded(desk, batch, bench.policy.number, decode), bench.policy.number
+        )
+    )
+
+
+def _decoded(desk: Desk, batch: Batch, policy: int, decode: Decode) -> list[Any]:
+    """The records decoded by all that is known under a policy; once for both agents."""
+    key = ("decoded", policy)
+    found: list[Any] | None = batch.cache.get(key)
+    if found is None:
+        found = batch.cache[key] = decode(desk.codecs, batch.records)
+    return found
+
+
+async def _routed(desk: Desk, batch: Batch, bench: Bench) -> Routed:
+    """The batch routed under one policy; once for both agents."""
+    key = ("routed", bench.policy.number)
+    task = batch.cache.get(key)
+    if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+        task = batch.cache[key] = asyncio.create_task(_route(desk, batch, bench))
+    routed: Routed = await asyncio.shield(task)
+    return routed
+
+
+async def _route(desk: Desk, batch: Batch, bench: Bench) -> Routed:
+    """Route, write the schemas that this takes, and note what cannot be routed."""
+    records: list[LogRecord] = batch.records
+    routed = await route_batch(
+        batch.topic,
+        batch.partition,
+        records,
+        _decoded(desk, batch, bench.policy.number, decode_canonical),
+        router=bench.router,
+        codecs=desk.codecs,
+        now=datetime.now(UTC),
+    )
+    await desk.flush_schemas()
+    if routed.refused:
+        _tell_refused(batch, routed.reasons)
+        await desk.sender("notes").send(routed.refused)
+    return routed
+
+
+def _tell_refused(batch: Batch, reasons: Iterable[str]) -> None:
+    counts: dict[str, int] = {}
+    for reason in reasons:
+        counts[reason] = counts.get(reason, 0) + 1
+    for reason, count in counts.items():
+        log.warning(
+            "changes_quarantined",
+            topic=batch.topic,
+            partition=batch.partition,
+            reason=reason,
+            count=count,
+        )

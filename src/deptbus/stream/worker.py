@@ -1,0 +1,90 @@
+"""Runs the agents in this process: `deptbus worker`, and `python -m deptbus.stream.worker`.
+
+Exit codes: 0 stopped as asked; 2 could not (the reason is said in one line); 3 the set of topics
+changed, start me again; 70 our own bug (start me again too: nothing was acked that was not done).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import deptbus
+from deptbus.connection import Connection, find_connection
+from deptbus.errors import DeptbusError
+from deptbus.logs import set_up_logging
+from deptbus.stream.application import STOP_SECONDS, BusApp, leave
+
+
+def worker_command(connection: Connection) -> list[str]:
+    """What to start as a child process, with `connection.environment()` in its environment."""
+    return [sys.executable, "-m", "deptbus.stream.worker"]
+
+
+def agents_parent() -> Path:
+    """The folder that holds the package `agents`: in the wheel, or the root of the checkout."""
+    package = Path(deptbus.__file__).parent
+    bundled = package / "bundled"
+    return bundled if (bundled / "agents").is_dir() else package.parents[1]
+
+
+def run_worker(connection: Connection) -> int:
+    """Works until it is asked to stop (SIGTERM, SIGINT) or has to end; returns the exit code.
+
+    Raises DeptbusError when it cannot start. For one call per process: it takes the signals, and
+    leaves by itself when something must not go on.
+    """
+    os.environ.update(connection.environment())
+    sys.path.insert(0, str(agents_parent()))
+    with suppress(ImportError):
+        import uvloop
+
+        # The policy, not a runner's loop factory: the consumer's thread makes its own loop.
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    return asyncio.run(_run())
+
+
+async def _run() -> int:
+    # Here and not before: what Faust makes at import belongs to the running loop.
+    app: BusApp = importlib.import_module("agents").app
+    loop = asyncio.get_running_loop()
+    asked: asyncio.Future[int] = loop.create_future()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _set, asked)
+    starting = asyncio.ensure_future(app.start())
+    await asyncio.wait((starting, asked), return_when=asyncio.FIRST_COMPLETED)
+    if starting.done() and not asked.done():
+        starting.result()
+        await asyncio.wait((app.desk.ending, asked), return_when=asyncio.FIRST_COMPLETED)
+    code = 0 if asked.done() else app.desk.ending.result()
+    starting.cancel()
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await app.stop()
+    except TimeoutError:
+        leave(code, "stop_took_too_long")
+    return code
+
+
+def _set(asked: asyncio.Future[int]) -> None:
+    if not asked.done():
+        asked.set_result(0)
+
+
+def main() -> None:
+    set_up_logging(service=True)
+    try:
+        code = run_worker(find_connection())
+    except DeptbusError as error:
+        print(f"deptbus worker: {error}", file=sys.stderr)
+        code = int(error.exit_code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
