@@ -187,7 +187,7 @@ class SqliteCapture(Capture):
             )
             rows_of.want(c, prepared.wanted)
             if prepared.drop:
-                rows_of.lift_limit(c)
+                c.execute(sql.LIFT_LIMIT)
             if not sends:
                 return 0
             c.execute(

@@ -35,7 +35,7 @@ def install_sql(c: sqlite3.Connection, layouts: Sequence[Layout], cap_rows: int)
     key_width = max((len(x.keys) for x in layouts), default=1)
     value_width = max((len(x.columns) for x in layouts), default=1)
     made = [*fence.SQLITE_TABLES, *sql.TABLES, sql.first_row(cap_rows)]
-    made.append(f"UPDATE deptbus_published SET cap_rows = {int(cap_rows)}")
+    made += [f"UPDATE deptbus_published SET cap_rows = {int(cap_rows)}", sql.LIFT_LIMIT]
     for table, letter, need in (
         ("deptbus_outbox", "k", key_width),
         ("deptbus_outbox", "v", value_width),
@@ -63,16 +63,7 @@ def drop_triggers(c: sqlite3.Connection) -> list[str]:
 def delete_published(token: bytes, positions: Sequence[int], c: sqlite3.Connection) -> None:
     fence.check_sqlite(c, token)
     c.executemany("DELETE FROM deptbus_outbox WHERE position = ?", [(p,) for p in positions])
-    lift_limit(c)
-
-
-def lift_limit(c: sqlite3.Connection) -> None:
-    """The cap counts from the oldest row that waits; an empty outbox has all its room again."""
-    c.execute(
-        "UPDATE deptbus_published SET limit_position = cap_rows + coalesce("
-        "(SELECT min(position) FROM deptbus_outbox), "
-        "(SELECT seq FROM sqlite_sequence WHERE name = 'deptbus_outbox'), 0)"
-    )
+    c.execute(sql.LIFT_LIMIT)
 
 
 def key_order(c: sqlite3.Connection, layout: Layout) -> str:

@@ -118,6 +118,14 @@ TABLE_NAMES = (
 )
 
 
+# The cap counts from the oldest row that waits; an empty outbox has all its room again.
+LIFT_LIMIT = (
+    "UPDATE deptbus_published SET limit_position = cap_rows + coalesce("
+    "(SELECT min(position) FROM deptbus_outbox), "
+    "(SELECT seq FROM sqlite_sequence WHERE name = 'deptbus_outbox'), 0)"
+)
+
+
 def first_row(cap_rows: int) -> str:
     return (
         "INSERT INTO deptbus_published SELECT 1, 0, 0, "
@@ -163,10 +171,12 @@ def triggers(layout: Layout, unique: Sequence[Sequence[str]]) -> list[str]:
     own = f"NOT EXISTS (SELECT 1 FROM deptbus_applying WHERE dataset = {d})"
     mapped = tuple(dict.fromkeys((*layout.keys, *layout.columns)))
     changed = " OR ".join(f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)} COLLATE BINARY" for c in mapped)
+    # An update of a column that is not mapped may still have replaced another row.
+    replaced = f"EXISTS (SELECT 1 FROM deptbus_replaced WHERE dataset = {d})"
     moved_key = " OR ".join(
         f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)} COLLATE BINARY" for c in layout.keys
     )
-    note_insert, note_update, insert_, update, delete = _bodies(layout, unique, moved_key)
+    note_insert, note_update, insert_, update, delete = _bodies(layout, unique, moved_key, changed)
     watched = comma(dict.fromkeys(quoted(c) for columns in unique for c in columns))
     name = [quoted(n) for n in trigger_names(layout.dataset)]
     made = []
@@ -174,7 +184,7 @@ def triggers(layout: Layout, unique: Sequence[Sequence[str]]) -> list[str]:
         (name[0], "BEFORE INSERT", own, note_insert),
         (name[1], f"BEFORE UPDATE OF {watched}", own, note_update),
         (name[2], "AFTER INSERT", own, insert_),
-        (name[3], "AFTER UPDATE", f"{own} AND ({changed})", update),
+        (name[3], "AFTER UPDATE", f"{own} AND ({changed} OR {replaced})", update),
         (name[4], "AFTER DELETE", own, delete),
     ):
         inner = "".join(f"  {statement};\n" for statement in body)
@@ -185,7 +195,7 @@ def triggers(layout: Layout, unique: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _bodies(
-    layout: Layout, unique: Sequence[Sequence[str]], moved_key: str
+    layout: Layout, unique: Sequence[Sequence[str]], moved_key: str, differs: str
 ) -> tuple[list[str], ...]:
     """The statements of the five triggers, in the order of `trigger_names`."""
     t, d = quoted(layout.table), text_literal(layout.dataset)
@@ -232,7 +242,9 @@ def _bodies(
         if place
         else "NULL"
     )
-    changed = f"{upsert} SELECT {live.format(op='u')}, {was}, {values} WHERE {_ROOM}"
+    changed = (
+        f"{upsert} SELECT {live.format(op='u')}, {was}, {values} WHERE ({differs}) AND {_ROOM}"
+    )
     removed = f"{remove} SELECT {live.format(op='d')}, {old_place}, {comma(old_keys)} WHERE {_ROOM}"
     # `gave_way` last: what a statement could not write, it finds no room for after it either.
     return (

@@ -1,0 +1,178 @@
+"""Capture on a real SQLite file."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from capture_suite import CAP, LAYOUTS, PEOPLE, PLACE, CaptureSuite, Desk, person
+
+from deptbus.department import fence
+from deptbus.department.capture import Capture
+from deptbus.department.capture_sqlite import SqliteCapture
+from deptbus.department.connect import SqliteDatabase, target_of
+
+
+class SqliteDesk:
+    """The department's program: an own connection with a busy time-out, as install asks for."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(
+            path, isolation_level=None, timeout=10, check_same_thread=False
+        )
+
+    async def do(self, *statements: str, rollback: bool = False) -> None:
+        await asyncio.to_thread(self._do, statements, rollback)
+
+    def _do(self, statements: tuple[str, ...], rollback: bool) -> None:
+        c = self._connection
+        c.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in statements:
+                c.execute(statement)
+        except BaseException:
+            c.execute("ROLLBACK")
+            raise
+        c.execute("ROLLBACK" if rollback else "COMMIT")
+
+    def pragma(self, text: str) -> None:
+        self._connection.execute(f"PRAGMA {text}")
+
+    async def rows(self, query: str) -> list[tuple[Any, ...]]:
+        return await asyncio.to_thread(lambda: self._connection.execute(query).fetchall())
+
+    async def close(self) -> None:
+        self._connection.close()
+
+
+class TestSqliteCapture(CaptureSuite):
+    async def make(self, tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Desk, Path]:
+        path = tmp_path / "own.db"
+        return SqliteDesk(path), path
+
+    async def another_capture(self, where: Path) -> Capture:
+        return SqliteCapture(await SqliteDatabase.open(target_of(f"sqlite:///{where}")))
+
+    async def another_desk(self, where: Path) -> Desk:
+        return SqliteDesk(where)
+
+    async def test_rows_that_the_adapter_applies_are_not_captured_as_their_own_dataset(
+        self, capture: Capture
+    ) -> None:
+        assert isinstance(capture, SqliteCapture)
+
+        def apply(c: sqlite3.Connection) -> None:
+            fence.begin_applying_sqlite(c, ["resident"])
+            c.execute(person(1))
+            c.execute('INSERT INTO "Steps" VALUES (1, 1, NULL)')
+            fence.end_applying_sqlite(c)
+
+        await capture.database.transaction(apply)
+        await self.desk.do(person(2))
+        assert [(r.dataset, str(r.raw[0])) for r in await capture.read(9)] == [
+            ("step", "1"),
+            ("resident", "2"),
+        ]
+
+    @pytest.mark.parametrize("recursive", ["on", "off"])
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            # The same natural key; another row by another unique constraint; both at once.
+            person(1, "new", "p9").replace("INSERT", "INSERT OR REPLACE", 1),
+            person(9, "new", "p9", 12).replace("INSERT", "INSERT OR REPLACE", 1),
+            person(1, "new", "p9", 12).replace("INSERT", "REPLACE", 1),
+            'UPDATE OR REPLACE "居民 Table" SET "证件号" = \'2\' WHERE "证件号" = \'1\'',
+            'UPDATE OR REPLACE "居民 Table" SET serial = 13 WHERE "证件号" = \'1\'',
+            'UPDATE OR REPLACE "居民 Table" SET "证件号" = \'2\', serial = 13 WHERE serial = 11',
+        ],
+    )
+    async def test_replaced_rows(self, capture: Capture, statement: str, recursive: str) -> None:
+        assert isinstance(self.desk, SqliteDesk)
+        self.desk.pragma(f"recursive_triggers = {recursive}")
+        for n in (1, 2, 3):
+            await self.desk.do(person(n, f"n{n}", f"p{n}", 10 + n))
+        await self.desk.do(statement)
+        await self.check_people(capture)
+
+    async def test_a_replaced_row_leaves_its_place(self, capture: Capture) -> None:
+        await self.desk.do(person(1, "李", "p1"))
+        await self.desk.do(person(1, "李", "p2").replace("INSERT", "INSERT OR REPLACE", 1))
+        await self.desk.do(person(2, "王", "p3", 5))
+        await self.desk.do(person(7, "王", "p4", 5).replace("INSERT", "INSERT OR REPLACE", 1))
+        rows = (await capture.read(9))[1:]
+        assert [(r.op, r.raw[0], r.was) for r in rows] == [
+            ("u", "1", "p1"),
+            ("u", "2", None),
+            ("d", "2", "p3"),
+            ("u", "7", None),
+        ]
+
+    async def test_ignored_and_failed_inserts_leave_nothing_behind(self, capture: Capture) -> None:
+        await self.desk.do(person(1, "李", "p1", 5))
+        await self.desk.do(person(1, "x").replace("INSERT", "INSERT OR IGNORE", 1))
+        with pytest.raises(sqlite3.IntegrityError):
+            await self.desk.do(person(2, "x", "p2", 5))
+        await self.desk.do('DELETE FROM "居民 Table"')
+        await self.desk.do(person(3))
+        assert [(r.op, r.raw[0]) for r in await capture.read(9)] == [
+            ("u", "1"),
+            ("d", "1"),
+            ("u", "3"),
+        ]
+
+    async def test_rows_that_a_foreign_key_removes(self, capture: Capture) -> None:
+        assert isinstance(self.desk, SqliteDesk)
+        self.desk.pragma("foreign_keys = on")
+        await self.desk.do(
+            "CREATE TABLE child (id TEXT PRIMARY KEY, parent VARCHAR(40) "
+            'REFERENCES "居民 Table" ("证件号") ON DELETE CASCADE)'
+        )
+        from deptbus.department.layout import Layout
+
+        await capture.install([*LAYOUTS, Layout("child", "child", ("id",), ("id",), None)], CAP)
+        await self.desk.do(person(1), "INSERT INTO child VALUES ('c', '1')")
+        await self.desk.do('DELETE FROM "居民 Table"')
+        assert {(r.dataset, r.op) for r in await capture.read(9)} >= {("child", "d")}
+
+    async def test_values_keep_their_own_types(self, capture: Capture) -> None:
+        await self.desk.do(
+            "INSERT INTO \"居民 Table\" VALUES ('a', x'00ff', 1.1, NULL, NULL)",
+            "INSERT INTO \"居民 Table\" VALUES ('b', CAST(x'e6ff' AS TEXT), NULL, NULL, NULL)",
+        )
+        first, second = await capture.read(9)
+        assert list(first.values.values()) == ["a", b"\x00\xff", "1.1"]
+        assert second.values["Full Name"] == b"\xe6\xff".decode("utf-8", "surrogateescape")
+
+    async def test_writes_of_the_department_wait_little(self, capture: Capture) -> None:
+        """While a thousand rows are forgotten and a snapshot runs, a clerk's write stays quick."""
+        token = await self.token(capture)
+        await self.desk.do(*[person(n) for n in range(3000)])
+        rows = await capture.read(CAP)
+        await capture.begin_snapshot("resident", "snapshot", None)
+
+        async def busy() -> None:
+            await capture.delete(token, [r.position for r in rows])
+            while not (await capture.advance_snapshot("resident", 500)).done:
+                pass
+
+        working = asyncio.create_task(busy())
+        slowest = 0.0
+        loop = asyncio.get_running_loop()
+        number = 0
+        while not working.done():
+            begun = loop.time()
+            await self.desk.do(f"UPDATE \"居民 Table\" SET {PLACE} = 'w{number}' WHERE rowid = 1")
+            slowest = max(slowest, loop.time() - begun)
+            number += 1
+        await working
+        assert number > 0
+        assert slowest < 1.0  # shared machines stall; alone it is a few milliseconds
+
+    async def test_installing_keeps_what_waits(self, capture: Capture) -> None:
+        await self.desk.do(person(1))
+        await capture.install([PEOPLE], CAP)
+        assert len(await capture.read(9)) == 1

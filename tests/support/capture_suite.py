@@ -1,0 +1,555 @@
+"""What every Capture must do; each database's tests subclass it.
+
+The department's program is played by `Desk`: plain SQL on a connection of its own. What capture saw
+is folded by version, which is what every recipient ends with, and compared with the table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+import pytest
+
+from deptbus.department import fence
+from deptbus.department.capture import (
+    GONE,
+    HOLDS,
+    PARKED,
+    Capture,
+    OutboxRow,
+    Parked,
+    Prepared,
+    Variant,
+    Wanted,
+)
+from deptbus.department.layout import Layout
+from deptbus.errors import DeptbusError, Fenced, SourceRefused
+
+# Names as real tables have them: Chinese, mixed case, spaces, quotes; and an unpublished column.
+PEOPLE = Layout(
+    "resident", "居民 Table", ("证件号",), ("证件号", "Full Name", "所在'地\"区"), "所在'地\"区"
+)
+PEOPLE_SQL = """CREATE TABLE "居民 Table" (
+  "证件号" VARCHAR(40) NOT NULL,
+  "Full Name" TEXT,
+  "所在'地""区" TEXT,
+  secret TEXT,
+  serial INTEGER UNIQUE,
+  UNIQUE ("证件号")
+)"""
+STEPS = Layout("step", "Steps", ("file_no", "step"), ("file_no", "step", "note"), None)
+STEPS_SQL = """CREATE TABLE "Steps" (
+  file_no INTEGER NOT NULL, step INTEGER NOT NULL, note TEXT, PRIMARY KEY (file_no, step)
+)"""
+LAYOUTS = (PEOPLE, STEPS)
+CAP = 100_000
+
+INSERT = "INSERT INTO \"居民 Table\" VALUES ('{}', '{}', '{}', 'canary', {})"
+PLACE = '"所在\'地""区"'
+
+
+def person(number: Any, name: str = "李", place: str = "p1", serial: Any = "NULL") -> str:
+    return INSERT.format(number, name, place, serial)
+
+
+class Desk(Protocol):
+    """The department's own program."""
+
+    async def do(self, *statements: str, rollback: bool = False) -> None:
+        """One transaction; raises the driver's own error when a statement fails."""
+
+    async def rows(self, query: str) -> list[tuple[Any, ...]]: ...
+
+    async def close(self) -> None: ...
+
+
+def fold(rows: Sequence[OutboxRow]) -> dict[tuple[str, ...], tuple[str | None, ...]]:
+    """The last state per key by version."""
+    state: dict[tuple[str, ...], tuple[str | None, ...]] = {}
+    for row in sorted(rows, key=lambda r: r.position):
+        key = tuple(map(str, row.raw))
+        if row.op == "d":
+            state.pop(key, None)
+        else:
+            state[key] = tuple(None if v is None else str(v) for v in row.values.values())
+    return state
+
+
+class CaptureSuite:
+    async def make(self, tmp_path: Any, request: pytest.FixtureRequest) -> tuple[Desk, Any]:
+        """A desk on a fresh database, and what `another` needs to open it again."""
+        raise NotImplementedError
+
+    async def another_capture(self, where: Any) -> Capture:
+        raise NotImplementedError
+
+    async def another_desk(self, where: Any) -> Desk:
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def where(self, tmp_path: Any, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+        desk, self.place = await self.make(tmp_path, request)
+        await desk.do(PEOPLE_SQL, STEPS_SQL)
+        self.desk = desk
+        yield self.place
+        await desk.close()
+
+    @pytest.fixture
+    async def capture(self, where: Any) -> AsyncIterator[Capture]:
+        capture = await self.another_capture(where)
+        await capture.install(LAYOUTS, CAP)
+        yield capture
+        await capture.close()
+
+    async def token(self, capture: Capture) -> bytes:
+        taken = await fence.take_over(capture.database, 0, unit="u@33", system="main")
+        return taken.token
+
+    async def check_people(self, capture: Capture, rows: Sequence[OutboxRow] | None = None) -> None:
+        """Folding what was captured gives the table, column by column."""
+        found = await capture.read(CAP) if rows is None else rows
+        table = await self.desk.rows(f'SELECT "证件号", "Full Name", {PLACE} FROM "居民 Table"')
+        expected = {(str(r[0]),): tuple(None if v is None else str(v) for v in r) for r in table}
+        assert fold([r for r in found if r.dataset == "resident"]) == expected
+
+    # --- install --------------------------------------------------------------------------
+
+    async def test_install_twice_changes_nothing(self, capture: Capture) -> None:
+        await self.desk.do(person(1))
+        await capture.install(LAYOUTS, CAP)
+        await self.desk.do(person(2))
+        rows = await capture.read(10)
+        assert [(r.op, r.raw) for r in rows] == [("u", ("1",)), ("u", ("2",))]
+        assert await capture.layouts() == {"resident": PEOPLE, "step": STEPS}
+
+    async def test_a_dataset_that_is_no_longer_named_is_no_longer_captured(
+        self, capture: Capture
+    ) -> None:
+        await capture.install([STEPS], CAP)
+        await self.desk.do(person(1), 'INSERT INTO "Steps" VALUES (1, 1, NULL)')
+        assert [r.dataset for r in await capture.read(10)] == ["step"]
+
+    async def test_rows_that_wait_are_read_by_their_own_layout(self, capture: Capture) -> None:
+        await self.desk.do(person(1, "李", "p1"))
+        wider = Layout("resident", PEOPLE.table, PEOPLE.keys, (*PEOPLE.columns, "serial"), None)
+        await capture.install([wider], CAP)
+        await self.desk.do(person(2, "王", "p2", 7))
+        old, new = await capture.read(10)
+        assert list(old.values.values()) == ["1", "李", "p1"]
+        assert [str(v) for v in new.values.values()] == ["2", "王", "p2", "7"]
+
+    @pytest.mark.parametrize(
+        ("layout", "words"),
+        [
+            (Layout("d", "Nowhere", ("a",), ("a",), None), "no table Nowhere"),
+            (Layout("d", "Steps", ("step",), ("step", "colour"), None), "no column colour"),
+            (Layout("d", "Steps", ("step",), ("step",), None), "no unique index on (step)"),
+        ],
+    )
+    async def test_install_refuses_with_one_clear_line(
+        self, where: Any, layout: Layout, words: str
+    ) -> None:
+        capture = await self.another_capture(where)
+        try:
+            with pytest.raises(SourceRefused) as refused:
+                await capture.install([layout], CAP)
+            assert words in str(refused.value)
+            assert "\n" not in str(refused.value)
+            assert await capture.layouts() == {}
+        finally:
+            await capture.close()
+
+    async def test_uninstall_leaves_nothing_and_the_tables_work_on(self, capture: Capture) -> None:
+        await self.desk.do(person(1))
+        await capture.uninstall()
+        await capture.uninstall()
+        await self.desk.do(person(2), 'DELETE FROM "居民 Table"')
+        assert (await capture.status()).installed is False
+
+    async def test_only_published_columns_reach_the_outbox(self, capture: Capture) -> None:
+        await self.desk.do(person(1))
+        await self.desk.do("UPDATE \"居民 Table\" SET secret = 'another canary'")
+        (row,) = await capture.read(10)
+        assert set(row.values) == set(PEOPLE.columns)
+        assert "canary" not in repr(row)
+
+    async def test_the_sql_of_install_can_be_read_before(self, where: Any) -> None:
+        capture = await self.another_capture(where)
+        try:
+            text = "\n".join(await capture.sql(LAYOUTS, CAP))
+            assert '"居民 Table"' in text
+            assert "secret" not in text
+            assert await capture.layouts() == {}
+        finally:
+            await capture.close()
+
+    # --- what is captured -----------------------------------------------------------------
+
+    async def test_insert_update_delete(self, capture: Capture) -> None:
+        await self.desk.do(person(1, "李", "p1"))
+        await self.desk.do(f"UPDATE \"居民 Table\" SET {PLACE} = 'p2'")
+        await self.desk.do('DELETE FROM "居民 Table"')
+        rows = await capture.read(10)
+        assert [(r.op, r.was) for r in rows] == [("u", None), ("u", "p1"), ("d", "p2")]
+        assert [r.position for r in rows] == sorted({r.position for r in rows})
+        assert rows[1].values["Full Name"] == "李"
+        assert {r.cause for r in rows} == {"live"}
+        assert abs(rows[0].source_time_us - rows[2].source_time_us) < 60_000_000
+
+    async def test_an_update_that_changes_nothing_published_is_not_captured(
+        self, capture: Capture
+    ) -> None:
+        await self.desk.do(person(1))
+        await self.desk.do('UPDATE "居民 Table" SET serial = 5, "Full Name" = "Full Name"')
+        assert len(await capture.read(10)) == 1
+
+    async def test_a_rollback_leaves_nothing(self, capture: Capture) -> None:
+        await self.desk.do(person(1), person(2), rollback=True)
+        assert await capture.read(10) == []
+
+    async def test_bulk_statements(self, capture: Capture) -> None:
+        await self.desk.do(*[person(n, f"n{n}", f"p{n % 3}") for n in range(300)])
+        await self.desk.do(f"UPDATE \"居民 Table\" SET {PLACE} = 'p9' WHERE {PLACE} = 'p1'")
+        await self.desk.do(f"DELETE FROM \"居民 Table\" WHERE {PLACE} = 'p2'")
+        rows = await capture.read(CAP)
+        assert len(rows) == 500
+        await self.check_people(capture, rows)
+
+    async def test_a_changed_key_is_a_delete_and_an_upsert(self, capture: Capture) -> None:
+        await self.desk.do(person("old", "李", "p1"))
+        await self.desk.do(f"UPDATE \"居民 Table\" SET \"证件号\" = 'new', {PLACE} = 'p2'")
+        rows = (await capture.read(10))[1:]
+        assert [(r.op, r.raw, r.was) for r in rows] == [
+            ("d", ("old",), "p1"),
+            ("u", ("new",), None),
+        ]
+
+    async def test_keys_that_differ_in_case_only_are_two_keys(self, capture: Capture) -> None:
+        await self.desk.do(person("x"))
+        await self.desk.do('UPDATE "居民 Table" SET "证件号" = \'X\'')
+        assert [(r.op, r.raw[0]) for r in await capture.read(9)] == [
+            ("u", "x"),
+            ("d", "x"),
+            ("u", "X"),
+        ]
+
+    @pytest.mark.parametrize("step", [1, -1])
+    async def test_a_shift_of_all_keys_onto_one_another(self, capture: Capture, step: int) -> None:
+        order = range(50, 0, -1) if step == 1 else range(1, 51)
+        await self.desk.do(*[f"INSERT INTO \"Steps\" VALUES (1, {n}, 'note {n}')" for n in order])
+        await self.desk.do(f'UPDATE "Steps" SET step = step + {step}')
+        table = await self.desk.rows('SELECT file_no, step, note FROM "Steps"')
+        assert fold(await capture.read(CAP)) == {
+            (str(f), str(s)): (str(f), str(s), n) for f, s, n in table
+        }
+        assert len(table) == 50
+
+    async def test_a_shift_of_keys_names_the_place_that_each_key_had(
+        self, capture: Capture
+    ) -> None:
+        await self.desk.do(person(1, "甲", "p1"), person(2, "乙", "p2"))
+        await self.desk.do('UPDATE "居民 Table" SET "证件号" = \'3\' WHERE "证件号" = \'2\'')
+        await self.desk.do('UPDATE "居民 Table" SET "证件号" = \'2\' WHERE "证件号" = \'1\'')
+        rows = (await capture.read(10))[2:]
+        assert [(r.op, r.raw[0], r.was) for r in rows] == [
+            ("d", "2", "p2"),
+            ("u", "3", None),
+            ("d", "1", "p1"),
+            ("u", "2", None),
+        ]
+        await self.check_people(capture)
+
+    async def test_insert_or_update_in_one_statement(self, capture: Capture) -> None:
+        upsert = person(1, "王", "p2") + (
+            ' ON CONFLICT ("证件号") DO UPDATE SET "Full Name" = excluded."Full Name", '
+            f"{PLACE} = excluded.{PLACE}"
+        )
+        await self.desk.do(person(1, "李", "p1"), upsert)
+        rows = await capture.read(10)
+        assert rows[-1].was == "p1"
+        await self.check_people(capture, rows)
+
+    async def test_rows_that_the_adapter_applies_are_not_captured_as_their_own_dataset(
+        self, capture: Capture
+    ) -> None:
+        raise NotImplementedError
+
+    # --- never in the way -----------------------------------------------------------------
+
+    async def test_beyond_the_cap_the_write_goes_through_and_it_is_said(
+        self, capture: Capture
+    ) -> None:
+        await capture.install(LAYOUTS, 5)
+        token = await self.token(capture)
+        for n in range(12):
+            await self.desk.do(person(n))
+        assert len(await self.desk.rows('SELECT * FROM "居民 Table"')) == 12
+        rows = await capture.read(CAP)
+        assert 3 <= len(rows) <= 5
+        assert (await capture.state()).gave_way > 0
+        await capture.delete(token, [r.position for r in rows])
+        await self.desk.do(person("later"))
+        assert [r.raw[0] for r in await capture.read(CAP)] == ["later"]
+
+    # --- the queue ------------------------------------------------------------------------
+
+    async def test_rows_in_flight_and_held_datasets_are_left_out(self, capture: Capture) -> None:
+        await self.desk.do(person(1), 'INSERT INTO "Steps" VALUES (1, 1, NULL)', person(2))
+        one, step, two = await capture.read(10)
+        assert await capture.read(1, [one.position]) == [step]
+        assert await capture.read(10, [one.position], ["step"]) == [two]
+
+    async def test_deleting_needs_the_token(self, capture: Capture) -> None:
+        await self.desk.do(person(1))
+        (row,) = await capture.read(10)
+        old = await self.token(capture)
+        new = await self.token(capture)
+        with pytest.raises(Fenced):
+            await capture.delete(old, [row.position])
+        with pytest.raises(Fenced):
+            await capture.prepare(old, Prepared(drop=[row.position]), sends=True)
+        assert len(await capture.read(10)) == 1
+        assert (await capture.state()).publication == 0
+        await capture.delete(new, [row.position])
+        assert await capture.read(10) == []
+
+    async def test_what_is_prepared_is_remembered(self, capture: Capture) -> None:
+        token = await self.token(capture)
+        await self.desk.do(person(1), person(2))
+        first, _ = await capture.read(10)
+        key, other = ("resident", b"k" * 16), ("resident", b"o" * 16)
+        prepared = Prepared(
+            drop=[first.position],
+            places={key: ("p1", "p2")},
+            variants={key: (Variant('["a"]', HOLDS), Variant('["A"]', PARKED))},
+            park=[Parked("resident", '["1"]', "bad_value", "Full Name", first.position)],
+            wanted=[Wanted("resident", '["2"]', None, "live", None)] * 2,
+            version=first.position,
+        )
+        assert await capture.prepare(token, prepared, sends=True) == 1
+        found = await capture.known([key, other])
+        assert set(found) == {key}
+        assert found[key].places == ("p1", "p2")
+        assert set(found[key].variants) == {Variant('["a"]', HOLDS), Variant('["A"]', PARKED)}
+        assert await capture.parked() == {("resident", '["1"]')}
+        status = await capture.status()
+        assert (status.outbox_rows, status.wanted, dict(status.parked)) == (1, 1, {"bad_value": 1})
+        again = Prepared(variants={key: (Variant('["a"]', GONE),)}, unpark=[("resident", '["1"]')])
+        assert await capture.prepare(token, again, sends=False) == 0
+        assert await capture.parked() == set()
+        after = (await capture.known([key]))[key]
+        assert after.places == ("p1", "p2")
+        assert set(after.variants) == {Variant('["A"]', PARKED), Variant('["a"]', GONE)}
+        state = await capture.state()
+        assert (state.publication, state.version) == (1, first.position)
+
+    async def test_a_commit_wakes_the_reader(self, capture: Capture) -> None:
+        assert await capture.read(10) == []
+        assert await capture.wait(0.05) is False
+        waiting = asyncio.create_task(capture.wait(20))
+        await asyncio.sleep(0)
+        await self.desk.do(person(1))
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        assert await waiting is True
+        assert loop.time() - begun < 2
+        assert len(await capture.read(10)) == 1
+
+    async def test_a_commit_between_reading_and_waiting_is_not_slept_through(
+        self, capture: Capture
+    ) -> None:
+        for n in range(20):
+            await capture.read(CAP)
+            await self.desk.do(person(n))
+            assert await capture.wait(20) is True
+
+    async def test_eight_writers_with_rollbacks_lose_nothing_and_keep_the_order(
+        self, capture: Capture, where: Any
+    ) -> None:
+        consumed = await self.consume_under_writers(capture, where, _queue)
+        await self.check_people(capture, consumed)
+        self.check_order(consumed)
+
+    async def consume_under_writers(
+        self, capture: Capture, where: Any, read: Any
+    ) -> list[OutboxRow]:
+        """All that `read` gives while eight desks write, with rollbacks, until nothing is left."""
+        token = await self.token(capture)
+        desks = [await self.another_desk(where) for _ in range(8)]
+        writers = [asyncio.create_task(_write(d, random.Random(n))) for n, d in enumerate(desks)]
+        consumed: list[OutboxRow] = []
+        try:
+            idle = 0
+            while idle < 2:
+                rows = await read(capture, consumed)
+                consumed += rows
+                await capture.delete(token, [r.position for r in rows])
+                if all(w.done() for w in writers):
+                    idle += not rows
+                await asyncio.sleep(0)
+            await asyncio.gather(*writers)
+        finally:
+            for desk in desks:
+                await desk.close()
+        return consumed
+
+    def check_order(self, consumed: Sequence[OutboxRow]) -> None:
+        """As they were read, the versions of each key grow."""
+        last: dict[Any, int] = {}
+        for row in consumed:
+            assert row.position > last.get(row.raw, 0)
+            last[row.raw] = row.position
+
+    # --- existing rows --------------------------------------------------------------------
+
+    async def test_a_snapshot_enqueues_every_row_once_and_goes_on_after_a_kill(
+        self, where: Any
+    ) -> None:
+        await self.desk.do(*[person(n, f"n{n}") for n in range(95)])
+        capture = await self.another_capture(where)
+        await capture.install(LAYOUTS, CAP)
+        await capture.begin_snapshot("resident", "snapshot", None)
+        for _ in range(4):
+            assert (await capture.advance_snapshot("resident", 10)).done is False
+        await capture.close()
+        capture = await self.another_capture(where)
+        try:
+            await capture.begin_snapshot("resident", "snapshot", None)
+            while not (await capture.advance_snapshot("resident", 10)).done:
+                pass
+            rows = await capture.read(CAP)
+            assert len(rows) == 95
+            assert {r.cause for r in rows} == {"snapshot"}
+            await self.check_people(capture, rows)
+            assert (await capture.open_snapshots()) == ()
+            assert (await capture.status()).snapshots[0].enqueued == 95
+        finally:
+            await capture.close()
+
+    async def test_a_snapshot_never_overwrites_a_live_change(self, capture: Capture) -> None:
+        await self.desk.do(*[person(n, "old") for n in range(40)])
+        await capture.begin_snapshot("resident", "snapshot", None)
+        done = False
+        turn = 0
+        while not done:
+            done = (await capture.advance_snapshot("resident", 7)).done
+            await self.desk.do(
+                f'UPDATE "居民 Table" SET "Full Name" = \'new {turn}\' '
+                f"WHERE \"证件号\" IN ('{turn}', '{39 - turn}')",
+                f'DELETE FROM "居民 Table" WHERE "证件号" = \'{turn + 20}\'',
+            )
+            turn += 1
+        await self.check_people(capture)
+
+    async def test_a_snapshot_with_two_key_columns(self, capture: Capture) -> None:
+        await self.desk.do(
+            *[f'INSERT INTO "Steps" VALUES ({f}, {s}, NULL)' for f in range(9) for s in range(9)]
+        )
+        await capture.begin_snapshot("step", "resend", "job 1")
+        while not (await capture.advance_snapshot("step", 10)).done:
+            pass
+        rows = [r for r in await capture.read(CAP) if r.cause == "resend"]
+        assert len({tuple(map(str, r.raw)) for r in rows}) == len(rows) == 81
+        assert {r.job for r in rows} == {"job 1"}
+
+    async def test_wanted_rows_come_as_they_are_and_gone_ones_as_deletes(
+        self, capture: Capture
+    ) -> None:
+        await self.desk.do(person(1, "李"))
+        await capture.want(
+            [
+                Wanted("resident", '["1"]', None, "resend", "r1"),
+                Wanted("resident", '["2"]', None, "resend", "r1"),
+            ]
+        )
+        await self.work_off(capture)
+        rows = (await capture.read(10))[1:]
+        found = {r.raw[0]: (r.op, r.cause, r.job) for r in rows}
+        assert found == {"1": ("u", "resend", "r1"), "2": ("d", "resend", "r1")}
+        assert (await capture.status()).wanted == 0
+
+    async def test_a_key_whose_row_is_found_and_one_whose_row_is_gone(
+        self, capture: Capture
+    ) -> None:
+        await self.desk.do(person(1, "李"))
+        gone, there, never = (
+            Wanted("resident", None, bytes([n]) * 16, "resend", None) for n in range(3)
+        )
+        await capture.want([gone, there, never])
+        to_find = await self.work_off(capture, by_key=3)
+        assert {w.key for w in to_find} == {gone.key, there.key, never.key}
+        # Inserted after the version of the delete was drawn: it must win.
+        await self.desk.do(person(2))
+        assert [tuple(map(str, k)) for k in await capture.keys_after("resident", None, 9)] == [
+            ("1",),
+            ("2",),
+        ]
+        await capture.resolve(gone, None, True)
+        await capture.resolve(there, ("1",), True)
+        await capture.resolve(never, None, False)
+        rows = await capture.read(10)
+        deleted = next(r for r in rows if r.key == gone.key)
+        assert deleted.op == "d"
+        assert deleted.position < next(r for r in rows if r.raw == ("2",)).position
+        assert [r.op for r in rows if r.raw == ("1",)] == ["u", "u"]
+        assert all(r.key != never.key for r in rows)
+        assert (await capture.status()).wanted == 0
+
+    async def work_off(self, capture: Capture, by_key: int = 0) -> list[Wanted]:
+        """Until nothing is left but those that name a bus key."""
+        until = asyncio.get_running_loop().time() + 20
+        while True:
+            _, to_find = await capture.work_off(100)
+            if len(to_find) == by_key and (await capture.status()).wanted == by_key:
+                return to_find
+            assert asyncio.get_running_loop().time() < until, "wanted rows were not worked off"
+            await asyncio.sleep(0.01)
+
+    async def test_bears_and_backlog(self, capture: Capture) -> None:
+        await self.desk.do(person("x"), person("y"))
+        assert await capture.bears("resident", ("x",)) is True
+        assert await capture.bears("resident", ("X",)) is False
+        assert await capture.backlog(1) == 1
+        assert await capture.backlog(10) == 2
+
+    async def test_parked_rows_are_wanted_again(self, capture: Capture) -> None:
+        token = await self.token(capture)
+        await self.desk.do(person(1))
+        (row,) = await capture.read(10)
+        parked = Parked("resident", '["1"]', "bad_value", None, row.position)
+        await capture.prepare(token, Prepared(drop=[row.position], park=[parked]), sends=False)
+        assert await capture.retry_parked("live") == 1
+        await self.work_off(capture)
+        assert [(r.op, r.raw) for r in await capture.read(10)] == [("u", ("1",))]
+
+
+async def _queue(capture: Capture, consumed: list[OutboxRow]) -> list[OutboxRow]:
+    return await capture.read(50)
+
+
+async def cursor_instead_of_queue(capture: Capture, consumed: list[OutboxRow]) -> list[OutboxRow]:
+    """The planted bug: go on behind the highest position that was read."""
+    last = max((r.position for r in consumed), default=0)
+    return [r for r in await capture.read(CAP) if r.position > last][:50]
+
+
+async def _write(desk: Desk, chance: random.Random) -> None:
+    """Sixty transactions of a clerk: some rolled back, all over the same few keys."""
+    for _ in range(60):
+        number = chance.randrange(12)
+        statements = [
+            f'DELETE FROM "居民 Table" WHERE "证件号" = \'{number}\''
+            if chance.random() < 0.3
+            else person(number, f"n{chance.randrange(1000)}")
+            + ' ON CONFLICT ("证件号") DO UPDATE SET "Full Name" = excluded."Full Name"'
+        ]
+        if chance.random() < 0.3:
+            statements.append(
+                'UPDATE "居民 Table" SET "Full Name" = \'all\' WHERE "证件号" > \'8\''
+            )
+        with suppress(DeptbusError):
+            await desk.do(*statements, rollback=chance.random() < 0.25)
