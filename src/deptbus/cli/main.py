@@ -67,7 +67,7 @@ class LazyGroup(TyperGroup):
 
 def load_noun(name: str, noun: Noun) -> Any:
     """The parser's command of one noun; logging is set up first, because the noun will need it."""
-    from deptbus.cli.logging import set_up_logging
+    from deptbus.logs import set_up_logging
 
     set_up_logging()
     app: typer.Typer = import_module(f"deptbus.cli.{noun.module}").app

@@ -145,16 +145,22 @@ async def open_office(
         yield Office(connection, settings, policies, jobs, tools, keeper)
 
 
-async def run_office(connection: Connection, settings: Settings = Settings()) -> None:
+async def run_office(
+    connection: Connection,
+    settings: Settings = Settings(),
+    begun: Callable[[], None] = lambda: None,
+) -> None:
     """`deptbus operations run`: waits for a bus and for its first contract, then leads or waits.
 
-    Ends only by cancellation; what goes wrong with the bus is told and tried again.
+    Ends only by cancellation; what goes wrong with the bus is told and tried again. `begun` is
+    called each time that it stands ready to lead.
     """
     told = ""
     while True:
         try:
             async with open_office(connection, settings) as office:
                 told = ""
+                begun()
                 await office.run_as_leader()
         except DeptbusError as error:
             found: Exception = error

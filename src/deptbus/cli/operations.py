@@ -1,0 +1,67 @@
+"""`deptbus operations`: the data office's long-running process."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deptbus.cli.options import Bootstrap, ClientFile, Data, connect
+
+if TYPE_CHECKING:
+    from deptbus.connection import Connection
+    from deptbus.operations.office import Settings
+
+app = typer.Typer(help="Run jobs and the keeper of the canonical topics.", no_args_is_help=True)
+
+
+@app.callback()
+def operations() -> None:
+    """Run jobs and the keeper of the canonical topics."""
+
+
+@app.command()
+def run(
+    keeper_hours: Annotated[
+        float,
+        typer.Option(
+            "--keeper-hours", min=0.001, max=24, help="Hours between two runs of the keeper."
+        ),
+    ] = 6.0,
+    jobs_at_once: Annotated[
+        int, typer.Option("--jobs-at-once", min=1, help="Recipients that jobs send to at once.")
+    ] = 8,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    client_file: ClientFile = None,
+) -> None:
+    """Bring recipients to the contract in force, end grants on their day, keep canonical topics
+    whole; until SIGINT or SIGTERM. Several may run: one leads, the others wait to take over."""
+    from deptbus.logs import set_up_logging
+    from deptbus.operations.office import Settings
+
+    connection = connect(data, bootstrap, client_file)
+    set_up_logging(service=True)
+    settings = Settings(keeper_interval_hours=keeper_hours, jobs_at_once=jobs_at_once)
+    asyncio.run(_run(connection, settings))
+
+
+async def _run(connection: Connection, settings: Settings) -> None:
+    from deptbus.operations.office import run_office
+    from deptbus.readiness import tell_ready
+
+    asked = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    working = asyncio.create_task(run_office(connection, settings, tell_ready))
+    ending = asyncio.create_task(asked.wait())
+    try:
+        await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    finally:
+        ending.cancel()
+        working.cancel()
+        await asyncio.gather(working, ending, return_exceptions=True)
