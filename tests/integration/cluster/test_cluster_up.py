@@ -1,0 +1,197 @@
+"""`up` as a whole, with a real broker and stand-ins for workers and adapters.
+
+However it ends, nothing stays behind and the next start works.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from deptbus.connection import find_connection
+
+pytestmark = pytest.mark.service
+
+PART = "from deptbus.readiness import tell_ready; tell_ready(); import time; time.sleep(600)"
+UP = f"""
+import functools, sys
+from pathlib import Path
+from deptbus.cli.up import ensure_contract, tell
+from deptbus.cluster.up import Bus, Commands, Shape, run
+data = Path(sys.argv[1])
+part = (sys.executable, "-c", {PART!r})
+bus = Bus(data, Shape(workers=2, adapters=3), tell, Commands(part, part, part))
+run(bus, functools.partial(ensure_contract, data, None))
+"""
+DEPARTMENT = "unit: {unit}\nsystems:\n  main:\n    database: sqlite:///own.db\n"
+UNITS = ("civil_affairs@330106", "housing@330106")
+DEADLINE_SECONDS = 90.0
+
+
+class Up:
+    """A running `up`."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", UP, str(data)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.family: list[psutil.Process] = []
+
+    def run_file(self) -> dict[str, Any]:
+        return json.loads((self.data / "run.json").read_text(encoding="utf-8"))
+
+    def wait_ready(self) -> dict[str, Any]:
+        self.until(lambda: (self.data / "run.json").exists())
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
+        return self.run_file()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not condition():
+            assert self.process.poll() is None, self.process.stdout and self.process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def end(self, number: signal.Signals) -> int:
+        if self.process.poll() is None:
+            self.family += psutil.Process(self.process.pid).children(recursive=True)
+            self.process.send_signal(number)
+        code = self.process.wait(60)
+        _, alive = psutil.wait_procs(self.family, timeout=10)
+        assert alive == []
+        return code
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for unit in UNITS:
+        folder = tmp_path / "departments" / unit
+        folder.mkdir(parents=True)
+        (folder / "department.yml").write_text(DEPARTMENT.format(unit=unit), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def start(data: Path) -> Iterator[Callable[[], Up]]:
+    started: list[Up] = []
+
+    def start_one() -> Up:
+        started.append(Up(data))
+        return started[-1]
+
+    yield start_one
+    for up in started:
+        up.end(signal.SIGKILL)
+        assert up.process.stdout is not None
+        up.process.stdout.close()
+
+
+def test_it_runs_what_run_json_says_and_ends_whole_and_starts_again(
+    data: Path, start: Callable[[], Up]
+) -> None:
+    up = start()
+    content = up.wait_ready()
+    assert content["bootstrap"] == find_connection(data=data).bootstrap
+    assert [process["name"] for process in content["processes"]] == [
+        "broker",
+        "worker-0",
+        "worker-1",
+        "operations",
+        "adapter-0",
+        "adapter-1",
+    ]
+    assert set(content["units"]) == set(UNITS)
+    own = data / "departments" / UNITS[0]
+    assert content["units"][UNITS[0]] == {
+        "config": str(own / "department.yml"),
+        "systems": {"main": f"sqlite:///{own / 'own.db'}"},
+    }
+    assert up.end(signal.SIGTERM) == 0
+    assert not (data / "run.json").exists()
+    again = start()
+    assert again.wait_ready()["bootstrap"] == content["bootstrap"]
+    assert again.end(signal.SIGINT) == 0
+
+
+def test_killed_it_leaves_no_process_and_the_next_start_works(
+    data: Path, start: Callable[[], Up]
+) -> None:
+    up = start()
+    up.wait_ready()
+    assert up.end(signal.SIGKILL) == -signal.SIGKILL
+    assert (data / "run.json").exists()  # nobody was left to remove it
+    again = start()
+    again.until(lambda: not (data / "run.json").exists())
+    again.wait_ready()
+    assert again.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("line", ["broker       starting", "contract     being put", "worker-1"])
+def test_ended_while_it_starts_it_leaves_no_process(
+    start: Callable[[], Up], number: signal.Signals, line: str
+) -> None:
+    up = start()
+    assert up.process.stdout is not None
+    for said in up.process.stdout:
+        if said.startswith(line):
+            break
+    else:
+        raise AssertionError(f"it never said {line}")
+    assert up.end(number) in (0, -number)
+
+
+def test_a_part_that_is_killed_comes_back_and_run_json_says_so(
+    data: Path, start: Callable[[], Up]
+) -> None:
+    up = start()
+    before = {p["name"]: p["pid"] for p in up.wait_ready()["processes"]}
+    os.kill(before["worker-1"], signal.SIGKILL)
+
+    def is_back() -> bool:
+        now = {p["name"]: p["pid"] for p in up.run_file()["processes"]}
+        return now.get("worker-1") not in (None, before["worker-1"])
+
+    up.until(is_back)
+    os.kill(before["broker"], signal.SIGKILL)
+    up.until(
+        lambda: (
+            {p["name"]: p["pid"] for p in up.run_file()["processes"]}.get("broker")
+            not in (None, before["broker"])
+        )
+    )
+    assert up.end(signal.SIGTERM) == 0
+
+
+def test_a_second_up_on_the_same_folder_is_refused_and_does_no_harm(
+    data: Path, start: Callable[[], Up]
+) -> None:
+    up = start()
+    content = up.wait_ready()
+    second = subprocess.run(
+        [sys.executable, "-m", "deptbus.cli.main", "up", "--embedded", "--data", str(data)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode == 2
+    assert "a bus already runs on" in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+    assert up.run_file() == content
+    assert up.end(signal.SIGTERM) == 0
