@@ -80,8 +80,10 @@ def set_up_logging(*, service: bool = False) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
+    # A command that ends soon tells an error of a client itself, in one line and in our words.
+    floor = logging.WARNING if service or LEVEL in os.environ else logging.CRITICAL
     for name in _FOREIGN:
-        logging.getLogger(name).setLevel(max(number, logging.WARNING))
+        logging.getLogger(name).setLevel(max(number, floor))
 
 
 def _without_traceback(
