@@ -22,6 +22,19 @@ from deptbus.change import (
 )
 from deptbus.contract.model import Contract, Dataset, Line, Sharing
 from deptbus.contract.territory import Level
+from deptbus.wire.control import (
+    AgentReport,
+    Announcement,
+    Control,
+    Heartbeat,
+    Incarnated,
+    JobProgress,
+    Marker,
+    PolicyMarker,
+    PolicyRecord,
+    QuarantineNote,
+    ResendRequest,
+)
 
 DATE = {"type": "int", "logicalType": "date"}
 MICROS = {"type": "long", "logicalType": "timestamp-micros"}
@@ -135,3 +148,26 @@ def delivery(*fields: str, **other: Any) -> Delivery:
         "fields": fields,
     }
     return Delivery(**(values | other))
+
+
+TIME_US = 1_785_000_000_123_456
+
+CONTROL: tuple[Control, ...] = (
+    Announcement(SOURCE, "main", SENDER, 2, TIME_US),
+    Marker("resync-1", "resync", SOURCE, "main", SENDER, TIME_US),
+    Incarnated(SOURCE, "main", SENDER, (10, 0, 12, 13), "ab" * 16),
+    Heartbeat(
+        SOURCE, "main", SENDER, 4711, 1_234_567, 3, (10, 11, 12, 13), "ab" * 16, False, 2, TIME_US
+    ),
+    PolicyMarker(4, ("person",), "policy-4/housing@330106"),
+    ResendRequest("resend-1", "person", KEY, "correction"),
+    PolicyRecord(4, "cd" * 32, TIME_US, "operator", '{"territories":{}}'),
+    QuarantineNote(
+        "out.housing-330106", 1, 99, "malformed", "李四", SOURCE, "person", KEY, 7, TIME_US
+    ),
+    AgentReport("worker-0/horizontal", 4, "ef" * 32, "running", TIME_US),
+    JobProgress(
+        "policy-4/housing@330106", "housing@330106", 4, ("person",), "sending",
+        ("data.person/0",), 1000, 3, TIME_US, TIME_US + 1,
+    ),
+)  # fmt: skip

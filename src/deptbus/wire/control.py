@@ -29,6 +29,7 @@ from deptbus.wire.guard import (
     TOKEN_BYTES,
     TOO_LARGE,
     UNKNOWN_SCHEMA,
+    refused_value,
 )
 from deptbus.wire.varint import malformed
 
@@ -317,6 +318,9 @@ class _Kind:
         if isinstance(incarnation, Incarnation):
             values["incarnation"] = incarnation.number
             values["token"] = incarnation.token
+        below = _below_zero(values)
+        if below is not None:
+            raise refused_value(below, "counts something and is below zero")
         value = frame(self.id, b"".join(self.codec.encode(values)))
         if len(value) > MAX_RECORD_BYTES:
             raise WireRefused(TOO_LARGE, "the record is larger than the cap")
@@ -324,14 +328,24 @@ class _Kind:
 
     def decode(self, body: bytes) -> Control:
         values = self.codec.decode(self.codec.split(body))
-        if any(isinstance(n, int) and n < 0 for n in values.values()):
-            raise malformed()  # nothing in a control record counts below zero
+        if _below_zero(values) is not None:
+            raise malformed()
         if "incarnation" in values:
             values["incarnation"] = Incarnation(values["incarnation"], values.pop("token"))
         for name, value in values.items():
             if isinstance(value, list):
                 values[name] = tuple(value)
         return cast(Control, self.cls(**values))
+
+
+def _below_zero(values: Mapping[str, Any]) -> str | None:
+    """The first field with a number below zero: everything that control records say is a count, an
+    offset or a time since the epoch."""
+    for name, value in values.items():
+        for n in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(n, int) and n < 0:
+                return name
+    return None
 
 
 _KINDS = [_Kind(kind, cls, avro_fields) for kind, (cls, avro_fields) in _RECORDS.items()]

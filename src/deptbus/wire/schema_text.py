@@ -31,9 +31,9 @@ def parse_schema_text(number: int, text: bytes) -> dict[str, Any]:
         raise WireRefused(SCHEMA_MISMATCH, "the id of a schema is not the hash of its text")
     if _deepest(text) > MAX_JSON_DEPTH:
         raise WireRefused(BAD_SCHEMA, "the text of a schema nests too deep")
-    schema = _parsed(text)
+    decoded, schema = _parsed(text)
     # Also refuses what JSON readers read unalike: repeated keys, escapes, numbers in odd forms.
-    if not isinstance(schema, dict) or canonical_json(schema).encode() != text:
+    if not isinstance(schema, dict) or canonical_json(schema) != decoded:
         raise WireRefused(BAD_SCHEMA, "the text of a schema is not canonical JSON")
     resolve(schema)
     return schema
@@ -46,9 +46,10 @@ def lint_embedded(schema: dict[str, Any]) -> None:
         raise WireRefused(BAD_SCHEMA, "a schema holds a record that is not safe")
 
 
-def _parsed(text: bytes) -> Any:
+def _parsed(text: bytes) -> tuple[str, Any]:
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        decoded = text.decode()
+        return decoded, json.loads(decoded, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         pass
     # Raised outside the except block: the parser's own error holds the text.
