@@ -73,6 +73,8 @@ def load_noun(name: str, noun: Noun) -> Any:
     app: typer.Typer = import_module(f"deptbus.cli.{noun.module}").app
     command = typer.main.get_group(app) if noun.is_group else typer.main.get_command(app)
     command.name = name
+    # The parser gives options about shell completion to every command that has no verbs.
+    command.params = [p for p in command.params if not str(p.name).endswith("_completion")]
     return command
 
 
@@ -124,6 +126,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except ParserError as error:
         return _usage_error(error)
     except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):  # the parser met it first
+            return _reader_went_away()
         return _code_of(ending.code)
     except Exception as error:  # noqa: BLE001 - the last door: whatever is left is our own bug
         return _own_bug(error)
