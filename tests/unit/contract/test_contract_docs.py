@@ -127,4 +127,4 @@ def test_the_reader_has_ten_lines_and_needs_nothing_of_ours() -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name in node.names
     }
-    assert imported == {"io", "json", "sys", "confluent_kafka", "fastavro"}
+    assert imported == {"io", "json", "sys", "uuid", "confluent_kafka", "fastavro"}
