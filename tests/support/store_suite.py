@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -20,6 +20,9 @@ IDENTITY = BusIdentity("cluster", "topic")
 NOW = 1_800_000_000_000_000
 
 
+_HOUSES = "CREATE TABLE houses (id VARCHAR(30) PRIMARY KEY, address VARCHAR(40))"
+
+
 class StoreSuite:
     """`open_store` and `sql` are what a subclass gives; each test has a fresh database."""
 
@@ -27,9 +30,8 @@ class StoreSuite:
     statistics = "deptbus_statistics"
 
     @pytest.fixture
-    async def database(self) -> AsyncIterator[Any]:
+    async def database(self) -> Any:
         raise NotImplementedError
-        yield
 
     async def make_store(self, database: Any, words: Mapping[str, Any]) -> Store:
         """An unopened store behind the fence's present token, on a connection of its own."""
@@ -150,7 +152,8 @@ class StoreSuite:
         """An upsert would trip over it also where the row is there."""
         await self.sql(
             database,
-            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20), own INT NOT NULL)",
+            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20), "
+            "own INT NOT NULL)",,
         )
         await self.sql(database, "INSERT INTO people VALUES ('id000001', 'x', 7)")
         store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
@@ -175,7 +178,8 @@ class StoreSuite:
     async def test_a_refused_row_is_parked_and_its_neighbours_go_on(self, database: Any) -> None:
         await self.sql(
             database,
-            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20) CHECK (name < 'b'))",
+            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, "
+            "name VARCHAR(20) CHECK (name < 'b'))",
         )
         store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
         applied = await self.feed(
@@ -270,8 +274,8 @@ class StoreSuite:
     async def test_a_parked_newer_delivery_leaves_no_closed_column(self, database: Any) -> None:
         await self.sql(
             database,
-            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20) CHECK (name <> 'bad'), "
-            "phone VARCHAR(20))",
+            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, "
+            "name VARCHAR(20) CHECK (name <> 'bad'), phone VARCHAR(20))",
         )
         columns = {"id": "id", "name": "name", "phone": "phone"}
         store = await self.opened(database, {"columns": columns})
@@ -340,7 +344,7 @@ class StoreSuite:
     async def test_planted_bug_without_the_fence_a_zombie_writes(
         self, database: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The zombie test above would fail: its offsets alone do not stop it on another partition."""
+        """The test above would fail: offsets alone do not stop it on another partition."""
         older = await self.opened(database)
         await self.take_over(database)
 
@@ -457,5 +461,5 @@ class StoreSuite:
 async def until(condition: Any, seconds: float = 10) -> None:
     """Wait for an async condition, with a deadline."""
     async with asyncio.timeout(seconds):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - a database cannot set an event
             await asyncio.sleep(0.01)

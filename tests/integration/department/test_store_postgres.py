@@ -83,7 +83,7 @@ class TestPostgresStore(StoreSuite):
         younger = await self.opened(database)
         await self.feed(younger, person(1, 2, name="younger"))
         go_on.set()
-        with pytest.raises(Exception, match="cannot be reached|connection"):
+        with pytest.raises(Exception, match=r"cannot be reached|connection"):
             await late
         assert await self.people(database, "name") == [("younger",)]
         await younger.close()
@@ -150,7 +150,8 @@ class TestPostgresStore(StoreSuite):
         await self.sql(database, 'CREATE SCHEMA "房管"')
         await self.sql(
             database,
-            'CREATE TABLE "房管"."Own People" (n serial PRIMARY KEY, "Id" varchar(30) UNIQUE, name text)',
+            'CREATE TABLE "房管"."Own People" (n serial PRIMARY KEY, "Id" varchar(30) UNIQUE, '
+            "name text)",
         )
         store = await self.opened(
             database, {"table": "房管.Own People", "columns": {"id": "Id", "name": "name"}}

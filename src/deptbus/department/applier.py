@@ -1,0 +1,277 @@
+"""The applier of one system: its unit's inbox -> its own tables, for as long as it may.
+
+Reading and decoding the next batch goes on while one is applied. What the database or the bus does
+not allow now is tried again with back-off, and said once; only Fenced and SourceRefused end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import structlog
+
+from deptbus.connection import Connection
+from deptbus.contract.department import Department, Receive, receive_key
+from deptbus.contract.model import Contract, Policy
+from deptbus.department.connect import PostgresDatabase, SqliteDatabase, open_database, target_of
+from deptbus.department.export import FolderExport
+from deptbus.department.inbox import Arrived, Inbox
+from deptbus.department.store import Applied, Store
+from deptbus.department.store_postgres import PostgresStore
+from deptbus.department.store_sqlite import SqliteStore
+from deptbus.department.target import ContractShapes
+from deptbus.errors import (
+    BusRefused,
+    BusUnreachable,
+    ContractUnreadable,
+    DatabaseBusy,
+    DatabaseUnavailable,
+    SourceRefused,
+)
+from deptbus.stream.policies import PolicyFollower
+from deptbus.stream.schemas import SchemaFollower
+from deptbus.wire.codecs import Codecs
+from deptbus.wire.control import ResendRequest
+
+log = structlog.get_logger(__name__)
+
+Resend = Callable[[ResendRequest], Awaitable[None]]
+TRANSIENT = (BusRefused, BusUnreachable, ContractUnreadable, DatabaseUnavailable)
+
+_IDLE_SECONDS = 1.0
+_COMMIT_SECONDS = 0.5
+_BACKOFF_SECONDS = (0.2, 5.0)
+_BUSY_SECONDS = (0.02, 0.25)
+_POLICY_SECONDS = 5.0
+
+
+def mapping_of(
+    department: Department, system: str, contract: Contract
+) -> dict[str, tuple[Receive, tuple[str, ...]]]:
+    """Dataset -> (its mapping, columns of the row's own key), for datasets that the contract has.
+
+    Raises SourceRefused when a mapping names no key; `department check` says so with its line.
+    """
+    found = {}
+    for dataset, receive in department.systems[system].receives.items():
+        known = contract.datasets.get(dataset)
+        if known is None:
+            continue
+        key = receive_key(receive, known.key)
+        if not key:
+            raise SourceRefused(
+                f"{department.file}: `receives: {dataset}` names no key",
+                mend="Map the dataset's key fields, or `$key`",
+            )
+        found[dataset] = (receive, key)
+    return found
+
+
+class Applier:
+    """`run` until it raises Fenced or SourceRefused, or until `stop` (what is being applied is
+    finished then). `resend` gets the requests for the publisher and returns when they are durable.
+
+    Owns what it opens; `follower`, `schemas` and `codecs` are the caller's.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        department: Department,
+        system: str,
+        token: bytes,
+        *,
+        follower: PolicyFollower,
+        schemas: SchemaFollower,
+        codecs: Codecs,
+        resend: Resend | None = None,
+    ) -> None:
+        self._connection, self._department, self._system = connection, department, system
+        self._token = token
+        self._follower, self._schemas, self._codecs = follower, schemas, codecs
+        self._resend = resend
+        self._stopping = asyncio.Event()
+        self._log = log.bind(unit=department.unit, system=system)
+        self._policy: Policy | None = None
+        self._shapes: ContractShapes | None = None
+        self._export: FolderExport | None = None
+        self.begun = asyncio.Event()  # set when the inbox is being read
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def run(self) -> None:
+        pause, said = _BACKOFF_SECONDS[0], ""
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                await self._session()
+            except TRANSIENT as error:
+                if error.what != said:
+                    self._log.warning("applying_stopped", error=str(error))
+                    said = error.what
+                if time.monotonic() - began > 60:
+                    pause = _BACKOFF_SECONDS[0]
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._stopping.wait()
+                pause = min(pause * 2, _BACKOFF_SECONDS[1])
+
+    async def _session(self) -> None:
+        """One connection to the database and one to the bus, until either fails."""
+        self._follow_policy()
+        assert self._policy is not None
+        target = target_of(self._department.systems[self._system].database)
+        database = await open_database(
+            target,
+            unit=self._department.unit,
+            system=self._system,
+            create=target.folder is not None,
+        )
+        inbox = Inbox(
+            self._connection, self._department.unit, self._system, self._codecs, self._schemas
+        )
+        exporting: asyncio.Task[None] | None = None
+        try:
+            store = self._store(database, inbox.topic)
+            identity, partitions = await inbox.start()
+            await store.open(identity, partitions)
+            await inbox.seek(store.positions)
+            await inbox.commit(store.positions)
+            if target.folder is not None:
+                self._export = FolderExport(target, store.targets)
+                exporting = asyncio.create_task(self._export.run())
+            self._log.info("applying_begun", datasets=sorted(store.targets))
+            self.begun.set()
+            await self._loop(store, inbox)
+        finally:
+            await _ended(exporting)
+            if self._export is not None:
+                await self._export.finish()
+            await inbox.stop()
+            await database.close()
+
+    def _store(self, database: SqliteDatabase | PostgresDatabase, topic: str) -> Store:
+        assert self._policy is not None
+        assert self._shapes is not None
+        mapping = mapping_of(self._department, self._system, self._policy.contract)
+        if isinstance(database, SqliteDatabase):
+            return SqliteStore(database, topic, self._token, mapping, self._shapes)
+        return PostgresStore(database, topic, self._token, mapping, self._shapes)
+
+    async def _loop(self, store: Store, inbox: Inbox) -> None:
+        reading: asyncio.Task[Arrived] | None = None
+        stopping = asyncio.create_task(self._stopping.wait())
+        committed_at = 0.0
+        try:
+            while not self._stopping.is_set():
+                if reading is None:
+                    reading = asyncio.create_task(self._read(store, inbox))
+                await asyncio.wait((reading, stopping), return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
+                    break
+                arrived, reading = reading.result(), None
+                if self._follow_policy(arrived.policy) and self._changed(store):
+                    return  # other datasets: open anew, from the offsets in SQL
+                if arrived.batch:
+                    reading = asyncio.create_task(self._read(store, inbox))
+                await self._pass_on(arrived.requests)
+                await self._apply(store, arrived)
+                if time.monotonic() - committed_at > _COMMIT_SECONDS:
+                    await inbox.commit(store.positions)
+                    committed_at = time.monotonic()
+        finally:
+            await _ended(reading)
+            await _ended(stopping)
+        await inbox.commit(store.positions)
+
+    async def _read(self, store: Store, inbox: Inbox) -> Arrived:
+        retry = store.retry_in_seconds(_now_us())
+        wait = _IDLE_SECONDS if retry is None else min(retry, _IDLE_SECONDS)
+        arrived = await inbox.read(store.batch_limit, wait, store.targets)
+        if self._policy is not None and arrived.policy > self._policy.number:
+            # A new schema may have come with it. Without it the rows would be parked for a while.
+            with suppress(ContractUnreadable):
+                await self._follower.at_least(arrived.policy, _POLICY_SECONDS)
+        return arrived
+
+    async def _apply(self, store: Store, arrived: Arrived) -> None:
+        retry = store.retry_in_seconds(_now_us())
+        if not arrived.batch and (retry is None or retry > 0):
+            return
+        pause, began, said = _BUSY_SECONDS[0], time.monotonic(), False
+        while True:
+            try:
+                applied = await store.apply(arrived.batch, _now_us())
+                break
+            except DatabaseBusy as error:
+                if not said and time.monotonic() - began > 5:
+                    self._log.warning("applying_waits_for_a_lock", error=error.what)
+                    said = True
+                if self._stopping.is_set():
+                    return
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _BUSY_SECONDS[1])
+        self._tell(applied)
+        if self._export is not None and applied.written:
+            self._export.mark(applied.written)
+
+    def _tell(self, applied: Applied) -> None:
+        """One line for all rows of a batch that are parked for the same reason."""
+        reasons = Counter((entry.dataset, entry.parked) for entry in applied.parked)
+        for (dataset, reason), rows in sorted(reasons.items(), key=str):
+            self._log.warning("deliveries_parked", dataset=dataset, reason=reason, rows=rows)
+
+    async def _pass_on(self, requests: list[ResendRequest]) -> None:
+        published = self._department.systems[self._system].publishes
+        for request in requests:
+            if request.dataset in published and self._resend is not None:
+                await self._resend(request)
+
+    def _follow_policy(self, at_least: int = 0) -> bool:
+        """Take up the contract in force; whether it is another one than before."""
+        if self._policy is not None:
+            try:
+                policy = self._follower.current()
+            except ContractUnreadable:
+                return False  # applying what came needs no rights: those were decided before
+            if policy.number == self._policy.number:
+                return False
+        else:
+            policy = self._follower.current()
+        for known in self._follower.history().values():
+            self._codecs.add_contract(known.contract)
+        if self._shapes is None:
+            self._shapes = ContractShapes(policy.contract, self._codecs)
+        else:
+            self._shapes.replace(policy.contract, self._codecs)
+        self._policy = policy
+        missing = [
+            name
+            for name in self._department.systems[self._system].receives
+            if name not in policy.contract.datasets
+        ]
+        if missing:
+            self._log.warning("datasets_not_in_contract", datasets=missing, policy=policy.number)
+        return True
+
+    def _changed(self, store: Store) -> bool:
+        assert self._policy is not None
+        wanted = mapping_of(self._department, self._system, self._policy.contract)
+        return wanted.keys() != store.targets.keys()
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000
+
+
+async def _ended(task: asyncio.Task[object] | asyncio.Task[None] | None) -> None:
+    """Cancel a helper task and wait for its end; its own failure was met elsewhere or is moot."""
+    if task is None:
+        return
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

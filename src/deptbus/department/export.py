@@ -1,0 +1,89 @@
+"""Folder systems, out-side: `<dataset>.csv` kept as the folder's state database has it.
+
+A file is written beside the old one and put in its place in one step, at most every half second,
+and once more in the end. UTF-8 with a byte order mark, so that Excel opens it right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import os
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import structlog
+
+from deptbus.department.connect import BUSY_TIMEOUT_S, Target, sqlite_translated
+from deptbus.department.layout import comma, quoted, quoted_table
+from deptbus.department.target import MappedTarget
+from deptbus.errors import DatabaseUnavailable
+
+log = structlog.get_logger(__name__)
+
+DEBOUNCE_SECONDS = 0.5
+
+
+class FolderExport:
+    """`mark` what changed; `run` writes it; `finish`, after `run` was cancelled, the rest."""
+
+    def __init__(self, target: Target, targets: Mapping[str, MappedTarget]) -> None:
+        if target.folder is None:
+            raise ValueError("only a folder system is exported")
+        self._folder, self._state = target.folder, Path(target.location)
+        self._targets = targets
+        # A crash between commit and export leaves old files: each start writes all once.
+        self._dirty: set[str] = set(targets)
+        self._woken = asyncio.Event()
+        self._woken.set()
+        self._said = ""
+
+    def mark(self, datasets: Iterable[str]) -> None:
+        self._dirty.update(datasets)
+        self._woken.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            await self.finish()
+            await asyncio.sleep(DEBOUNCE_SECONDS)
+
+    async def finish(self) -> None:
+        """Write what is marked. A file that somebody holds open is tried again next time."""
+        for dataset in sorted(self._dirty):
+            self._dirty.discard(dataset)
+            try:
+                await asyncio.to_thread(self._write, self._targets[dataset])
+            except (OSError, DatabaseUnavailable) as error:
+                self._dirty.add(dataset)
+                self._woken.set()
+                said = str(error)
+                if said != self._said:
+                    self._said = said
+                    log.warning("export_postponed", dataset=dataset, error=said)
+
+    def _write(self, target: MappedTarget) -> None:
+        names = [column.name for column in target.columns]
+        keys = comma(quoted(column.name) for column in target.key_columns)
+        sql = (
+            f"SELECT {comma(map(quoted, names))} FROM {quoted_table(target.table)} ORDER BY {keys}"
+        )
+        beside = self._state.parent / f"{target.dataset}.csv.new"
+        with (
+            sqlite_translated(str(self._state)),
+            closing(_reader(self._state)) as connection,
+            beside.open("w", encoding="utf-8-sig", newline="") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(names)
+            writer.writerows(connection.execute(sql))
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self._folder / f"{target.dataset}.csv")
+
+
+def _reader(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)

@@ -1,0 +1,178 @@
+"""Reads `in.<unit>` from the offsets that SQL names, and turns records into what can be applied."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from deptbus.change import Received
+from deptbus.connection import Connection
+from deptbus.department.store import BusIdentity, PartitionBatch, Position, Unreadable
+from deptbus.errors import DeptbusError, SourceRefused, WireRefused
+from deptbus.names import adapter_group, in_topic
+from deptbus.stream.brokers import open_consumer, partitions_of, translate
+from deptbus.stream.group import LagCommitter
+from deptbus.stream.identity import topic_identity
+from deptbus.stream.schemas import SchemaFollower
+from deptbus.wire.codecs import Codecs
+from deptbus.wire.control import PolicyMarker, ResendRequest
+from deptbus.wire.guard import UNKNOWN_SCHEMA
+from deptbus.wire.partitioner import partition_of
+
+log = structlog.get_logger(__name__)
+
+WRONG_PARTITION = "wrong_partition"  # written with another partitioner: order per key is not sure
+
+
+@dataclass(slots=True)
+class Arrived:
+    """One read: what is to be applied by partition, and requests that are for the publisher."""
+
+    batch: dict[int, PartitionBatch] = field(default_factory=dict)
+    requests: list[ResendRequest] = field(default_factory=list)
+    policy: int = 0  # the highest that a delivery names
+
+
+class Inbox:
+    """`start`, `seek`, then `read` in a loop; `commit` now and then; `stop`.
+
+    All raise BusUnreachable and BusRefused; after one of them use a new object.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        unit: str,
+        system: str,
+        codecs: Codecs,
+        schemas: SchemaFollower,
+    ) -> None:
+        self.topic = in_topic(unit)
+        self._connection, self._group = connection, adapter_group(unit, system)
+        self._codecs, self._schemas = codecs, schemas
+        self._consumer: AIOKafkaConsumer | None = None
+        self._places: list[TopicPartition] = []
+        self._committer: LagCommitter | None = None
+        self._committed: dict[int, int] = {}
+
+    async def start(self) -> tuple[BusIdentity, int]:
+        """Which bus this is, and the number of partitions."""
+        consumer = self._consumer = await open_consumer(self._connection)
+        self._places = await partitions_of(consumer, self.topic)
+        identity = await topic_identity(consumer._client, self.topic)
+        self._committer = LagCommitter(consumer._client, self._group)
+        return BusIdentity(*identity), len(self._places)
+
+    async def seek(self, positions: Mapping[int, Position]) -> None:
+        """Go on where SQL stands. Raises SourceRefused when the topic ends before that."""
+        consumer = self._open()
+        try:
+            starts = await consumer.beginning_offsets(self._places)
+            ends = await consumer.end_offsets(self._places)
+            consumer.assign(self._places)
+            for place in self._places:
+                wanted = positions[place.partition].next_offset
+                if wanted > ends[place]:
+                    raise SourceRefused(
+                        f"rebuilt topic: {self.topic} ends before what was applied from it",
+                        mend="If it was rebuilt on purpose, run `deptbus department rejoin "
+                        "--config FILE`",
+                    )
+                if 0 < wanted < starts[place]:
+                    log.error(
+                        "inbox_lost",
+                        topic=self.topic,
+                        partition=place.partition,
+                        deliveries=starts[place] - wanted,
+                        mend="Ask the data office for a replay of what retention took",
+                    )
+                consumer.seek(place, max(wanted, starts[place]))
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise translate(error, topic=self.topic) from error
+
+    async def read(self, limit: int, timeout_seconds: float, datasets: Collection[str]) -> Arrived:
+        """What came, at most `limit` records; empty when nothing did in time. Deliveries of other
+        datasets than these are another system's."""
+        try:
+            found = await self._open().getmany(
+                *self._places, timeout_ms=int(timeout_seconds * 1000), max_records=limit
+            )
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise translate(error, topic=self.topic) from error
+        arrived = Arrived()
+        for place, records in found.items():
+            if records:
+                part = PartitionBatch(records[-1].offset + 1)
+                arrived.batch[place.partition] = part
+                for record in records:
+                    await self._take(arrived, part, record, datasets)
+        return arrived
+
+    async def _take(
+        self,
+        arrived: Arrived,
+        part: PartitionBatch,
+        record: ConsumerRecord,
+        datasets: Collection[str],
+    ) -> None:
+        try:
+            item = await self._decode(record.key, record.value)
+        except WireRefused as error:
+            part.unreadable.append(Unreadable(record.offset, error.reason))
+            log.error(
+                "inbox_record_unreadable",
+                topic=self.topic,
+                partition=record.partition,
+                offset=record.offset,
+                reason=error.reason,
+            )
+            return
+        if isinstance(item, Received):
+            if partition_of(item.key, len(self._places)) != record.partition:
+                part.unreadable.append(Unreadable(record.offset, WRONG_PARTITION))
+            elif item.dataset in datasets:
+                part.items.append(item)
+                arrived.policy = max(arrived.policy, item.policy)
+        elif isinstance(item, PolicyMarker):
+            part.items.append(item)
+        else:
+            arrived.requests.append(item)
+
+    async def _decode(
+        self, key: bytes | None, value: bytes | None
+    ) -> Received | PolicyMarker | ResendRequest:
+        """A schema is on the bus before its first delivery: what is unknown is looked up once."""
+        try:
+            return self._codecs.decode_inbox(key, value)
+        except WireRefused as error:
+            if error.reason != UNKNOWN_SCHEMA:
+                raise
+            missing = self._codecs.missing_schema(value)
+            if missing is None or not await self._schemas.ensure(missing):
+                raise
+        return self._codecs.decode_inbox(key, value)
+
+    async def commit(self, positions: Mapping[int, Position]) -> None:
+        """For lag only: what is applied. A failure is logged once and tried again next time."""
+        offsets = {n: p.next_offset for n, p in positions.items()}
+        if self._committer is None or offsets == self._committed:
+            return
+        try:
+            await self._committer.commit(self.topic, offsets)
+            self._committed = offsets
+        except DeptbusError as error:
+            log.warning("lag_not_committed", group=self._group, error=error.what)
+
+    async def stop(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.stop()
+
+    def _open(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            raise RuntimeError("Inbox is not started")
+        return self._consumer

@@ -1,0 +1,141 @@
+"""Which cluster and which topic stand behind an address and a name: a rebuilt one has other ids.
+
+aiokafka speaks metadata up to version 5; topic ids came with version 10 (KIP-516), so the request
+and its answer are spelled out here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from io import BytesIO
+from typing import NamedTuple, TypeAlias
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError, for_code
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import (
+    AbstractType,
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Schema,
+    TaggedFields,
+)
+
+from deptbus.errors import BusUnreachable
+from deptbus.stream.brokers import PATIENCE_SECONDS, refused_topic, translate
+
+
+class TopicIdentity(NamedTuple):
+    cluster_id: str
+    topic_id: str  # canonical text of its UUID
+
+
+class _Uuid(AbstractType[bytes]):
+    @classmethod
+    def encode(cls, value: bytes) -> bytes:
+        return value
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> bytes:
+        return data.read(16)
+
+
+class _MetadataResponse(Response):
+    API_KEY = 3
+    API_VERSION = 12
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            CompactArray(
+                ("node_id", Int32),
+                ("host", CompactString("utf-8")),
+                ("port", Int32),
+                ("rack", CompactString("utf-8")),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("cluster_id", CompactString("utf-8")),
+        ("controller_id", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("error_code", Int16),
+                ("topic", CompactString("utf-8")),
+                ("topic_id", _Uuid),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", CompactArray(Int32)),
+                        ("isr", CompactArray(Int32)),
+                        ("offline_replicas", CompactArray(Int32)),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("authorized_operations", Int32),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _MetadataRequestV12(RequestStruct):
+    API_KEY = 3
+    API_VERSION = 12
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _MetadataResponse
+    SCHEMA = Schema(
+        (
+            "topics",
+            CompactArray(
+                ("topic_id", _Uuid),
+                ("topic", CompactString("utf-8")),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+_Version: TypeAlias = _MetadataRequestV12
+
+
+class _MetadataRequest(Request[_Version]):
+    API_KEY = 3
+
+    def __init__(self, topic: str) -> None:
+        self._topic = topic
+
+    def build(self, request_struct_class: type[_Version]) -> _Version:
+        return request_struct_class([(bytes(16), self._topic, {})], False, False, {})
+
+
+async def topic_identity(client: AIOKafkaClient, topic: str) -> TopicIdentity:
+    """Raises BusRefused when the topic is unknown or forbidden, BusUnreachable."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PATIENCE_SECONDS
+    while True:
+        try:
+            answer = await client.send(client.get_random_node(), _MetadataRequest(topic))
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise translate(error, topic=topic) from error
+        ((code, _, topic_id, *_),) = answer.topics
+        if code == 0:
+            return TopicIdentity(answer.cluster_id, str(uuid.UUID(bytes=topic_id)))
+        if loop.time() > deadline:
+            if for_code(code).retriable:
+                raise BusUnreachable(f"topic {topic} has no leader", mend="Is the bus well?")
+            raise refused_topic(topic)
+        await asyncio.sleep(0.1)
