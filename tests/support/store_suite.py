@@ -152,8 +152,7 @@ class StoreSuite:
         """An upsert would trip over it also where the row is there."""
         await self.sql(
             database,
-            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20), "
-            "own INT NOT NULL)",,
+            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20), own INT NOT NULL)",
         )
         await self.sql(database, "INSERT INTO people VALUES ('id000001', 'x', 7)")
         store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
@@ -178,8 +177,7 @@ class StoreSuite:
     async def test_a_refused_row_is_parked_and_its_neighbours_go_on(self, database: Any) -> None:
         await self.sql(
             database,
-            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, "
-            "name VARCHAR(20) CHECK (name < 'b'))",
+            "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20) CHECK (name < 'b'))",
         )
         store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
         applied = await self.feed(
