@@ -43,7 +43,9 @@ Resend = Callable[[ResendRequest], Awaitable[None]]
 TRANSIENT = (BusRefused, BusUnreachable, ContractUnreadable, DatabaseUnavailable)
 
 _IDLE_SECONDS = 1.0
-_COMMIT_SECONDS = 0.5
+# Jobs send as much as is committed in a fifth of a second (operations.window): a commit that comes
+# late looks like a recipient that is slow.
+_COMMIT_SECONDS = 0.05
 _BACKOFF_SECONDS = (0.2, 5.0)
 _BUSY_SECONDS = (0.02, 0.25)
 _POLICY_SECONDS = 5.0
@@ -166,7 +168,8 @@ class Applier:
     async def _loop(self, store: Store, inbox: Inbox) -> None:
         reading: asyncio.Task[Arrived] | None = None
         stopping = asyncio.create_task(self._stopping.wait())
-        committed_at = 0.0
+        applied = asyncio.Event()
+        committing = asyncio.create_task(_commit_always(store, inbox, applied))
         try:
             while not self._stopping.is_set():
                 if reading is None:
@@ -181,10 +184,10 @@ class Applier:
                     reading = asyncio.create_task(self._read(store, inbox))
                 await self._pass_on(arrived.requests)
                 await self._apply(store, arrived)
-                if time.monotonic() - committed_at > _COMMIT_SECONDS:
-                    await inbox.commit(store.positions)
-                    committed_at = time.monotonic()
+                if arrived.batch:
+                    applied.set()
         finally:
+            await _ended(committing)
             await _ended(reading)
             await _ended(stopping)
         await inbox.commit(store.positions)
@@ -263,6 +266,15 @@ class Applier:
         assert self._policy is not None
         wanted = mapping_of(self._department, self._system, self._policy.contract)
         return wanted.keys() != store.targets.keys()
+
+
+async def _commit_always(store: Store, inbox: Inbox, applied: asyncio.Event) -> None:
+    """Beside the loop: a batch waits for no commit, and the last of a row is not forgotten."""
+    while True:
+        await applied.wait()
+        applied.clear()
+        await inbox.commit(store.positions)
+        await asyncio.sleep(_COMMIT_SECONDS)
 
 
 def _now_us() -> int:
