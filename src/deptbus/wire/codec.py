@@ -24,9 +24,10 @@ from deptbus.wire.values import Decode, Encode, Unfit, decoder, encoder
 from deptbus.wire.varint import ONE_BYTE, long_bytes, malformed, text_at
 from deptbus.wire.walk import FLUSH, Source, compiled, write_fields, write_refusals
 
-# What fastavro and Python raise for a value of the wrong type, range or form.
+# What Python, fastavro and the walk over its bytes raise for a value that does not fit.
 _UNFIT = (
     Unfit,
+    WireRefused,
     ValueError,
     TypeError,
     AttributeError,

@@ -137,6 +137,7 @@ class DeliveryWriter:
     ) -> None:
         self._projection = projection
         self._plans: dict[tuple[Any, ...], _Plan] = {}
+        self._by_identity: dict[tuple[Any, ...], tuple[_Plan, Delivery]] = {}
 
     def write(
         self,
@@ -181,9 +182,9 @@ class DeliveryWriter:
         return written
 
     def _plan(self, change: Change, d: Delivery) -> _Plan:
-        # Routing caches its rules, so their tuples are the same objects from change to change. They
-        # are looked up by identity, because hashing a dozen names costs more than all the rest of a
-        # delivery; a plan holds on to what it was made from, so an identity is not used twice.
+        # Routing caches its rules, so their tuples are the same objects from change to change; they
+        # are looked up by identity first, because to hash a dozen names costs more than all the
+        # rest of a delivery. What was looked up is held on to, so that no identity is used twice.
         key = (
             change.dataset,
             change.schema_version,
@@ -193,10 +194,20 @@ class DeliveryWriter:
             id(d.grants),
             id(d.fields),
         )
+        known = self._by_identity.get(key)
+        if known is not None:
+            return known[0]
+        if len(self._by_identity) >= _MOST_PLANS:
+            self._by_identity.clear()
+            self._plans.clear()
+        plan = self._plan_by_value(change, d)
+        self._by_identity[key] = plan, d
+        return plan
+
+    def _plan_by_value(self, change: Change, d: Delivery) -> _Plan:
+        key = change.dataset, change.schema_version, d.op, d.direction, d.rule, d.grants, d.fields
         plan = self._plans.get(key)
         if plan is None:
-            if len(self._plans) >= _MOST_PLANS:
-                self._plans.clear()
             plan = self._plans[key] = self._make_plan(change, d)
         return plan
 
@@ -206,22 +217,19 @@ class DeliveryWriter:
             raise refused_value("record", "has a projection exactly in an upsert")
         head, places = self._projection(change.dataset, change.schema_version, d.fields)
         right = _DIRECTIONS[d.direction] + text_of("rule", d.rule) + array_of("grants", d.grants)
-        return _Plan(head + _DELIVERY_OPS[d.op], right, upsert, places, d)
+        return _Plan(head + _DELIVERY_OPS[d.op], right, upsert, places)
 
 
 class _Plan:
     """All of a delivery's bytes that do not depend on the change. Compared by identity."""
 
-    __slots__ = ("head", "made_from", "places", "right", "upsert")
+    __slots__ = ("head", "places", "right", "upsert")
 
-    def __init__(
-        self, head: bytes, right: bytes, upsert: bool, places: tuple[int, ...], made_from: Delivery
-    ) -> None:
+    def __init__(self, head: bytes, right: bytes, upsert: bool, places: tuple[int, ...]) -> None:
         self.head = head
         self.right = right
         self.upsert = upsert
         self.places = places
-        self.made_from = made_from
 
 
 def _joined(record: RecordFields, places: tuple[int, ...]) -> bytes:

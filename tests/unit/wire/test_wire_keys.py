@@ -103,7 +103,7 @@ def test_keys_differ_by_part_boundaries_dataset_and_secret() -> None:
 @pytest.mark.parametrize("natural", [[], [""], [" \u3000"], ["\ud800"], [12], [None], [b"1"]])
 def test_no_key_for_what_has_no_identity(natural: list[object]) -> None:
     with pytest.raises(WireRefused) as refused:
-        KeyMaker(SECRET, "resident").key(natural)  # type: ignore[arg-type]
+        KeyMaker(SECRET, "resident").key(natural)
     assert refused.value.reason == "bad_value"
     assert refused.value.__context__ is None
 
