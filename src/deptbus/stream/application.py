@@ -9,6 +9,7 @@ leader topic, Faust's own producer (an awaited send of its is not delivered) and
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,7 @@ class BusApp(faust.App):
     """Agents take batches through `feed`. `desk` and `gate` are there from `on_start` on."""
 
     BootStrategy = _Boot
+    logger = logging.getLogger("faust.app")
     desk: Desk
     gate: Gate
 

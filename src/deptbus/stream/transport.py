@@ -18,6 +18,7 @@ learnt from a loss or a stall:
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any, cast
@@ -55,6 +56,8 @@ FETCH_BYTES = 2 * 1024 * 1024  # of one partition: above max.message.bytes less 
 
 class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     """Owns the aiokafka consumer, in a thread with a loop of its own."""
+
+    logger = logging.getLogger("faust.transport")
 
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         assert isinstance(transport, BatchTransport)
@@ -144,6 +147,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 class BatchConsumer(driver.Consumer):
     """Hands batches to the streams, one of a partition at a time; commits what was delivered."""
 
+    logger = logging.getLogger("faust.transport")
     _thread: BatchConsumerThread
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
