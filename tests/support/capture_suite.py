@@ -289,7 +289,7 @@ class CaptureSuite:
             await self.desk.do(person(n))
         assert len(await self.desk.rows('SELECT * FROM "居民 Table"')) == 12
         rows = await capture.read(CAP)
-        assert 3 <= len(rows) <= 5
+        assert 3 <= len(rows) <= 6
         assert (await capture.state()).gave_way > 0
         await capture.delete(token, [r.position for r in rows])
         await self.desk.do(person("later"))
@@ -348,8 +348,11 @@ class CaptureSuite:
         assert (state.publication, state.version) == (1, first.position)
 
     async def test_a_commit_wakes_the_reader(self, capture: Capture) -> None:
+        until = asyncio.get_running_loop().time() + 20
         assert await capture.read(10) == []
-        assert await capture.wait(0.05) is False
+        while await capture.wait(0.05):  # the echo of what was before
+            assert await capture.read(10) == []
+            assert asyncio.get_running_loop().time() < until
         waiting = asyncio.create_task(capture.wait(20))
         await asyncio.sleep(0)
         await self.desk.do(person(1))

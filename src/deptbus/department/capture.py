@@ -89,6 +89,13 @@ class Prepared:
     wanted: list[Wanted] = field(default_factory=list)
     version: int = 0  # the highest that the batch publishes
 
+    @property
+    def needs_writing(self) -> bool:
+        """True when something beside the publication number has to be written."""
+        return bool(
+            self.drop or self.places or self.variants or self.park or self.unpark or self.wanted
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class SourceState:

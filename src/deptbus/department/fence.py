@@ -93,7 +93,7 @@ async def read_adapter(database: Database) -> AdapterRow:
 async def check(database: Database, token: bytes) -> None:
     """Raises Fenced when somebody else has taken over; says nothing of the next moment."""
     if (await read_adapter(database)).incarnation.token != token:
-        raise Fenced(_FENCED, mend=_FENCED_MEND)
+        raise Fenced(FENCED, mend=FENCED_MEND)
 
 
 async def take_over(
@@ -150,14 +150,14 @@ async def _end_older_connections(database: PostgresDatabase, unit: str, system: 
         )
 
 
-_FENCED = "a younger adapter of this system has taken over"
-_FENCED_MEND = "Run one adapter per system; this one stops"
+FENCED = "a younger adapter of this system has taken over"
+FENCED_MEND = "Run one adapter per system; this one stops"
 
 
 def check_sqlite(connection: sqlite3.Connection, token: bytes) -> None:
     """First statement of a transaction (BEGIN IMMEDIATE already holds the write lock)."""
     if connection.execute("SELECT token FROM deptbus_adapter").fetchone() != (token,):
-        raise Fenced(_FENCED, mend=_FENCED_MEND)
+        raise Fenced(FENCED, mend=FENCED_MEND)
 
 
 async def check_postgres(connection: asyncpg.Connection, token: bytes) -> None:
@@ -170,7 +170,7 @@ async def check_postgres(connection: asyncpg.Connection, token: bytes) -> None:
         )
         is None
     ):
-        raise Fenced(_FENCED, mend=_FENCED_MEND)
+        raise Fenced(FENCED, mend=FENCED_MEND)
 
 
 def begin_applying_sqlite(connection: sqlite3.Connection, datasets: Iterable[str]) -> None:

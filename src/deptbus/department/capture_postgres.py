@@ -1,0 +1,585 @@
+"""Capture on PostgreSQL: many writers at once, so what is not visible may still be coming.
+
+Two connections: one for what must be durable, one for what may be lost in a crash (deleting rows
+that were published) and for the doorbell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+
+from deptbus.department import fence
+from deptbus.department import postgres_triggers as sql
+from deptbus.department.capture import (
+    Capture,
+    CaptureStatus,
+    Known,
+    OutboxRow,
+    Prepared,
+    RawKey,
+    Snapshot,
+    SourceState,
+    Variant,
+    Wanted,
+)
+from deptbus.department.connect import PostgresDatabase, postgres_translated
+from deptbus.department.layout import Layout, quoted
+from deptbus.department.postgres_install import drop_statements, install_statements
+from deptbus.department.postgres_schema import examine_table, table_facts
+from deptbus.department.raw import raw_of, raw_text
+from deptbus.errors import DatabaseBusy, Fenced, SourceRefused
+
+_POLL_SECONDS = (0.001, 0.02)  # while writers hold the doorbell, from the first to the longest
+_INSTALL_SECONDS = 30.0  # how long a lock on the department's tables is tried for
+_WORK_OFF_ROWS = 200
+
+# The plan that is made while the outbox is empty is the wrong one for ever: only by index.
+_SESSION = (
+    "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off"
+)
+_READ = (
+    "SELECT position, layout, op, cause, job, source_time_us, was, bus_key, raw, vals "
+    "FROM deptbus.outbox WHERE NOT position = ANY($2::bigint[]) AND NOT layout = ANY($3::int[]) "
+    "ORDER BY position LIMIT $1"
+)
+_COUNT = (
+    "UPDATE deptbus.published SET publication = publication + 1, version = greatest(version, $2) "
+    "FROM (SELECT true FROM deptbus.adapter WHERE token = $1 FOR SHARE) AS mine "
+    "RETURNING publication"
+)
+_FORGET = (
+    "WITH mine AS MATERIALIZED (SELECT true FROM deptbus.adapter WHERE token = $1 FOR SHARE), "
+    "gone AS (DELETE FROM deptbus.outbox WHERE position = ANY($2::bigint[]) "
+    "  AND EXISTS (SELECT 1 FROM mine)), "
+    "room AS (UPDATE deptbus.published SET limit_position = $3 + cap_rows "
+    "  WHERE limit_position < $3 + cap_rows - cap_rows / 10 AND EXISTS (SELECT 1 FROM mine)) "
+    "SELECT count(*) FROM mine"
+)
+# Positions are also used up by transactions that roll back.
+_LIFT = (
+    "UPDATE deptbus.published SET limit_position = cap_rows + waiting.least FROM ("
+    "SELECT coalesce((SELECT min(position) FROM deptbus.outbox), "
+    "(SELECT last_value FROM deptbus.position)) AS least) AS waiting "
+    "WHERE limit_position < cap_rows + waiting.least - cap_rows / 10"
+)
+_LATER = (
+    "UPDATE deptbus.wanted SET "
+    "number = nextval(pg_get_serial_sequence('deptbus.wanted', 'number')) WHERE number = $1"
+)
+_GAVE_WAY = (
+    "(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM deptbus.gave_way) - gave_way_seen"
+)
+
+
+class PostgresCapture(Capture):
+    """See Capture. Owns both connections; closes them."""
+
+    def __init__(self, database: PostgresDatabase, light: PostgresDatabase) -> None:
+        self._database = database
+        self._light = light
+        self._place = database.place
+        self._durable_lock = asyncio.Lock()
+        self._light_lock = asyncio.Lock()
+        self._layouts: dict[int, Layout] = {}
+        self._numbers: dict[str, list[int]] = {}  # dataset -> numbers of its layouts
+        self._rung = asyncio.Event()
+        self._is_idle = False  # we hold the doorbell: whoever commits rings
+        self._polls = 0
+
+    @classmethod
+    async def open(cls, database: PostgresDatabase, light: PostgresDatabase) -> PostgresCapture:
+        """Takes over two fresh connections to one database."""
+        made = cls(database, light)
+        with postgres_translated(database.place):
+            await database.connection.execute(_SESSION)
+            await light.connection.execute(_SESSION)
+            await light.connection.execute("SET synchronous_commit = off")
+            await light.connection.add_listener(sql.CHANNEL, lambda *_: made._rung.set())
+        return made
+
+    @property
+    def database(self) -> PostgresDatabase:
+        return self._database
+
+    @asynccontextmanager
+    async def _durable(self, *, transaction: bool = False) -> AsyncIterator[asyncpg.Connection]:
+        async with self._durable_lock:
+            with postgres_translated(self._place):
+                if not transaction:
+                    yield self._database.connection
+                    return
+                async with self._database.connection.transaction():
+                    yield self._database.connection
+
+    @asynccontextmanager
+    async def _lightly(self) -> AsyncIterator[asyncpg.Connection]:
+        async with self._light_lock:
+            with postgres_translated(self._place):
+                yield self._light.connection
+
+    # --- triggers -------------------------------------------------------------------------
+
+    async def examine(self, layouts: Sequence[Layout]) -> list[str]:
+        async with self._durable() as c:
+            return [wrong for layout in layouts for wrong in await examine_table(c, layout)]
+
+    async def sql(self, layouts: Sequence[Layout], cap_rows: int) -> list[str]:
+        async with self._durable() as c:
+            return await install_statements(c, layouts, cap_rows)
+
+    async def install(self, layouts: Sequence[Layout], cap_rows: int) -> None:
+        wrong = await self.examine(layouts)
+        if wrong:
+            raise SourceRefused(f"{self._place}: {wrong[0]}", mend="Mend it, then install again")
+
+        async def run(c: asyncpg.Connection) -> None:
+            for statement in await install_statements(c, layouts, cap_rows):
+                await c.execute(statement)
+
+        await self._with_locks(run)
+
+    async def uninstall(self) -> None:
+        async def run(c: asyncpg.Connection) -> None:
+            for statement in await drop_statements(c):
+                await c.execute(statement)
+
+        await self._with_locks(run)
+
+    async def _with_locks(self, run: Any) -> None:
+        """One transaction that needs locks on the department's tables. It never waits in their
+        queue for long, where it would hold up everybody behind it: it tries again instead."""
+        until = time.monotonic() + _INSTALL_SECONDS
+        while True:
+            try:
+                async with self._durable(transaction=True) as c:
+                    await run(c)
+                self._layouts.clear()
+                self._numbers.clear()
+                return
+            except DatabaseBusy as busy:
+                if time.monotonic() > until:
+                    raise DatabaseBusy(
+                        f"{busy.what}: the tables are in use all the time",
+                        mend="Run it again when no long transaction is open",
+                    ) from None
+                await asyncio.sleep(0.5)
+
+    async def layouts(self) -> dict[str, Layout]:
+        async with self._durable() as c:
+            if await c.fetchval("SELECT to_regclass('deptbus.layout')") is None:
+                return {}
+            rows = await c.fetch("SELECT layout FROM deptbus.layout WHERE is_current")
+        return {x.dataset: x for x in (Layout.from_json(r[0]) for r in rows)}
+
+    async def _load_layouts(self, c: asyncpg.Connection) -> None:
+        self._numbers.clear()
+        for number, text in await c.fetch("SELECT number, layout FROM deptbus.layout"):
+            self._layouts[number] = Layout.from_json(text)
+            self._numbers.setdefault(self._layouts[number].dataset, []).append(number)
+
+    # --- the queue ------------------------------------------------------------------------
+
+    async def read(
+        self, limit: int, in_flight: Collection[int] = (), hold: Collection[str] = ()
+    ) -> list[OutboxRow]:
+        async with self._durable() as c:
+            if not self._numbers or any(d not in self._numbers for d in hold):
+                await self._load_layouts(c)
+            held = [n for d in hold for n in self._numbers.get(d, ())]
+            found = await c.fetch(_READ, limit, list(in_flight), held)
+            if any(r[1] not in self._layouts for r in found):
+                await self._load_layouts(c)
+        if found and self._is_idle:
+            await self._leave_bell()
+        return [self._row(r) for r in found]
+
+    def _row(self, r: asyncpg.Record) -> OutboxRow:
+        position, number, op, cause, job, stamp, was, key, raw, vals = r
+        layout = self._layouts[number]
+        values = dict(zip(layout.columns, vals, strict=True)) if op == "u" and vals else {}
+        return OutboxRow(
+            position, layout.dataset, op, cause, job, stamp, was, key, tuple(raw), values
+        )
+
+    async def parked(self) -> set[tuple[str, str]]:
+        async with self._durable() as c:
+            return {
+                (r[0], r[1])
+                for r in await c.fetch("SELECT dataset, raw FROM deptbus.parked_source")
+            }
+
+    async def known(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Known]:
+        asked = ([d for d, _ in keys], [k for _, k in keys])
+        join = "unnest($1::text[], $2::bytea[]) AS a(dataset, bus_key) USING (dataset, bus_key)"
+        async with self._durable() as c:
+            places = await c.fetch(
+                f"SELECT dataset, bus_key, places FROM deptbus.places JOIN {join}", *asked
+            )
+            variants = await c.fetch(
+                f"SELECT dataset, bus_key, raw, state FROM deptbus.variants JOIN {join}", *asked
+            )
+        by_key: dict[tuple[str, bytes], list[Variant]] = defaultdict(list)
+        for dataset, key, raw, state in variants:
+            by_key[dataset, key].append(Variant(raw, state))
+        named = {(r[0], r[1]): tuple(r[2].split(",")) for r in places}
+        return {
+            pair: Known(named.get(pair, ()), tuple(by_key.get(pair, ())))
+            for pair in (*named, *by_key)
+        }
+
+    async def prepare(self, token: bytes, prepared: Prepared, *, sends: bool) -> int:
+        if sends and not prepared.needs_writing:
+            # The common case in one round trip: the fence and the number.
+            async with self._durable() as c:
+                number = await c.fetchval(_COUNT, token, prepared.version)
+            return self._mine(number)
+        async with self._durable(transaction=True) as c:
+            await fence.check_postgres(c, token)
+            await _write_prepared(c, prepared)
+            if not sends:
+                return 0
+            return self._mine(await c.fetchval(_COUNT, token, prepared.version))
+
+    def _mine(self, number: int | None) -> int:
+        if number is None:
+            raise Fenced(fence.FENCED, mend=fence.FENCED_MEND)
+        return number
+
+    async def delete(self, token: bytes, positions: Sequence[int]) -> None:
+        if not positions:
+            return
+        async with self._lightly() as c:
+            if not await c.fetchval(_FORGET, token, list(positions), max(positions)):
+                raise Fenced(fence.FENCED, mend=fence.FENCED_MEND)
+
+    async def wait(self, timeout_seconds: float) -> bool:
+        if self._is_idle:
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    await self._rung.wait()
+            except TimeoutError:
+                return False
+            await self._leave_bell()
+            return True
+        self._rung.clear()
+        async with self._lightly() as c:
+            self._is_idle = await c.fetchval(f"SELECT pg_try_advisory_lock({sql.DOORBELL})")
+        if self._is_idle:
+            self._polls = 0
+            return True  # one more look: whoever committed just before did not ring
+        # Somebody who wrote is about to commit, without ringing.
+        await asyncio.sleep(min(_POLL_SECONDS[0] * 2**self._polls, _POLL_SECONDS[1]))
+        self._polls = min(self._polls + 1, 8)
+        return True
+
+    async def _leave_bell(self) -> None:
+        async with self._lightly() as c:
+            await c.execute(f"SELECT pg_advisory_unlock({sql.DOORBELL})")
+        self._is_idle = False
+
+    # --- existing rows --------------------------------------------------------------------
+
+    async def begin_snapshot(self, dataset: str, cause: str, job: str | None) -> None:
+        async with self._durable() as c:
+            await c.execute(
+                "INSERT INTO deptbus.snapshot AS s VALUES ($1, $2, $3, NULL, 0, 0, false) "
+                "ON CONFLICT (dataset) DO UPDATE SET cause = excluded.cause, job = excluded.job, "
+                "after = NULL, enqueued = 0, skipped = 0, done = false "
+                "WHERE s.done OR s.cause <> excluded.cause OR s.job IS DISTINCT FROM excluded.job",
+                dataset,
+                cause,
+                job,
+            )
+
+    async def advance_snapshot(self, dataset: str, limit: int) -> Snapshot:
+        async with self._durable(transaction=True) as c:
+            cause, job, after, done = await c.fetchrow(
+                "SELECT cause, job, after, done FROM deptbus.snapshot "
+                "WHERE dataset = $1 FOR UPDATE",
+                dataset,
+            )
+            if not done:
+                keys = await self._keys(c, dataset, after, limit)
+                outcomes = await self._enqueue(c, dataset, [tuple(k) for k in keys], cause, job)
+                skipped = [raw for raw, outcome in outcomes.items() if outcome == "locked"]
+                await _want(c, [Wanted(dataset, raw, None, cause, job) for raw in skipped])
+                await c.execute(
+                    "UPDATE deptbus.snapshot SET after = coalesce($2, after), "
+                    "enqueued = enqueued + $3, skipped = skipped + $4, done = $5 "
+                    "WHERE dataset = $1",
+                    dataset,
+                    raw_text(tuple(keys[-1])) if keys else None,
+                    len(keys) - len(skipped),
+                    len(skipped),
+                    len(keys) < limit,
+                )
+            return (await _snapshots(c, "WHERE dataset = $1", dataset))[0]
+
+    async def _keys(
+        self, c: asyncpg.Connection, dataset: str, after: str | None, limit: int
+    ) -> list[list[str]]:
+        function = f"deptbus.{quoted(f'{dataset}_keys')}"
+        return [r[0] for r in await c.fetch(f"SELECT * FROM {function}($1, $2)", after, limit)]
+
+    async def _enqueue(
+        self,
+        c: asyncpg.Connection,
+        dataset: str,
+        raws: Sequence[RawKey],
+        cause: str,
+        job: str | None,
+    ) -> dict[str, str]:
+        """`raw_text` -> done, locked or gone."""
+        if not raws:
+            return {}
+        function = f"deptbus.{quoted(f'{dataset}_enqueue')}"
+        asked = json.dumps([list(raw) for raw in raws])
+        rows = await c.fetch(f"SELECT * FROM {function}($1, $2, $3)", asked, cause, job)
+        return {raw_text(tuple(json.loads(key))): outcome for key, outcome in rows}
+
+    async def open_snapshots(self) -> tuple[Snapshot, ...]:
+        async with self._durable() as c:
+            return await _snapshots(c, "WHERE NOT done")
+
+    async def want(self, wanted: Iterable[Wanted]) -> None:
+        async with self._durable(transaction=True) as c:
+            await _want(c, wanted)
+
+    async def work_off(self, limit: int) -> tuple[int, list[Wanted]]:
+        """A row that is gone, and a key whose row is not known, go through three transactions:
+        a version is drawn; a transaction id is taken, above that of every transaction which may
+        have drawn a lesser version; once all those have ended, what is not there is gone."""
+        current = await self.layouts()
+        async with self._durable(transaction=True) as c:
+            rows = await c.fetch(
+                "SELECT number, dataset, raw, bus_key, cause, job, position, "
+                "coalesce(after_xid <= pg_snapshot_xmin(pg_current_snapshot()), false) AS settled, "
+                "after_xid IS NOT NULL AS is_waiting "
+                "FROM deptbus.wanted ORDER BY number LIMIT $1 FOR UPDATE SKIP LOCKED",
+                min(limit, _WORK_OFF_ROWS),
+            )
+            absent, done = [], 0
+            groups: dict[tuple[str, str, str | None], list[asyncpg.Record]] = defaultdict(list)
+            for row in rows:
+                if row["dataset"] not in current:
+                    await c.execute("DELETE FROM deptbus.wanted WHERE number = $1", row["number"])
+                elif row["raw"] is None:
+                    absent.append(row)
+                else:
+                    groups[row["dataset"], row["cause"], row["job"]].append(row)
+            for (dataset, cause, job), members in groups.items():
+                raws = [raw_of(m["raw"]) for m in members]
+                outcomes = await self._enqueue(c, dataset, raws, cause, job)
+                for m in members:
+                    outcome = outcomes[m["raw"]]
+                    if outcome == "gone" and not m["settled"]:
+                        absent.append(m)
+                        continue
+                    if outcome == "locked":
+                        # To the end of the queue: those behind it are not to wait for it.
+                        await c.execute(_LATER, m["number"])
+                        continue
+                    if outcome == "gone":
+                        await self._enqueue_delete(c, current[dataset], m)
+                    await c.execute("DELETE FROM deptbus.wanted WHERE number = $1", m["number"])
+                    done += 1
+            done += await _advance_absent(c, absent)
+        to_find = [
+            Wanted(r["dataset"], None, r["bus_key"], r["cause"], r["job"])
+            for r in absent
+            if r["raw"] is None and r["settled"]
+        ]
+        return done, to_find
+
+    async def _enqueue_delete(
+        self, c: asyncpg.Connection, layout: Layout, wanted: asyncpg.Record
+    ) -> None:
+        raw = list(raw_of(wanted["raw"])) if wanted["raw"] is not None else []
+        await c.execute(
+            "INSERT INTO deptbus.outbox "
+            "(position, layout, op, cause, job, source_time_us, bus_key, raw) "
+            "VALUES ($1, $2, 'd', $3, $4, $5, $6, $7)",
+            wanted["position"],
+            layout.number,
+            wanted["cause"],
+            wanted["job"],
+            time.time_ns() // 1000,
+            wanted["bus_key"],
+            raw,
+        )
+        await c.execute("SELECT pg_notify($1, '')", sql.CHANNEL)
+
+    async def resolve(self, wanted: Wanted, raw: RawKey | None, remembered: bool) -> None:
+        layout = (await self.layouts())[wanted.dataset]
+        mine = "WHERE raw IS NULL AND dataset = $1 AND bus_key = $2"
+        async with self._durable(transaction=True) as c:
+            row = await c.fetchrow(
+                f"SELECT * FROM deptbus.wanted {mine} LIMIT 1", wanted.dataset, wanted.key
+            )
+            if row is None:
+                return
+            if raw is not None:
+                outcome = await self._enqueue(c, wanted.dataset, [raw], wanted.cause, wanted.job)
+                if outcome[raw_text(raw)] != "done":
+                    # It is locked, or went while we looked: its own key is known now.
+                    named = Wanted(wanted.dataset, raw_text(raw), None, wanted.cause, wanted.job)
+                    await _want(c, [named])
+            elif remembered:
+                await self._enqueue_delete(c, layout, row)
+            await c.execute(f"DELETE FROM deptbus.wanted {mine}", wanted.dataset, wanted.key)
+
+    async def backlog(self, at_most: int) -> int:
+        async with self._durable() as c:
+            return int(
+                await c.fetchval(
+                    "SELECT count(*) FROM (SELECT 1 FROM deptbus.outbox LIMIT $1) s", at_most
+                )
+            )
+
+    async def keys_after(self, dataset: str, after: RawKey | None, limit: int) -> list[RawKey]:
+        async with self._durable() as c:
+            text = raw_text(after) if after is not None else None
+            return [tuple(k) for k in await self._keys(c, dataset, text, limit)]
+
+    async def bears(self, dataset: str, raw: RawKey) -> bool:
+        layout = (await self.layouts())[dataset]
+        async with self._durable() as c:
+            facts = await table_facts(c, layout)
+            where = " AND ".join(
+                f"{quoted(k)} = CAST(${i}::text AS {facts.types[k]}) AND {quoted(k)}::text = ${i}"
+                for i, k in enumerate(layout.keys, 1)
+            )
+            try:
+                found = await c.fetchval(f"SELECT true FROM {facts.table} WHERE {where}", *raw)
+            except asyncpg.DataError:
+                return False  # not a value of the column's type: no row can bear it
+            return found is not None
+
+    async def retry_parked(self, cause: str) -> int:
+        async with self._durable() as c:
+            tag = await c.execute(
+                "INSERT INTO deptbus.wanted (dataset, raw, cause) "
+                "SELECT dataset, raw, $1 FROM deptbus.parked_source",
+                cause,
+            )
+        return int(tag.split()[-1])
+
+    # --- state ----------------------------------------------------------------------------
+
+    async def state(self) -> SourceState:
+        async with self._lightly() as c:
+            await c.execute(_LIFT)
+            row = await c.fetchrow(
+                f"SELECT publication, version, {_GAVE_WAY} FROM deptbus.published"
+            )
+        return SourceState(*row)
+
+    async def status(self) -> CaptureStatus:
+        async with self._durable() as c:
+            if await c.fetchval("SELECT to_regclass('deptbus.outbox')") is None:
+                return CaptureStatus(installed=False)
+            row = await c.fetchrow(
+                f"SELECT publication, version, {_GAVE_WAY} AS gave_way, "
+                "(SELECT count(*) FROM deptbus.outbox) AS outbox_rows, "
+                "(SELECT source_time_us FROM deptbus.outbox ORDER BY position LIMIT 1) AS oldest, "
+                "(SELECT count(*) FROM deptbus.wanted) AS wanted FROM deptbus.published"
+            )
+            parked = await c.fetch(
+                "SELECT reason, count(*) FROM deptbus.parked_source GROUP BY reason"
+            )
+            runs = await _snapshots(c, "")
+        oldest = row["oldest"]
+        return CaptureStatus(
+            installed=True,
+            outbox_rows=row["outbox_rows"],
+            oldest_age_seconds=None if oldest is None else max(0.0, time.time() - oldest / 1e6),
+            parked={r[0]: r[1] for r in parked},
+            wanted=row["wanted"],
+            publication=row["publication"],
+            version=row["version"],
+            gave_way=row["gave_way"],
+            snapshots=runs,
+        )
+
+    async def close(self) -> None:
+        await self._light.close()
+        await self._database.close()
+
+
+async def _write_prepared(c: asyncpg.Connection, prepared: Prepared) -> None:
+    if prepared.drop:
+        await c.execute(
+            "DELETE FROM deptbus.outbox WHERE position = ANY($1::bigint[])", prepared.drop
+        )
+    if prepared.places:
+        await c.executemany(
+            "INSERT INTO deptbus.places VALUES ($1, $2, $3) "
+            "ON CONFLICT (dataset, bus_key) DO UPDATE SET places = excluded.places",
+            [(*pair, ",".join(places)) for pair, places in prepared.places.items()],
+        )
+    if prepared.variants:
+        await c.executemany(
+            "INSERT INTO deptbus.variants VALUES ($1, $2, $3, $4) "
+            "ON CONFLICT (dataset, bus_key, raw) DO UPDATE SET state = excluded.state",
+            [(*pair, *v) for pair, variants in prepared.variants.items() for v in variants],
+        )
+    if prepared.unpark:
+        await c.executemany(
+            "DELETE FROM deptbus.parked_source WHERE dataset = $1 AND raw = $2", prepared.unpark
+        )
+    if prepared.park:
+        await c.executemany(
+            "INSERT INTO deptbus.parked_source VALUES ($1, $2, $3, $4, $5, $6) "
+            "ON CONFLICT (dataset, raw) DO UPDATE SET reason = excluded.reason, "
+            "own_column = excluded.own_column, position = excluded.position",
+            [(*p, time.time_ns() // 1000) for p in prepared.park],
+        )
+    await _want(c, prepared.wanted)
+
+
+async def _want(c: asyncpg.Connection, wanted: Iterable[Wanted]) -> None:
+    for w in wanted:
+        await c.execute(
+            "INSERT INTO deptbus.wanted (dataset, raw, bus_key, cause, job) "
+            "SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT 1 FROM deptbus.wanted "
+            "WHERE dataset = $1 AND raw IS NOT DISTINCT FROM $2 "
+            "AND bus_key IS NOT DISTINCT FROM $3 AND cause = $4 AND job IS NOT DISTINCT FROM $5)",
+            *w,
+        )
+
+
+async def _advance_absent(c: asyncpg.Connection, absent: Sequence[asyncpg.Record]) -> int:
+    """The next step towards being sure; returns how many took one."""
+    unnumbered = [r["number"] for r in absent if r["position"] is None]
+    unmarked = [r["number"] for r in absent if r["position"] is not None and not r["is_waiting"]]
+    if unnumbered:
+        await c.execute(
+            "UPDATE deptbus.wanted SET position = nextval('deptbus.position') "
+            "WHERE number = ANY($1::bigint[])",
+            unnumbered,
+        )
+    if unmarked:
+        # This transaction began after the version was drawn, so its id is above that of each that
+        # drew a lesser one.
+        await c.execute(
+            "UPDATE deptbus.wanted SET after_xid = pg_current_xact_id() "
+            "WHERE number = ANY($1::bigint[])",
+            unmarked,
+        )
+    return len(unnumbered) + len(unmarked)
+
+
+async def _snapshots(c: asyncpg.Connection, where: str, *values: Any) -> tuple[Snapshot, ...]:
+    rows = await c.fetch(
+        f"SELECT dataset, enqueued, skipped, done FROM deptbus.snapshot {where} ORDER BY dataset",
+        *values,
+    )
+    return tuple(Snapshot(*row) for row in rows)

@@ -1,0 +1,85 @@
+"""Installs and removes capture on PostgreSQL: only what differs, so a second run needs no lock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from deptbus.department import fence
+from deptbus.department import postgres_triggers as sql
+from deptbus.department.layout import Layout, quoted, text_literal
+from deptbus.department.postgres_schema import table_facts
+
+# Ours by name and by the schema of their functions.
+_OUR_TRIGGERS = (
+    "SELECT t.tgname, format('%I.%I', n.nspname, k.relname) AS on_table, p.proname, "
+    "pg_get_triggerdef(t.oid) AS definition FROM pg_trigger t "
+    "JOIN pg_class k ON k.oid = t.tgrelid JOIN pg_namespace n ON n.oid = k.relnamespace "
+    "JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace pn ON pn.oid = p.pronamespace "
+    "WHERE pn.nspname = 'deptbus' AND NOT t.tgisinternal"
+)
+_OUR_FUNCTIONS = (
+    "SELECT p.oid::regprocedure::text AS signature, p.proname FROM pg_proc p "
+    "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'deptbus'"
+)
+
+
+async def install_statements(
+    c: asyncpg.Connection, layouts: Sequence[Layout], cap_rows: int
+) -> list[str]:
+    """Everything that `install` runs in one transaction, given what is there already."""
+    made = [*fence.POSTGRES_TABLES, *sql.TABLES]
+    made += [
+        f"INSERT INTO deptbus.published (cap_rows, limit_position) VALUES ({int(cap_rows)}, 0) "
+        f"ON CONFLICT (only_row) DO UPDATE SET cap_rows = {int(cap_rows)}",
+        "UPDATE deptbus.published SET limit_position = cap_rows + coalesce((SELECT min(position) "
+        "FROM deptbus.outbox), (SELECT last_value FROM deptbus.position))",
+        "UPDATE deptbus.layout SET is_current = false",
+    ]
+    there = {(r["tgname"], r["on_table"]): r["definition"] for r in await c.fetch(_OUR_TRIGGERS)}
+    kept: set[tuple[str, str]] = set()
+    functions: set[str] = set()
+    for layout in layouts:
+        facts = await table_facts(c, layout)
+        made.append(
+            f"INSERT INTO deptbus.layout VALUES ({layout.number}, "
+            f"{text_literal(layout.dataset)}, {text_literal(layout.to_json())}, true) "
+            "ON CONFLICT (number) DO UPDATE SET is_current = true"
+        )
+        made += sql.Functions(layout, facts).all()
+        for name in sql.function_names(layout.dataset)[len(sql.EVENTS) :]:
+            arguments = "(jsonb, text, text)" if name.endswith('_enqueue"') else "(jsonb, integer)"
+            made.append(f"REVOKE ALL ON FUNCTION {name}{arguments} FROM PUBLIC")
+        functions.update(f"{layout.dataset}_{e}" for e in (*sql.EVENTS, "enqueue", "keys"))
+        on_table = await c.fetchval(
+            "SELECT format('%I.%I', n.nspname, k.relname) FROM pg_class k "
+            "JOIN pg_namespace n ON n.oid = k.relnamespace WHERE k.oid = $1::regclass",
+            facts.table,
+        )
+        for event in sql.EVENTS:
+            place = (sql.trigger_name(layout.dataset, event), on_table)
+            kept.add(place)
+            if place not in there:
+                made.append(sql.trigger(layout, facts, event))
+    made += [f"DROP TRIGGER {quoted(n)} ON {t}" for n, t in there if (n, t) not in kept]
+    made += [
+        f"DROP FUNCTION {r['signature']}"
+        for r in await c.fetch(_OUR_FUNCTIONS)
+        if r["proname"] not in functions
+    ]
+    return made
+
+
+async def drop_statements(c: asyncpg.Connection) -> list[str]:
+    """Everything of the source side; the schema too when nothing else of ours is in it."""
+    made = [
+        f"DROP TRIGGER {quoted(r['tgname'])} ON {r['on_table']}"
+        for r in await c.fetch(_OUR_TRIGGERS)
+    ]
+    made += [f"DROP FUNCTION {r['signature']}" for r in await c.fetch(_OUR_FUNCTIONS)]
+    made += [f"DROP TABLE IF EXISTS deptbus.{table}" for table in sql.TABLE_NAMES]
+    made += [f"DROP SEQUENCE IF EXISTS deptbus.{s}" for s in ("position", "gave_way")]
+    if await c.fetchval("SELECT to_regnamespace('deptbus')") is None:
+        return []
+    return made
