@@ -27,14 +27,11 @@ class Fences:
         # Per system (offset, greatest incarnation announced up to there), offsets ascending.
         self._announced: dict[str, list[tuple[int, Incarnation]]] = {}
 
-    @classmethod
-    def known(cls, records: Iterable[Incarnated], partition: int) -> Fences:
-        """From the control records of the unit."""
-        fences = cls()
+    def learn(self, records: Iterable[Incarnated], partition: int) -> None:
+        """Announcements that the control records of the unit know of in this partition."""
         for record in records:
             if partition < len(record.offsets):
-                fences.announce(record.system, record.incarnation, record.offsets[partition])
-        return fences
+                self.announce(record.system, record.incarnation, record.offsets[partition])
 
     def announce(self, system: str, incarnation: Incarnation, offset: int) -> None:
         """An announcement lies at `offset`; telling it again changes nothing."""

@@ -42,7 +42,7 @@ class PolicyHistory:
     def take(self, value: bytes | None) -> str | None:
         """None when the record counts, else the constant reason for which it was refused."""
         try:
-            record = decode_control(value or b"")
+            record = decode_control(value)
         except WireRefused as error:
             return self._refuse(error.reason)
         if not isinstance(record, PolicyRecord):

@@ -52,8 +52,8 @@ class Gate:
         if judged.unannounced:
             # The control record is on the bus before the first change of its incarnation, but
             # perhaps not yet when we took the partition over.
-            for record in await read_incarnated(self._desk, outbox.unit):
-                _learn(outbox, [record])
+            known = await read_incarnated(self._desk, outbox.unit)
+            outbox.fences.learn(known, outbox.partition)
             judged = self._judge(batch, outbox, bench)
         _tell_refused(batch, judged.reasons)
         await self._desk.sender("intake").send([*judged.accepted, *judged.refused])
@@ -75,7 +75,7 @@ class Gate:
         if found is None:
             unit = unit_of_topic(batch.topic)
             found = Outbox(unit, batch.topic, batch.partition, Fences())
-            _learn(found, await self._read_once(unit))
+            found.fences.learn(await self._read_once(unit), batch.partition)
             self._outboxes[batch.topic, batch.partition] = found
         return found
 
@@ -85,14 +85,6 @@ class Gate:
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = self._incarnated[unit] = asyncio.create_task(read_incarnated(self._desk, unit))
         return await asyncio.shield(task)
-
-
-def _learn(outbox: Outbox, records: Iterable[Incarnated]) -> None:
-    for record in records:
-        if outbox.partition < len(record.offsets):
-            outbox.fences.announce(
-                record.system, record.incarnation, record.offsets[outbox.partition]
-            )
 
 
 async def read_incarnated(desk: Desk, unit: str) -> list[Incarnated]:

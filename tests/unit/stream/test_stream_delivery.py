@@ -1,0 +1,229 @@
+"""Routing a batch, and how an agent waits for the environment: a Sender that only notes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import pytest
+import stream_town as town
+
+from deptbus.contract.model import Policy
+from deptbus.errors import BusRefused, BusUnreachable, ContractUnreadable
+from deptbus.names import QUARANTINE, SCHEMAS, data_topic, in_topic
+from deptbus.routing import Router
+from deptbus.stream import desk as desk_module
+from deptbus.stream.batches import Batch
+from deptbus.stream.delivery import HORIZONTAL, VERTICAL, decode_canonical, route_batch
+from deptbus.stream.desk import Bench, Desk, Stopping
+from deptbus.stream.log import LogRecord, Outgoing
+from deptbus.stream.reports import PoliciesAtWork
+from deptbus.stream.work import deliver
+from deptbus.wire.codecs import Codecs
+
+DATA = data_topic("resident")
+
+
+def batch_of(*changes, garbage: bytes | None = None) -> Batch:
+    source = town.Source()
+    values = [(c.key, source.codecs.encode_change(c)) for c in changes]
+    if garbage is not None:
+        values.insert(1, (b"k" * 16, garbage))
+    records = [LogRecord(DATA, 2, 10 + i, 0, k, v) for i, (k, v) in enumerate(values)]
+    return Batch(DATA, 2, records, streams=2)
+
+
+class NotingSender:
+    """Keeps what it is given; raises what `fails` says for a topic."""
+
+    def __init__(self) -> None:
+        self.sent: list[Outgoing] = []
+        self.fails: dict[str, Exception] = {}
+
+    async def send(self, records: Sequence[Outgoing], *, deadline_seconds: float = 1) -> list[int]:
+        await asyncio.sleep(0)
+        for record in records:
+            if record.topic in self.fails:
+                raise self.fails[record.topic]
+        self.sent += records
+        return list(range(len(records)))
+
+
+class FakePolicies:
+    def __init__(self, policy: Policy) -> None:
+        self.policy: Policy | None = policy
+        self.next: Policy | None = None
+
+    def current(self) -> Policy:
+        if self.policy is None:
+            raise ContractUnreadable("stale")
+        return self.policy
+
+    async def refresh(self) -> None:
+        self.policy = self.next or self.policy
+
+
+class FakeDesk(Desk):
+    """A desk whose policies and senders are here."""
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.policies = FakePolicies(policy or town.policy())  # type: ignore[assignment]
+        self.codecs = Codecs(town.contract())
+        self.at_work = PoliciesAtWork()
+        self.bus = NotingSender()
+        self.stopping = asyncio.Event()
+        self.ending = asyncio.get_running_loop().create_future()
+        self.topics_digest = ""
+        self._bench = None
+        self._schemas = {}
+        self._writing_schemas = asyncio.Lock()
+
+    def sender(self, name: str) -> NotingSender:  # type: ignore[override]
+        return self.bus
+
+    def sent_to(self, topic: str) -> list[Outgoing]:
+        return [record for record in self.bus.sent if record.topic == topic]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk_module, "_BACKOFF_SECONDS", (0.001, 0.002))
+
+
+async def test_deliveries_are_split_by_direction_and_keep_key_place_and_order():
+    source = town.Source()
+    changes = [source.change("a", v) for v in (1, 2, 3)]
+    batch = batch_of(*changes)
+    codecs = Codecs(town.contract())
+    routed = await route_batch(
+        DATA,
+        2,
+        batch.records,
+        decode_canonical(codecs, batch.records),
+        router=Router(town.policy()),
+        codecs=codecs,
+        now=datetime(2026, 6, 1, tzinfo=UTC),
+    )
+    assert list(routed.deliveries[HORIZONTAL]) == [in_topic(town.HOUSING)]
+    assert set(routed.deliveries[VERTICAL]) == {
+        in_topic(town.CITY_POLICE),
+        in_topic(town.TOWN_POLICE),
+    }
+    for boxes in routed.deliveries.values():
+        for topic, records in boxes.items():
+            assert {(r.topic, r.partition, r.key) for r in records} == {(topic, 2, changes[0].key)}
+            decoded = [codecs.decode_inbox(r.key, r.value) for r in records]
+            assert [(d.version, d.policy) for d in decoded] == [(1, 1), (2, 1), (3, 1)]
+
+
+async def test_both_agents_share_one_routing_and_schemas_come_first():
+    desk, batch = FakeDesk(), batch_of(town.Source().change("a", 1), garbage=b"\xff")
+    await asyncio.gather(deliver(desk, HORIZONTAL, batch), deliver(desk, VERTICAL, batch))
+    topics = [record.topic for record in desk.bus.sent]
+    assert topics.count(in_topic(town.HOUSING)) == 1
+    assert topics.count(in_topic(town.CITY_POLICE)) == 1
+    assert topics.count(QUARANTINE) == 1
+    assert max(i for i, t in enumerate(topics) if t == SCHEMAS) < topics.index(
+        in_topic(town.HOUSING)
+    )
+
+
+async def test_a_schema_made_by_another_batch_is_awaited():
+    """The second batch needs no new schema, and must not overtake the first one's writing."""
+    desk = FakeDesk()
+    desk.bus.fails[SCHEMAS] = BusUnreachable("down")
+    first = asyncio.create_task(deliver(desk, HORIZONTAL, batch_of(town.Source().change("a", 1))))
+    second = asyncio.create_task(deliver(desk, HORIZONTAL, batch_of(town.Source().change("b", 1))))
+    await asyncio.wait((first, second), timeout=0.05)
+    assert desk.bus.sent == []
+    desk.bus.fails.clear()
+    await asyncio.gather(first, second)
+    assert desk.bus.sent[0].topic == SCHEMAS
+
+
+async def test_nothing_goes_out_under_a_stale_policy():
+    desk, batch = FakeDesk(), batch_of(town.Source().change("a", 1))
+    policy, desk.policies.policy = desk.policies.policy, None
+    task = asyncio.create_task(deliver(desk, HORIZONTAL, batch))
+    await asyncio.wait((task,), timeout=0.05)
+    assert desk.bus.sent == []
+    desk.policies.policy = policy
+    await task
+    assert len(desk.sent_to(in_topic(town.HOUSING))) == 1
+
+
+async def test_a_policy_that_comes_while_routing_waits_is_routed_under():
+    desk, batch = FakeDesk(), batch_of(town.Source().change("a", 1))
+    desk.bus.fails[SCHEMAS] = BusUnreachable("down")
+    task = asyncio.create_task(deliver(desk, HORIZONTAL, batch))
+    await asyncio.wait((task,), timeout=0.02)
+    assert desk.at_work.oldest(9) in (1, 9)
+    desk.policies.policy = town.policy(2, town.contract(housing_fields=("id",)))
+    desk.bus.fails.clear()
+    await task
+    [record] = desk.sent_to(in_topic(town.HOUSING))
+    assert desk.codecs.decode_inbox(record.key, record.value).policy == 2
+    assert desk.codecs.decode_inbox(record.key, record.value).fields == ("id",)
+
+
+async def test_a_change_that_names_a_newer_policy_makes_us_read_it_first():
+    desk, batch = FakeDesk(), batch_of(town.Source().change("a", 1, policy=2))
+    desk.policies.next = town.policy(2)
+    await deliver(desk, HORIZONTAL, batch)
+    [record] = desk.sent_to(in_topic(town.HOUSING))
+    assert desk.codecs.decode_inbox(record.key, record.value).policy == 2
+
+
+async def test_an_inbox_that_refuses_stops_the_batch_and_does_not_fill_the_others():
+    desk, batch = FakeDesk(), batch_of(town.Source().change("a", 1))
+    desk.bus.fails[in_topic(town.CITY_POLICE)] = BusRefused("no right")
+    task = asyncio.create_task(deliver(desk, VERTICAL, batch))
+    await asyncio.wait((task,), timeout=0.05)
+    assert not task.done()
+    assert len(desk.sent_to(in_topic(town.TOWN_POLICE))) == 1
+    assert desk.at_work.oldest(9) in (1, 9)
+    desk.bus.fails.clear()
+    await task
+    assert len(desk.sent_to(in_topic(town.TOWN_POLICE))) == 1
+    assert len(desk.sent_to(in_topic(town.CITY_POLICE))) == 1
+
+
+@pytest.mark.parametrize("how", ["stopping", "revoked"])
+async def test_a_batch_that_waits_gives_up_when_it_should(how: str):
+    desk, batch = FakeDesk(), batch_of(town.Source().change("a", 1))
+    desk.bus.fails[in_topic(town.HOUSING)] = BusUnreachable("down")
+    task = asyncio.create_task(deliver(desk, HORIZONTAL, batch))
+    await asyncio.wait((task,), timeout=0.02)
+    if how == "stopping":
+        desk.stopping.set()
+    else:
+        batch.is_forgotten = True
+    with pytest.raises(Stopping):
+        await asyncio.wait_for(task, 5)
+
+
+async def test_our_own_bugs_are_not_waited_for():
+    desk, batch = FakeDesk(), batch_of(town.Source().change("a", 1))
+    desk.bus.fails[in_topic(town.HOUSING)] = RuntimeError("bug")
+    with pytest.raises(RuntimeError):
+        await asyncio.wait_for(deliver(desk, HORIZONTAL, batch), 5)
+
+
+async def test_other_topics_ask_the_worker_to_end():
+    desk = FakeDesk()
+    desk.topics_digest = "another"
+    desk.bench()
+    assert desk.ending.result() == 3
+
+
+async def test_the_policy_reported_is_the_oldest_at_work():
+    at_work = PoliciesAtWork()
+    with at_work.under(3):
+        with suppress(ValueError), at_work.under(2):
+            assert at_work.oldest(4) == 2
+            raise ValueError
+        assert at_work.oldest(4) == 3
+    assert at_work.oldest(4) == 4
+    assert isinstance(Bench(town.policy(), Router(town.policy())), Bench)
