@@ -48,7 +48,7 @@ log = structlog.get_logger(__name__)
 PATIENCE_SECONDS = 1.0
 AGENTS_LOOK_SECONDS = 1.0
 # Records handled at a stretch, before other tasks of the process come to their turn.
-_STRETCH = 200
+_STRETCH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +245,7 @@ class Job:
         if delivery is None:
             return []
         cause = Cause.SNAPSHOT if change.dataset in due.first_loads else Cause.REPLAY
-        (value,) = library.codecs().encode_deliveries(
+        (value,) = library.codecs.encode_deliveries(
             change, [delivery], due.policy, cause=cause, job=due.job
         )
         # The inbox has as many partitions as the canonical topic or a divisor of that number, and

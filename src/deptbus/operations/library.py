@@ -25,9 +25,12 @@ class Library:
         self._policies = policies
         self._routers: dict[int, Router] = {}
         self._digests: dict[int, Digests] = {}
-        self._codecs = Codecs()
+        # They know every schema that any contract released: what left the contract can still be
+        # read and withdrawn.
+        self.codecs = Codecs()
         self._learnt: set[int] = set()
         self._unwritten: dict[int, str] = {}
+        self.learn()
 
     def numbers(self) -> list[int]:
         """Of all policies that can be read, ascending."""
@@ -38,6 +41,7 @@ class Library:
 
     def router(self, number: int) -> Router:
         if number not in self._routers:
+            self.learn()
             self._routers[number] = Router(self.policy(number))
         return self._routers[number]
 
@@ -46,25 +50,23 @@ class Library:
             self._digests[number] = rule_digests(self.policy(number))
         return self._digests[number]
 
-    def codecs(self) -> Codecs:
-        """They know every schema that any contract released: what left the contract can still be
-        read and withdrawn."""
+    def learn(self) -> None:
+        """Take in the schemas of contracts that came since."""
         for number in self.numbers():
             if number not in self._learnt:
                 self._learnt.add(number)
-                self._unwritten |= self._codecs.take_new_schemas()
+                self._unwritten |= self.codecs.take_new_schemas()
                 try:
-                    self._codecs.add_contract(self.policy(number).contract)
+                    self.codecs.add_contract(self.policy(number).contract)
                 except WireRefused as error:
                     log.error("contract_schemas_refused", policy=number, reason=error.reason)
                 # They are on the bus: whoever put the policy there wrote them first.
-                self._codecs.take_new_schemas()
-        return self._codecs
+                self.codecs.take_new_schemas()
 
     def take_new_schemas(self) -> dict[int, str]:
         """Schemas of projections made since the last call (id -> canonical JSON): to be on the bus
         before the first record that uses them."""
-        taken = self._unwritten | self._codecs.take_new_schemas()
+        taken = self._unwritten | self.codecs.take_new_schemas()
         self._unwritten = {}
         return taken
 
@@ -72,13 +74,14 @@ class Library:
         """A record of a canonical topic. None for bytes that are no change: intake lets none
         through, so somebody else wrote them; they are told and left out. Raises BusUnreachable."""
         try:
-            return self.codecs().decode_change(record.key, record.value)
+            return self.codecs.decode_change(record.key, record.value)
         except WireRefused as error:
             reason = error.reason
         if reason == UNKNOWN_SCHEMA:
             await self._policies.refresh()  # a contract may have come that we have not heard of
+            self.learn()
             try:
-                return self.codecs().decode_change(record.key, record.value)
+                return self.codecs.decode_change(record.key, record.value)
             except WireRefused as error:
                 reason = error.reason
         log.error(

@@ -9,28 +9,34 @@ import pytest
 from deptbus.operations.window import FIRST, LEAST, MOST, TARGET_SECONDS, Window
 
 
-def run(rate: float, seconds: float, *, look_seconds: float = 0.02) -> tuple[Window, float, float]:
-    """A recipient that applies `rate` records a second, a job that always has more to send.
+def run(
+    rate: float, seconds: float, *, look_seconds: float = 0.01, commit_seconds: float = 0.05
+) -> tuple[Window, float, float]:
+    """A recipient that applies `rate` records a second and commits now and then, and a job that
+    always has more to send.
 
     Returns the window, what was applied a second, and the longest wait of a delivery in the inbox
     over the second half.
     """
-    now, applied_until, applied = 0.0, 0.0, 0
+    now, committed_at, longest = 0.0, 0.0, 0.0
+    waiting = applied = committed = 0
+    owed = 0.0  # what it could apply by now, in records
     window = Window(now)
-    longest = 0.0
     while now < seconds:
         if window.room:
+            waiting += window.room
             window.sent(window.room, now)
         now += look_seconds
-        done = min(window.waiting, int((now - applied_until) * rate))
-        if done:
-            applied_until = now if done == window.waiting else applied_until + done / rate
-        window.applied(done, now)
-        if not window.waiting:
-            applied_until = now
-        applied += done
+        owed = min(owed + look_seconds * rate, waiting)
+        done = int(owed)
+        owed, waiting, applied = owed - done, waiting - done, applied + done
+        if now - committed_at >= commit_seconds:
+            window.applied(applied - committed, now)
+            committed, committed_at = applied, now
+        else:
+            window.applied(0, now)
         if now > seconds / 2:
-            longest = max(longest, window.waiting / rate)
+            longest = max(longest, waiting / rate)
     return window, applied / seconds, longest
 
 
