@@ -7,6 +7,7 @@ Idempotent producing needs no right of the cluster (KIP-679).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +26,13 @@ from deptbus import names
 from deptbus.cluster.admin import REQUEST_SECONDS, Admin
 from deptbus.connection import Connection
 from deptbus.contract.model import Contract
+from deptbus.errors import BusUnreachable
 
 # The users of the broker (SCRAM, or the name of a certificate) that these rights are given to.
 WORKER_USER = "deptbus-worker"
 OPERATIONS_USER = "deptbus-operations"
+
+SPREAD_SECONDS = 15.0
 
 _ANY_HOST = "*"
 
@@ -81,7 +85,10 @@ def plan(connection: Connection, wanted: Iterable[Right]) -> RightsPlan:
 
     A broker that checks no rights looks like one on which nobody has any; `apply` finds out.
     """
-    admin = Admin(connection)
+    return decide(wanted, _read(Admin(connection)))
+
+
+def _read(admin: Admin) -> set[Right]:
     any_one: Any = None  # what the client's stubs do not know of
     every = AclBindingFilter(
         ResourceType.ANY,
@@ -96,8 +103,7 @@ def plan(connection: Connection, wanted: Iterable[Right]) -> RightsPlan:
         found = admin.client.describe_acls(every, request_timeout=REQUEST_SECONDS).result(
             REQUEST_SECONDS
         )
-    there = {right for acl in found if (right := _right_of(acl)) is not None}
-    return decide(wanted, there)
+    return {right for acl in found if (right := _right_of(acl)) is not None}
 
 
 def decide(wanted: Iterable[Right], there: set[Right]) -> RightsPlan:
@@ -110,7 +116,8 @@ def decide(wanted: Iterable[Right], there: set[Right]) -> RightsPlan:
 def apply(connection: Connection, todo: RightsPlan) -> None:
     """Gives first, then takes, so that nobody is without a right that he keeps. Idempotent.
 
-    The brokers need about a second to spread them. Raises BusRefused when they check no rights.
+    Returns when the broker that was asked knows them; all do after about a second. Raises
+    BusRefused when the brokers check no rights.
     """
     admin = Admin(connection)
     if todo.give:
@@ -122,7 +129,22 @@ def apply(connection: Connection, todo: RightsPlan) -> None:
     if todo.take:
         filters = [_filter(right) for right in todo.take]
         admin.results(admin.client.delete_acls(filters, request_timeout=REQUEST_SECONDS))
+    _wait_until_known(admin, todo)
     log.info("rights_applied", given=len(todo.give), taken=len(todo.take))
+
+
+def _wait_until_known(admin: Admin, todo: RightsPlan) -> None:
+    deadline = time.monotonic() + SPREAD_SECONDS
+    while True:
+        there = _read(admin)
+        if there.issuperset(todo.give) and there.isdisjoint(todo.take):
+            return
+        if time.monotonic() > deadline:
+            raise BusUnreachable(
+                f"the rights are not known to the brokers after {SPREAD_SECONDS:.0f} s",
+                mend="Look whether the brokers are well, then apply again",
+            )
+        time.sleep(0.1)
 
 
 def _unit(unit: str) -> list[Right]:

@@ -291,7 +291,7 @@ def _wait_until_led(admin: Admin, topics: set[str]) -> None:
         time.sleep(0.05)
 
 
-def _change(admin: Admin, changes: Iterable[ConfigChange]) -> None:
+def _change(admin: Admin, changes: tuple[ConfigChange, ...]) -> None:
     resources: dict[str, ConfigResource] = {}
     for change in changes:
         resource = resources.setdefault(
@@ -306,3 +306,21 @@ def _change(admin: Admin, changes: Iterable[ConfigChange]) -> None:
                 list(resources.values()), request_timeout=REQUEST_SECONDS
             )
         )
+        _wait_until_set(admin, changes)
+
+
+def _wait_until_set(admin: Admin, changes: tuple[ConfigChange, ...]) -> None:
+    """The controller said yes; the broker that is asked learns of it a moment later."""
+    deadline = time.monotonic() + APPEAR_SECONDS
+    topics = sorted({change.topic for change in changes})
+    while True:
+        now = _configs(admin, topics)
+        late = [change for change in changes if now[change.topic].get(change.setting) != change.new]
+        if not late:
+            return
+        if time.monotonic() > deadline:
+            raise BusUnreachable(
+                f"{late[0].setting} of {late[0].topic} is not set after {APPEAR_SECONDS:.0f} s",
+                mend="Look whether the brokers are well, then apply again",
+            )
+        time.sleep(0.05)
