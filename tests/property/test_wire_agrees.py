@@ -177,7 +177,7 @@ def codecs() -> Codecs:
 
 
 def test_every_envelope_byte_of_a_change_and_a_delivery() -> None:
-    """The walks over envelopes are written by hand: each byte and pairs of bytes, judged."""
+    """The walks over envelopes are written by hand: telling bytes, alone and in pairs, everywhere."""
     short = project(PERSON, ("name", "phone"))
     codecs = Codecs(contract(person_v2=short))
     record = codecs.record_codec("person", 2).encode({"name": "张", "phone": "1"})
@@ -202,7 +202,10 @@ def test_every_envelope_byte_of_a_change_and_a_delivery() -> None:
     ):
         tried = [value[:n] for n in range(5, len(value))]
         for at in range(5, len(value)):
-            tried += [value[:at] + bytes([b]) + value[at + 1 :] for b in range(256)]
+            tried += [
+                value[:at] + bytes([b]) + value[at + 1 :]
+                for b in {*_TELLING, *rng.sample(range(256), 50)}
+            ]
             for _ in range(15):
                 pair = bytes([rng.choice(_TELLING), rng.choice(_TELLING)])
                 tried.append(value[:at] + pair + value[at + 2 :])
@@ -221,7 +224,7 @@ def test_every_envelope_byte_of_a_change_and_a_delivery() -> None:
             assert datum["policy"] == read.policy
             assert datum["source_unit"] == read.source_unit
         assert reasons == {"malformed", "inconsistent"}
-        assert 500 < taken < len(tried) * 0.9
+        assert 200 < taken < len(tried) * 0.9
 
 
 COUNTS = st.one_of(st.integers(0, 100), st.integers(0, 2**63 - 1))
