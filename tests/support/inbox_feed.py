@@ -58,9 +58,9 @@ class FixedPolicy:
 class Feed:
     """Writes deliveries into the inbox of a unit that nobody else has."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, unit: str | None = None) -> None:
         self.connection = connection
-        self.unit = f"housing@{random.randrange(100000, 999999)}"
+        self.unit = unit or f"housing@{random.randrange(100000, 999999)}"
         self.topic = in_topic(self.unit)
         self.admin = AdminClient(connection.librdkafka())
         self.make_topic()

@@ -17,9 +17,11 @@ import structlog
 from deptbus.connection import Connection
 from deptbus.contract.department import Department, Receive, receive_key
 from deptbus.contract.model import Contract, Policy
-from deptbus.department.connect import PostgresDatabase, SqliteDatabase, open_database, target_of
+from deptbus.department import fence
+from deptbus.department.connect import PostgresDatabase, SqliteDatabase, target_of
 from deptbus.department.export import FolderExport
 from deptbus.department.inbox import Arrived, Inbox
+from deptbus.department.opening import open_system
 from deptbus.department.store import Applied, Store
 from deptbus.department.store_postgres import PostgresStore
 from deptbus.department.store_sqlite import SqliteStore
@@ -43,6 +45,7 @@ Resend = Callable[[ResendRequest], Awaitable[None]]
 TRANSIENT = (BusRefused, BusUnreachable, ContractUnreadable, DatabaseUnavailable)
 
 _IDLE_SECONDS = 1.0
+_CHECK_SECONDS = 2.0
 # Jobs send as much as is committed in a fifth of a second (operations.window): a commit that comes
 # late looks like a recipient that is slow.
 _COMMIT_SECONDS = 0.05
@@ -128,12 +131,7 @@ class Applier:
         self._follow_policy()
         assert self._policy is not None
         target = target_of(self._department.systems[self._system].database)
-        database = await open_database(
-            target,
-            unit=self._department.unit,
-            system=self._system,
-            create=target.folder is not None,
-        )
+        database = await open_system(self._department, self._system)
         inbox = Inbox(
             self._connection, self._department.unit, self._system, self._codecs, self._schemas
         )
@@ -149,7 +147,7 @@ class Applier:
                 exporting = asyncio.create_task(self._export.run())
             self._log.info("applying_begun", datasets=sorted(store.targets))
             self.begun.set()
-            await self._loop(store, inbox)
+            await self._loop(store, inbox, database)
         finally:
             await _ended(exporting)
             if self._export is not None:
@@ -165,9 +163,12 @@ class Applier:
             return SqliteStore(database, topic, self._token, mapping, self._shapes)
         return PostgresStore(database, topic, self._token, mapping, self._shapes)
 
-    async def _loop(self, store: Store, inbox: Inbox) -> None:
+    async def _loop(
+        self, store: Store, inbox: Inbox, database: SqliteDatabase | PostgresDatabase
+    ) -> None:
         reading: asyncio.Task[Arrived] | None = None
         stopping = asyncio.create_task(self._stopping.wait())
+        checked_at = time.monotonic()
         applied = asyncio.Event()
         committing = asyncio.create_task(_commit_always(store, inbox, applied))
         try:
@@ -186,6 +187,10 @@ class Applier:
                 await self._apply(store, arrived)
                 if arrived.batch:
                     applied.set()
+                elif time.monotonic() - checked_at > _CHECK_SECONDS:
+                    # Who has nothing to apply notices a younger adapter too.
+                    await fence.check(database, self._token)
+                    checked_at = time.monotonic()
         finally:
             await _ended(committing)
             await _ended(reading)
