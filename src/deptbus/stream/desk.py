@@ -25,11 +25,11 @@ from deptbus.errors import (
     DeptbusError,
     WireRefused,
 )
-from deptbus.names import data_topic, out_topic
+from deptbus.names import AGENTS, data_topic, out_topic
 from deptbus.routing import Router
 from deptbus.stream.batches import Batch
 from deptbus.stream.log import Sender
-from deptbus.stream.policies import PolicyFollower
+from deptbus.stream.policies import LEASE_SECONDS, PolicyFollower
 from deptbus.stream.reports import PoliciesAtWork, Reporter, topics_digest
 from deptbus.stream.schemas import write_schemas
 from deptbus.wire.codecs import Codecs
@@ -66,7 +66,7 @@ def canonical_topics(contract: Contract) -> list[str]:
 
 
 class Desk:
-    """`start` before the agents, `stop` after them. `contract`: what the app's topics come from."""
+    """`start` before the agents, `stop` after them. `contract`: where the app's topics are from."""
 
     def __init__(self, connection: Connection, contract: Contract) -> None:
         self.connection = connection
@@ -80,7 +80,6 @@ class Desk:
         self.ending: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._bench: Bench | None = None
         self._schemas: dict[int, str] = {}
-        self._writing_schemas = asyncio.Lock()
         self._reporter = Reporter(
             self.sender("notes"), self.agent, self._state, self.at_work.changed
         )
@@ -97,9 +96,11 @@ class Desk:
         await self.policies.start()
         for sender in self.senders.values():
             await sender.start()
+        # First the report, then the contract once more, then work (see Reporter).
+        await self._reporter.start()
+        await self.policies.refresh()
         self.bench()
         self._watcher = asyncio.create_task(self._watch_policy())
-        self._reporter.start()
 
     async def stop(self) -> None:
         self.stopping.set()
@@ -128,6 +129,13 @@ class Desk:
     def bench(self) -> Bench:
         """What to work with now. Raises ContractUnreadable: work on nothing."""
         policy = self.policies.current()
+        if self._reporter.age_seconds > LEASE_SECONDS:
+            raise ContractUnreadable(
+                f"the bus has not heard of this worker for {LEASE_SECONDS:.0f} s",
+                mend=f"Has this user the right to write {AGENTS}?",
+            )
+        if self.policies.read_at < self._reporter.heard_since:
+            raise ContractUnreadable("the contract has to be read again first")
         if self._bench is None or self._bench.policy.number != policy.number:
             self._bench = self._make_bench(policy)
             self.at_work.changed.set()
@@ -154,10 +162,9 @@ class Desk:
             self.end(START_AGAIN)
         return Bench(policy, Router(policy))
 
-    def _state(self) -> tuple[int, str] | None:
-        if self._bench is None:
-            return None
-        return self.at_work.oldest(self._bench.policy.number), self.topics_digest
+    def _state(self) -> tuple[int, str]:
+        policy = self._bench.policy if self._bench is not None else self.policies.current()
+        return self.at_work.oldest(policy.number), self.topics_digest
 
     def end(self, code: int) -> None:
         """Ask the process to stop cleanly and leave with this code."""
@@ -171,12 +178,11 @@ class Desk:
         """Every schema that was made here is on the bus before a record that uses it is sent, also
         when another batch made it a moment ago."""
         self._schemas |= self.codecs.take_new_schemas()
-        async with self._writing_schemas:
-            if self._schemas:
-                writing = dict(self._schemas)
-                await write_schemas(self.sender("notes"), writing)
-                for schema_id in writing:
-                    self._schemas.pop(schema_id, None)
+        writing = dict(self._schemas)
+        if writing:
+            await write_schemas(self.sender("notes"), writing)
+            for schema_id in writing:
+                self._schemas.pop(schema_id, None)
 
     async def persist(self, batch: Batch, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """`attempt` again and again until the environment lets it succeed; raises Stopping when the
