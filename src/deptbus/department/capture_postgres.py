@@ -211,10 +211,7 @@ class PostgresCapture(Capture):
 
     async def parked(self) -> set[tuple[str, str]]:
         async with self._durable() as c:
-            return {
-                (r[0], r[1])
-                for r in await c.fetch("SELECT dataset, raw FROM deptbus.parked_source")
-            }
+            return {(r[0], r[1]) for r in await c.fetch("SELECT dataset, raw FROM deptbus.parked")}
 
     async def known(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Known]:
         asked = ([d for d, _ in keys], [k for _, k in keys])
@@ -467,7 +464,7 @@ class PostgresCapture(Capture):
         async with self._durable() as c:
             tag = await c.execute(
                 "INSERT INTO deptbus.wanted (dataset, raw, cause) "
-                "SELECT dataset, raw, $1 FROM deptbus.parked_source",
+                "SELECT dataset, raw, $1 FROM deptbus.parked",
                 cause,
             )
         return int(tag.split()[-1])
@@ -492,9 +489,7 @@ class PostgresCapture(Capture):
                 "(SELECT source_time_us FROM deptbus.outbox ORDER BY position LIMIT 1) AS oldest, "
                 "(SELECT count(*) FROM deptbus.wanted) AS wanted FROM deptbus.published"
             )
-            parked = await c.fetch(
-                "SELECT reason, count(*) FROM deptbus.parked_source GROUP BY reason"
-            )
+            parked = await c.fetch("SELECT reason, count(*) FROM deptbus.parked GROUP BY reason")
             runs = await _snapshots(c, "")
         oldest = row["oldest"]
         return CaptureStatus(
@@ -533,11 +528,11 @@ async def _write_prepared(c: asyncpg.Connection, prepared: Prepared) -> None:
         )
     if prepared.unpark:
         await c.executemany(
-            "DELETE FROM deptbus.parked_source WHERE dataset = $1 AND raw = $2", prepared.unpark
+            "DELETE FROM deptbus.parked WHERE dataset = $1 AND raw = $2", prepared.unpark
         )
     if prepared.park:
         await c.executemany(
-            "INSERT INTO deptbus.parked_source VALUES ($1, $2, $3, $4, $5, $6) "
+            "INSERT INTO deptbus.parked VALUES ($1, $2, $3, $4, $5, $6) "
             "ON CONFLICT (dataset, raw) DO UPDATE SET reason = excluded.reason, "
             "own_column = excluded.own_column, position = excluded.position",
             [(*p, time.time_ns() // 1000) for p in prepared.park],

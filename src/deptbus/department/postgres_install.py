@@ -12,7 +12,7 @@ from deptbus.department.layout import Layout, quoted, text_literal
 from deptbus.department.postgres_schema import table_facts
 
 # Ours by name and by the schema of their functions.
-_OUR_TRIGGERS = (
+OUR_TRIGGERS = (
     "SELECT t.tgname, format('%I.%I', n.nspname, k.relname) AS on_table, p.proname, "
     "pg_get_triggerdef(t.oid) AS definition FROM pg_trigger t "
     "JOIN pg_class k ON k.oid = t.tgrelid JOIN pg_namespace n ON n.oid = k.relnamespace "
@@ -37,7 +37,7 @@ async def install_statements(
         "FROM deptbus.outbox), (SELECT last_value FROM deptbus.position))",
         "UPDATE deptbus.layout SET is_current = false",
     ]
-    there = {(r["tgname"], r["on_table"]): r["definition"] for r in await c.fetch(_OUR_TRIGGERS)}
+    there = {(r["tgname"], r["on_table"]): r["definition"] for r in await c.fetch(OUR_TRIGGERS)}
     kept: set[tuple[str, str]] = set()
     functions: set[str] = set()
     for layout in layouts:
@@ -75,7 +75,7 @@ async def drop_statements(c: asyncpg.Connection) -> list[str]:
     """Everything of the source side; the schema too when nothing else of ours is in it."""
     made = [
         f"DROP TRIGGER {quoted(r['tgname'])} ON {r['on_table']}"
-        for r in await c.fetch(_OUR_TRIGGERS)
+        for r in await c.fetch(OUR_TRIGGERS)
     ]
     made += [f"DROP FUNCTION {r['signature']}" for r in await c.fetch(_OUR_FUNCTIONS)]
     made += [f"DROP TABLE IF EXISTS deptbus.{table}" for table in sql.TABLE_NAMES]

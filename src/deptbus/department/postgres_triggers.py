@@ -73,7 +73,7 @@ TABLES = (
   state text NOT NULL,
   PRIMARY KEY (dataset, bus_key, raw)
 )""",
-    """CREATE TABLE IF NOT EXISTS deptbus.parked_source (
+    """CREATE TABLE IF NOT EXISTS deptbus.parked (
   dataset text NOT NULL,
   raw text NOT NULL,
   reason text NOT NULL,
@@ -109,7 +109,7 @@ TABLE_NAMES = (
     "outbox",
     "places",
     "variants",
-    "parked_source",
+    "parked",
     "wanted",
     "snapshot",
 )

@@ -1,0 +1,233 @@
+"""`deptbus department`: join a department's database to the bus, run its adapter, look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deptbus.cli.options import (
+    Bootstrap,
+    ClientFile,
+    Data,
+    Output,
+    OutputOption,
+    connect,
+    is_named,
+)
+from deptbus.errors import DeptbusError, Exit
+
+if TYPE_CHECKING:
+    from deptbus.contract.department import Department
+    from deptbus.contract.model import Contract
+    from deptbus.department.capture import Snapshot
+
+app = typer.Typer(help="Join a department's own database to the bus.", no_args_is_help=True)
+
+Config = Annotated[Path, typer.Option("--config", help="The unit's department.yml.")]
+Configs = Annotated[list[Path], typer.Option("--config", help="A department.yml; may be repeated.")]
+ContractFolder = Annotated[
+    Path | None,
+    typer.Option("--contract", help="Folder of the contract's files; else the one in force."),
+]
+Dataset = Annotated[str | None, typer.Option("--dataset", help="One dataset; else all.")]
+
+
+@app.command()
+def install(
+    config: Config,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the SQL and change nothing.")
+    ] = False,
+    contract: ContractFolder = None,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    client_file: ClientFile = None,
+) -> None:
+    """Make the unit's key secret and install the triggers that capture what it publishes.
+
+    May be run again at any time, and has to be when the mapping has changed.
+    """
+    from deptbus.department import install as source
+    from deptbus.wire.keys import fingerprint
+
+    department = _load(config)
+    agreed = asyncio.run(_contract(contract, data, bootstrap, client_file))
+    source.check(department, agreed)
+    if dry_run:
+        for system in department.systems:
+            for statement in asyncio.run(source.install_sql(department, system, agreed)):
+                print(f"{statement};\n")
+        return
+    for system, settings in department.systems.items():
+        for note in asyncio.run(source.install_system(department, system, agreed)):
+            print(f"{system}: {note}")
+        captured = ", ".join(settings.publishes) or "nothing"
+        print(f"{system}: captures {captured}")
+    if any(s.publishes for s in department.systems.values()):
+        secret, made = source.ensure_secret(department.secret_file)
+        if made:
+            print(f"made the key secret {department.secret_file}: keep it, and keep it secret")
+        print("in departments.yml, at this unit:")
+        print(f"    key_fingerprint: {fingerprint(secret)}")
+
+
+@app.command()
+def snapshot(config: Config, dataset: Dataset = None) -> None:
+    """Enqueue the rows that are there already, for the adapter to publish. Goes on after a kill."""
+    from deptbus.department import install as source
+
+    department = _load(config)
+    for name in _datasets(department, dataset):
+        system = source.system_of(department, name)
+        done = asyncio.run(source.snapshot_dataset(department, system, name, _Progress()))
+        print(f"{name}: {done.enqueued} rows enqueued, {done.skipped} locked ones to come")
+
+
+@app.command()
+def run(
+    config: Configs, data: Data = None, bootstrap: Bootstrap = None, client_file: ClientFile = None
+) -> None:
+    """Run the adapters of one or more departments until SIGINT or SIGTERM."""
+    from deptbus.department.adapter import run_adapter
+    from deptbus.logs import set_up_logging
+
+    connection = connect(data, bootstrap, client_file)
+    set_up_logging(service=True)
+    run_adapter(connection, config)
+
+
+@app.command()
+def status(config: Config, output: OutputOption = Output.TABLE) -> None:
+    """Show what waits, what is parked and why, what was applied. Exit code 1: something is parked
+    or capture gave way."""
+    from deptbus.cli.department_view import document, is_well, print_status
+
+    department = _load(config)
+    systems = [asyncio.run(document(department, system)) for system in department.systems]
+    if output is Output.JSON:
+        print(json.dumps({"unit": department.unit, "systems": systems}, ensure_ascii=False))
+    else:
+        print_status(department.unit, systems)
+    if not all(map(is_well, systems)):
+        raise typer.Exit(Exit.ANSWER_IS_NO)
+
+
+@app.command()
+def uninstall(config: Config) -> None:
+    """Remove triggers and every table of deptbus; own tables stay as they are. Works at once."""
+    from deptbus.department import install as source
+
+    department = _load(config)
+    for system in department.systems:
+        asyncio.run(source.uninstall_system(department, system))
+        print(f"{system}: nothing of deptbus is left")
+
+
+@app.command()
+def rejoin(config: Config) -> None:
+    """After the bus was rebuilt: apply the inbox from its beginning. Nothing older is written."""
+    from deptbus.department.recipient_status import rejoin as forget_position
+
+    department = _load(config)
+    for system, settings in department.systems.items():
+        if settings.receives:
+            asyncio.run(forget_position(department, system))
+            print(f"{system}: the inbox will be applied from its beginning")
+
+
+@app.command()
+def resend(
+    config: Config,
+    dataset: Annotated[str, typer.Option("--dataset", help="The dataset of the record.")],
+    key: Annotated[
+        str | None, typer.Option("--key", help="The bus key: 32 hexadecimal digits.")
+    ] = None,
+    natural: Annotated[
+        list[str] | None,
+        typer.Option("--natural", help="The natural key as typed; once for each of its parts."),
+    ] = None,
+    contract: ContractFolder = None,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    client_file: ClientFile = None,
+) -> None:
+    """Publish a record's present state once more, under a new version."""
+    from deptbus.department import install as source
+
+    if (key is None) == (not natural):
+        raise typer.BadParameter("give --key or --natural")
+    try:
+        wanted = bytes.fromhex(key) if key is not None else None
+    except ValueError:
+        wanted = b""
+    if wanted is not None and len(wanted) != 16:
+        raise typer.BadParameter("--key has 32 hexadecimal digits")
+    department = _load(config)
+    system = source.system_of(department, dataset)
+    agreed = asyncio.run(_contract(contract, data, bootstrap, client_file))
+    found = asyncio.run(
+        source.ask_resend(
+            department, system, dataset, agreed, key=wanted, natural=tuple(natural or ()) or None
+        )
+    )
+    print(f"{dataset} {found.hex()}: asked for; the adapter publishes it")
+
+
+@app.command()
+def key(config: Config) -> None:
+    """Show the fingerprint of the unit's key secret, which the contract names."""
+    from deptbus.department import install as source
+
+    print(source.secret_fingerprint(_load(config)))
+
+
+class _Progress:
+    """One line on a terminal that is written over; nothing elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+
+    def __call__(self, snapshot: Snapshot, is_full: bool) -> None:
+        if self._console.is_terminal:
+            words = (
+                "the outbox is full: is the adapter running?"
+                if is_full
+                else f"{snapshot.enqueued} rows"
+            )
+            self._console.print(f"{snapshot.dataset}: {words:<50}", end="\r")
+
+
+def _load(config: Path) -> Department:
+    from deptbus.contract.department import load_department
+
+    return load_department(config)
+
+
+def _datasets(department: Department, dataset: str | None) -> list[str]:
+    if dataset is not None:
+        return [dataset]
+    found = [name for system in department.systems.values() for name in system.publishes]
+    if not found:
+        raise DeptbusError(f"{department.unit} publishes nothing", mend="Check `publishes:`")
+    return found
+
+
+async def _contract(folder: Path | None, *bus: Any) -> Contract:
+    """The contract of these files, else the one in force on the bus."""
+    from deptbus.contract.load import load
+    from deptbus.stream.policies import read_policies
+
+    if folder is not None:
+        return load(folder)
+    if not is_named(bus[0], bus[1]) and bus[2] is None:
+        raise DeptbusError(
+            "no contract named",
+            mend="Give --contract DIR, or name the bus by --data, --bootstrap or DEPTBUS_BOOTSTRAP",
+        )
+    return (await read_policies(connect(*bus))).current().contract

@@ -1,0 +1,91 @@
+"""How `deptbus department status` shows one system: a document for machines, a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deptbus.contract.department import Department
+
+
+async def document(department: Department, system: str) -> dict[str, Any]:
+    """What one system's database knows, source side and recipient side.
+
+    Unknown is null, never zero: a side that is not in use is absent.
+    """
+    from deptbus.department.install import source_status
+    from deptbus.department.recipient_status import recipient_status
+
+    settings = department.systems[system]
+    found: dict[str, Any] = {"system": system}
+    if settings.publishes:
+        source = await source_status(department, system)
+        capture = source.capture
+        found["source"] = {
+            "installed": capture.installed,
+            "publishes": sorted(settings.publishes),
+            "incarnation": source.incarnation,
+            "publication": capture.publication,
+            "version": capture.version,
+            "outbox_rows": capture.outbox_rows,
+            "oldest_age_seconds": capture.oldest_age_seconds,
+            "wanted": capture.wanted,
+            "parked": dict(capture.parked),
+            "resync_needed": capture.gave_way > 0,
+            "captures_missed": capture.gave_way,
+            "snapshots": [asdict(snapshot) for snapshot in capture.snapshots],
+        }
+    if settings.receives:
+        found["receives"] = [
+            {**d._asdict(), "parked": dict(d.parked), "today": dict(d.today)}
+            for d in await recipient_status(department, system)
+        ]
+    return found
+
+
+def is_well(system: Mapping[str, Any]) -> bool:
+    """Nothing parked, nothing missed, and capture installed where something is published."""
+    source = system.get("source")
+    if source is not None and (
+        not source["installed"] or source["parked"] or source["resync_needed"]
+    ):
+        return False
+    return not any(d["parked"] for d in system.get("receives", ()))
+
+
+def print_status(unit: str, systems: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=unit, title_justify="left")
+    for head in ("system", "side", "dataset", "state"):
+        table.add_column(head, overflow="fold")
+    for system in systems:
+        source = system.get("source")
+        if source is not None:
+            table.add_row(
+                system["system"], "source", ", ".join(source["publishes"]), _source_line(source)
+            )
+        for dataset in system.get("receives", ()):
+            words = [f"{dataset['rows']} rows"]
+            if dataset["waiting"]:
+                words.append(f"{dataset['waiting']} waiting for their row")
+            words += [f"{n} parked: {reason}" for reason, n in dataset["parked"].items()]
+            table.add_row(system["system"], "recipient", dataset["dataset"], "; ".join(words))
+    Console().print(table)
+
+
+def _source_line(source: Mapping[str, Any]) -> str:
+    if not source["installed"]:
+        return "not installed: run `deptbus department install`"
+    words = [f"publication {source['publication']}", f"{source['outbox_rows']} rows wait"]
+    age = source["oldest_age_seconds"]
+    if age is not None:
+        words.append(f"the oldest for {age:.0f} s")
+    words += [f"{n} parked: {reason}" for reason, n in source["parked"].items()]
+    if source["resync_needed"]:
+        words.append(f"capture gave way {source['captures_missed']} times: resync needed")
+    words += [f"snapshot of {s['dataset']} open" for s in source["snapshots"] if not s["done"]]
+    return "; ".join(words)

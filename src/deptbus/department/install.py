@@ -1,0 +1,248 @@
+"""Joins a department's systems to the bus: the secret, the triggers, the tables of a folder.
+
+What `deptbus department install`, `snapshot`, `status` and `uninstall` do for the source side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deptbus.contract.department import Department
+from deptbus.contract.department_check import check_department
+from deptbus.contract.model import Contract
+from deptbus.department.capture import Capture, CaptureStatus, Snapshot, Wanted
+from deptbus.department.connect import SqliteDatabase, target_of
+from deptbus.department.fence import read_adapter
+from deptbus.department.folder_tables import make_folder_tables
+from deptbus.department.layout import Layout, layouts_of
+from deptbus.department.opening import open_capture, open_system, read_secret
+from deptbus.department.publication import Publication
+from deptbus.department.raw import raw_text
+from deptbus.department.remove import remove_all
+from deptbus.errors import DeptbusError, FileProblems, SourceRefused
+from deptbus.wire.keys import fingerprint, new_secret
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+_SNAPSHOT_ROWS = 500
+_WAIT_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """The source side of one system as `department status` shows it."""
+
+    system: str
+    capture: CaptureStatus
+    incarnation: int = 0
+
+
+def ensure_secret(path: Path) -> tuple[bytes, bool]:
+    """The unit's key secret, made when there is none; True when it was. Mode 0600.
+
+    Made without a moment in which others may read it, and never replaced: another secret would
+    give every record another key. Raises SourceRefused when the file is no secret.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return read_secret(path), False
+    except OSError as error:
+        raise DeptbusError(
+            f"the key secret {path} cannot be written ({error.strerror})",
+            mend="Make the folder writable, or name another file by `secret_file:`",
+        ) from None
+    secret = new_secret()
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(secret.hex() + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return secret, True
+
+
+def secret_fingerprint(department: Department) -> str:
+    return fingerprint(read_secret(department.secret_file))
+
+
+def layouts_for(department: Department, system: str, contract: Contract) -> tuple[Layout, ...]:
+    return layouts_of(department.systems[system].publishes, contract)
+
+
+def check(department: Department, contract: Contract) -> None:
+    """Raises FileProblems with everything in department.yml that does not fit the contract."""
+    problems = check_department(department, contract)
+    if problems:
+        raise FileProblems(problems)
+
+
+async def install_sql(department: Department, system: str, contract: Contract) -> list[str]:
+    """The statements that `install_system` would run; changes nothing (a folder's state database
+    that is not there has none yet)."""
+    settings = department.systems[system]
+    layouts = layouts_for(department, system, contract)
+    if not layouts or _has_no_state_yet(settings.database):
+        return []
+    async with capture_of(department, system) as capture:
+        wrong = await capture.examine(layouts)
+        if wrong:
+            raise SourceRefused(f"{capture.database.place}: {wrong[0]}", mend="Mend it first")
+        return await capture.sql(layouts, settings.outbox_cap_rows)
+
+
+def _has_no_state_yet(database: str) -> bool:
+    target = target_of(database)
+    return target.folder is not None and not Path(target.location).exists()
+
+
+async def install_system(department: Department, system: str, contract: Contract) -> list[str]:
+    """Installs capture of what this system publishes; returns what a person should know.
+
+    Idempotent. Raises DatabaseUnavailable, SourceRefused (one clear line).
+    """
+    settings = department.systems[system]
+    layouts = layouts_for(department, system, contract)
+    if not layouts:
+        return []
+    notes = []
+    async with capture_of(department, system) as capture:
+        if settings.kind == "folder":
+            assert isinstance(capture.database, SqliteDatabase)
+            await make_folder_tables(capture.database, layouts, settings.path)
+        elif settings.kind == "sqlite":
+            notes.append(
+                "SQLite has one writer: give the department's program a busy time-out of some "
+                "seconds (PRAGMA busy_timeout = 5000)"
+            )
+        await capture.install(layouts, settings.outbox_cap_rows)
+    return notes
+
+
+async def join_system(department: Department, system: str, contract: Contract) -> bool:
+    """Secret, triggers and an open snapshot of every dataset, where capture is not installed yet;
+    False when there was nothing to do. The adapter advances the snapshots.
+
+    Raises FileProblems, DatabaseUnavailable, SourceRefused.
+    """
+    if not department.systems[system].publishes:
+        return False
+    async with capture_of(department, system) as capture:
+        if (await capture.status()).installed:
+            return False
+    check(department, contract)
+    ensure_secret(department.secret_file)
+    await install_system(department, system, contract)
+    async with capture_of(department, system) as capture:
+        for dataset in department.systems[system].publishes:
+            await capture.begin_snapshot(dataset, "snapshot", None)
+    return True
+
+
+async def uninstall_system(department: Department, system: str) -> None:
+    """Removes everything of deptbus from this system's database; own tables stay as they are."""
+    database = await open_system(department, system)
+    try:
+        await remove_all(database)
+    finally:
+        await database.close()
+
+
+async def snapshot_dataset(
+    department: Department, system: str, dataset: str, tell: Callable[[Snapshot, bool], None]
+) -> Snapshot:
+    """Enqueues every existing row; goes on where one that was killed stopped. `tell` is called
+    after each chunk, with True while the outbox is full and the adapter has to publish first."""
+    cap = department.systems[system].outbox_cap_rows
+    room = max(1, cap // 2)
+    async with capture_of(department, system) as capture:
+        if dataset not in await capture.layouts():
+            raise SourceRefused(
+                f"{capture.database.place}: dataset {dataset} is not captured",
+                mend="Run `deptbus department install` first",
+            )
+        await capture.begin_snapshot(dataset, "snapshot", None)
+        while True:
+            if await capture.backlog(room) >= room:
+                tell(Snapshot(dataset, 0, 0, False), True)
+                await asyncio.sleep(_WAIT_SECONDS)
+                continue
+            snapshot = await capture.advance_snapshot(dataset, min(_SNAPSHOT_ROWS, room))
+            tell(snapshot, False)
+            if snapshot.done:
+                return snapshot
+
+
+async def ask_resend(
+    department: Department,
+    system: str,
+    dataset: str,
+    contract: Contract,
+    *,
+    key: bytes | None = None,
+    natural: tuple[str, ...] | None = None,
+) -> bytes:
+    """Asks this system's adapter for the present state of one record, by bus key or by natural key
+    as it is typed in the own table. Returns the bus key."""
+    settings = department.systems[system]
+    publication = Publication(
+        department.unit,
+        dataset,
+        settings.publishes[dataset],
+        contract,
+        read_secret(department.secret_file),
+    )
+    async with capture_of(department, system) as capture:
+        if natural is None:
+            if key is None:
+                raise DeptbusError("no record named", mend="Give --key or --natural")
+            await capture.want([Wanted(dataset, None, key, "resend", None)])
+            return key
+        if len(natural) != len(contract.datasets[dataset].key):
+            raise DeptbusError(
+                f"the natural key of {dataset} has {len(contract.datasets[dataset].key)} parts",
+                mend=f"Give --natural for each of: {', '.join(contract.datasets[dataset].key)}",
+            )
+        found = publication.key_of_raw(natural)
+        if found.key is None:
+            raise DeptbusError("that is not a natural key", mend="Check what was typed")
+        # By bus key, so that it does not matter how the own table has it typed.
+        if await capture.bears(dataset, natural):
+            await capture.want([Wanted(dataset, raw_text(natural), None, "resend", None)])
+        else:
+            await capture.want([Wanted(dataset, None, found.key, "resend", None)])
+        return found.key
+
+
+async def source_status(department: Department, system: str) -> SourceStatus:
+    """Raises DatabaseUnavailable."""
+    async with capture_of(department, system) as capture:
+        status = await capture.status()
+        if not status.installed:
+            return SourceStatus(system, status)
+        adapter = await read_adapter(capture.database)
+        return SourceStatus(system, status, adapter.incarnation.number)
+
+
+@asynccontextmanager
+async def capture_of(department: Department, system: str) -> AsyncIterator[Capture]:
+    capture = await open_capture(department, system)
+    try:
+        yield capture
+    finally:
+        await capture.close()
+
+
+def system_of(department: Department, dataset: str) -> str:
+    """The system that publishes a dataset. Raises DeptbusError."""
+    for name, system in department.systems.items():
+        if dataset in system.publishes:
+            return name
+    raise DeptbusError(
+        f"{department.unit} does not publish {dataset}", mend="Check `publishes:` and --dataset"
+    )
