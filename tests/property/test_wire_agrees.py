@@ -177,7 +177,7 @@ def codecs() -> Codecs:
 
 
 def test_every_envelope_byte_of_a_change_and_a_delivery() -> None:
-    """The walks over envelopes are written by hand: telling bytes, alone and in pairs, everywhere."""
+    """The walks over envelopes are written by hand: telling bytes, alone and paired, judged."""
     short = project(PERSON, ("name", "phone"))
     codecs = Codecs(contract(person_v2=short))
     record = codecs.record_codec("person", 2).encode({"name": "张", "phone": "1"})
