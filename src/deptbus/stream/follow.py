@@ -54,8 +54,13 @@ class TopicFollower:
         await self._close()
 
     @property
+    def read_at(self) -> float:
+        """When the last read that reached the end was begun, by the event loop's clock."""
+        return self._read_at
+
+    @property
     def age_seconds(self) -> float:
-        """How long ago the last read that reached the end was begun."""
+        """How long ago that was."""
         return asyncio.get_running_loop().time() - self._read_at
 
     async def refresh(self, deadline_seconds: float = 5.0) -> None:

@@ -6,22 +6,25 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 import stream_town as town
 
 from deptbus.contract.model import Policy
 from deptbus.errors import BusRefused, BusUnreachable, ContractUnreadable
-from deptbus.names import QUARANTINE, SCHEMAS, data_topic, in_topic
+from deptbus.names import AGENTS, QUARANTINE, SCHEMAS, data_topic, in_topic
 from deptbus.routing import Router
 from deptbus.stream import desk as desk_module
 from deptbus.stream.batches import Batch
 from deptbus.stream.delivery import HORIZONTAL, VERTICAL, decode_canonical, route_batch
-from deptbus.stream.desk import Bench, Desk, Stopping
+from deptbus.stream.desk import Desk, Stopping
 from deptbus.stream.log import LogRecord, Outgoing
-from deptbus.stream.reports import PoliciesAtWork
+from deptbus.stream.policies import LEASE_SECONDS
+from deptbus.stream.reports import PoliciesAtWork, Reporter
 from deptbus.stream.work import deliver
 from deptbus.wire.codecs import Codecs
+from deptbus.wire.control import decode_control
 
 DATA = data_topic("resident")
 
@@ -36,17 +39,20 @@ def batch_of(*changes, garbage: bytes | None = None) -> Batch:
 
 
 class NotingSender:
-    """Keeps what it is given; raises what `fails` says for a topic."""
+    """Keeps what it is given; for a topic it raises what `fails` says, or waits in `holds`."""
 
     def __init__(self) -> None:
         self.sent: list[Outgoing] = []
         self.fails: dict[str, Exception] = {}
+        self.holds: dict[str, asyncio.Event] = {}
 
     async def send(self, records: Sequence[Outgoing], *, deadline_seconds: float = 1) -> list[int]:
         await asyncio.sleep(0)
         for record in records:
             if record.topic in self.fails:
                 raise self.fails[record.topic]
+            if record.topic in self.holds:
+                await self.holds[record.topic].wait()
         self.sent += records
         return list(range(len(records)))
 
@@ -55,6 +61,7 @@ class FakePolicies:
     def __init__(self, policy: Policy) -> None:
         self.policy: Policy | None = policy
         self.next: Policy | None = None
+        self.read_at = 0.0
 
     def current(self) -> Policy:
         if self.policy is None:
@@ -76,9 +83,9 @@ class FakeDesk(Desk):
         self.stopping = asyncio.Event()
         self.ending = asyncio.get_running_loop().create_future()
         self.topics_digest = ""
+        self._reporter = SimpleNamespace(age_seconds=0.0, heard_since=0.0)  # type: ignore[assignment]
         self._bench = None
         self._schemas = {}
-        self._writing_schemas = asyncio.Lock()
 
     def sender(self, name: str) -> NotingSender:  # type: ignore[override]
         return self.bus
@@ -133,12 +140,13 @@ async def test_both_agents_share_one_routing_and_schemas_come_first():
 async def test_a_schema_made_by_another_batch_is_awaited():
     """The second batch needs no new schema, and must not overtake the first one's writing."""
     desk = FakeDesk()
-    desk.bus.fails[SCHEMAS] = BusUnreachable("down")
+    desk.bus.holds[SCHEMAS] = asyncio.Event()
     first = asyncio.create_task(deliver(desk, HORIZONTAL, batch_of(town.Source().change("a", 1))))
+    await asyncio.wait((first,), timeout=0.02)
     second = asyncio.create_task(deliver(desk, HORIZONTAL, batch_of(town.Source().change("b", 1))))
     await asyncio.wait((first, second), timeout=0.05)
     assert desk.bus.sent == []
-    desk.bus.fails.clear()
+    desk.bus.holds[SCHEMAS].set()
     await asyncio.gather(first, second)
     assert desk.bus.sent[0].topic == SCHEMAS
 
@@ -154,15 +162,55 @@ async def test_nothing_goes_out_under_a_stale_policy():
     assert len(desk.sent_to(in_topic(town.HOUSING))) == 1
 
 
+async def test_nothing_goes_out_while_the_bus_does_not_hear_of_us():
+    desk, batch = FakeDesk(), batch_of(town.Source().change("a", 1))
+    desk._reporter.age_seconds = LEASE_SECONDS + 1
+    task = asyncio.create_task(deliver(desk, HORIZONTAL, batch))
+    await asyncio.wait((task,), timeout=0.05)
+    desk._reporter.age_seconds, desk._reporter.heard_since = 0.0, 5.0  # heard of again
+    await asyncio.wait((task,), timeout=0.05)
+    assert desk.bus.sent == []
+    desk.policies.read_at = 6.0  # and the contract read since
+    await task
+    assert len(desk.sent_to(in_topic(town.HOUSING))) == 1
+
+
+async def test_the_reporter_knows_since_when_it_is_heard_of():
+    bus, loop = NotingSender(), asyncio.get_running_loop()
+    reporter = Reporter(bus, "w", lambda: (1, "d"), asyncio.Event(), lease_seconds=0.05)
+    assert reporter.age_seconds > 1e9
+    before = loop.time()
+    await reporter.start()
+    first = reporter.heard_since
+    assert before <= first <= loop.time()
+    assert reporter.age_seconds < 0.05
+    bus.fails[AGENTS] = BusUnreachable("down")
+    reporter._changed.set()
+    deadline = loop.time() + 5
+    while reporter.age_seconds < 0.05:
+        assert loop.time() < deadline
+        await asyncio.sleep(0.01)
+    assert reporter.heard_since == first
+    bus.fails.clear()
+    reporter._changed.set()
+    while reporter.heard_since == first:
+        assert loop.time() < deadline
+        await asyncio.sleep(0.01)
+    assert reporter.age_seconds < 0.05
+    await reporter.stop()
+    assert decode_control(bus.sent[-1].value).state == "stopped"
+
+
 async def test_a_policy_that_comes_while_routing_waits_is_routed_under():
     desk, batch = FakeDesk(), batch_of(town.Source().change("a", 1))
-    desk.bus.fails[SCHEMAS] = BusUnreachable("down")
+    desk.bus.holds[SCHEMAS] = asyncio.Event()
     task = asyncio.create_task(deliver(desk, HORIZONTAL, batch))
     await asyncio.wait((task,), timeout=0.02)
-    assert desk.at_work.oldest(9) in (1, 9)
+    assert desk.at_work.oldest(9) == 1
     desk.policies.policy = town.policy(2, town.contract(housing_fields=("id",)))
-    desk.bus.fails.clear()
+    desk.bus.holds[SCHEMAS].set()
     await task
+    assert desk.at_work.oldest(9) == 9
     [record] = desk.sent_to(in_topic(town.HOUSING))
     assert desk.codecs.decode_inbox(record.key, record.value).policy == 2
     assert desk.codecs.decode_inbox(record.key, record.value).fields == ("id",)
@@ -183,7 +231,6 @@ async def test_an_inbox_that_refuses_stops_the_batch_and_does_not_fill_the_other
     await asyncio.wait((task,), timeout=0.05)
     assert not task.done()
     assert len(desk.sent_to(in_topic(town.TOWN_POLICE))) == 1
-    assert desk.at_work.oldest(9) in (1, 9)
     desk.bus.fails.clear()
     await task
     assert len(desk.sent_to(in_topic(town.TOWN_POLICE))) == 1
@@ -226,4 +273,3 @@ async def test_the_policy_reported_is_the_oldest_at_work():
             raise ValueError
         assert at_work.oldest(4) == 3
     assert at_work.oldest(4) == 4
-    assert isinstance(Bench(town.policy(), Router(town.policy())), Bench)
