@@ -1,0 +1,159 @@
+"""Sender and readers on a real broker: order, refusals, a broker that stands still."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from deptbus.cluster.embedded import EmbeddedBroker
+from deptbus.connection import Connection
+from deptbus.errors import BusRefused, BusUnreachable
+from deptbus.stream.log import (
+    LogReader,
+    Outgoing,
+    Sender,
+    beginning_offsets,
+    end_offsets,
+    read_to_end,
+    topic_partitions,
+)
+from deptbus.wire.partitioner import partition_of
+
+pytestmark = pytest.mark.service
+
+
+@pytest.fixture
+def topic(stream_broker: EmbeddedBroker) -> str:
+    name = f"log-{uuid.uuid4().hex[:8]}"
+    admin = AdminClient(stream_broker.connection.librdkafka())
+    admin.create_topics([NewTopic(name, 4, 1)])[name].result(30)
+    return name
+
+
+@pytest.fixture
+def connection(stream_broker: EmbeddedBroker) -> Connection:
+    return stream_broker.connection
+
+
+@pytest.fixture
+def still_broker(stream_broker: EmbeddedBroker) -> Iterator[int]:
+    """The broker's process; it runs again after the test."""
+    assert stream_broker.pid is not None
+    yield stream_broker.pid
+    os.kill(stream_broker.pid, signal.SIGCONT)
+
+
+async def test_offsets_are_those_of_the_records_in_the_order_given(
+    connection: Connection, topic: str
+):
+    records = [Outgoing(topic, None, os.urandom(16), b"%d" % number) for number in range(5000)] + [
+        Outgoing(topic, 3, None, b"last")
+    ]
+    async with Sender(connection) as sender:
+        offsets = await sender.send(records)
+        assert await sender.send([]) == []
+    found = {
+        (r.partition, r.offset): (r.key, r.value) for r in await read_to_end(connection, topic)
+    }
+    assert len(found) == len(records)
+    for record, offset in zip(records, offsets, strict=True):
+        partition = 3 if record.key is None else partition_of(record.key, 4)
+        assert found[partition, offset] == (record.key, record.value)
+
+
+async def test_concurrent_sends_keep_their_order(connection: Connection, topic: str):
+    async with Sender(connection) as sender:
+        await asyncio.gather(
+            *[
+                sender.send([Outgoing(topic, 0, None, b"%d/%d" % (call, i)) for i in range(50)])
+                for call in range(40)
+            ]
+        )
+    values = [r.value for r in await read_to_end(connection, topic)]
+    assert values == [b"%d/%d" % (call, i) for call in range(40) for i in range(50)]
+
+
+async def test_refusals_are_told_and_poison_nothing(connection: Connection, topic: str):
+    async with Sender(connection) as sender:
+        with pytest.raises(BusRefused, match="topic no-such-topic is unknown"):
+            await sender.send([Outgoing("no-such-topic", 0, None, b"x")])
+        with pytest.raises(BusRefused, match="no partition 9"):
+            await sender.send([Outgoing(topic, 9, None, b"x")])
+        with pytest.raises(BusRefused, match="too large"):
+            await sender.send([Outgoing(topic, 0, None, os.urandom(3_000_000))])
+        waiting = sender.send([Outgoing(topic, 0, None, b"after")])
+        assert len(await waiting) == 1
+    assert [r.value for r in await read_to_end(connection, topic)] == [b"after"]
+
+
+async def test_a_broker_that_stands_still(connection: Connection, topic: str, still_broker: int):
+    """What was sent before it woke is there once or more, in order, and nothing is stuck."""
+    async with Sender(connection) as sender:
+        await sender.send([Outgoing(topic, p, None, b"before") for p in range(4)])
+        os.kill(still_broker, signal.SIGSTOP)
+        with pytest.raises(BusUnreachable):
+            await sender.send([Outgoing(topic, 0, None, b"given up")], deadline_seconds=1.0)
+        sending = asyncio.gather(
+            *[
+                sender.send(
+                    [Outgoing(topic, p, None, b"%d" % i) for i in range(20)], deadline_seconds=60
+                )
+                for p in range(4)
+            ]
+        )
+        await asyncio.wait((sending,), timeout=3.0)
+        assert not sending.done()
+        os.kill(still_broker, signal.SIGCONT)
+        await asyncio.wait_for(sending, 60)
+    for partition in range(4):
+        records = await read_to_end(connection, topic, partitions=[partition])
+        values = [r.value for r in records]
+        assert values[-20:] == [b"%d" % i for i in range(20)]
+
+
+async def test_stop_does_not_wait_for_a_broker_that_stands_still(
+    connection: Connection, topic: str, still_broker: int
+):
+    sender = Sender(connection)
+    await sender.start()
+    os.kill(still_broker, signal.SIGSTOP)
+    sending = asyncio.ensure_future(sender.send([Outgoing(topic, 0, None, b"x")]))
+    await asyncio.wait((sending,), timeout=0.5)
+    await asyncio.wait_for(sender.stop(), 10)
+    with pytest.raises(BusUnreachable):
+        await sending
+    with pytest.raises(BusUnreachable):
+        await sender.send([Outgoing(topic, 0, None, b"y")])
+
+
+async def test_nobody_listens():
+    with pytest.raises(BusUnreachable, match=r"no broker answers at 127\.0\.0\.1:1"):
+        await Sender(Connection(bootstrap="127.0.0.1:1")).start()
+
+
+async def test_readers_go_on_from_where_they_stand(connection: Connection, topic: str):
+    async with Sender(connection) as sender, LogReader(connection, topic) as reader:
+        assert await reader.read_to_end() == []
+        await sender.send([Outgoing(topic, p, None, b"%d" % p) for p in range(4)])
+        assert sorted(r.value for r in await reader.read_to_end()) == [b"0", b"1", b"2", b"3"]
+        assert await reader.read_to_end() == []
+        await sender.send([Outgoing(topic, 1, None, b"later")])
+        assert [r.value for r in await reader.poll(10.0)] == [b"later"]
+    assert await end_offsets(connection, topic) == [1, 2, 1, 1]
+    assert await beginning_offsets(connection, topic) == [0, 0, 0, 0]
+    assert await topic_partitions(connection, [topic]) == {topic: 4}
+
+
+async def test_reading_from_offsets_and_beyond_the_end(connection: Connection, topic: str):
+    async with Sender(connection) as sender:
+        await sender.send([Outgoing(topic, 0, None, b"%d" % i) for i in range(5)])
+    found = await read_to_end(connection, topic, from_offsets={0: 3})
+    assert [r.value for r in found] == [b"3", b"4"]
+    # A rebuilt log is shorter than what we remember: nothing is read, not everything again.
+    assert await read_to_end(connection, topic, from_offsets={0: 99}) == []
