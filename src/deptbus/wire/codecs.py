@@ -217,38 +217,32 @@ class Codecs:
     def decode_change(self, key: bytes | None, value: bytes | None) -> Change:
         """The change in a record of `out` or `data`. Raises WireRefused: `no_value`, `too_large`,
         `not_framed`, `unknown_schema`, `wrong_kind`, `bad_key`, `malformed`, `inconsistent`."""
-        decode = self._change_decoder(value)
-        if decode is None:
-            raise self._refusal(value)
-        assert value is not None
-        return decode(key, value)
+        if value is not None and len(value) <= MAX_RECORD_BYTES:
+            decode = self._changes.get(value[:HEADER_BYTES]) or self._change_decoder(value)
+            if decode is not None:
+                return decode(key, value)
+        raise self._refusal(value)
 
-    def _change_decoder(
-        self, value: bytes | None
-    ) -> Callable[[bytes | None, bytes], Change] | None:
-        """The decoder of a value that is a change and not too large, or None."""
-        if value is None or len(value) > MAX_RECORD_BYTES:
-            return None
+    def _change_decoder(self, value: bytes) -> Callable[[bytes | None, bytes], Change] | None:
+        """Write the decoder of a change schema that was not met yet; None where it is none."""
         head = value[:HEADER_BYTES]
-        decode = self._changes.get(head)
-        if decode is None and head in self._known_changes:
-            dataset, version, schema = self._known_changes[head]
-            decode = change_decoder(dataset, version, resolve(schema), self._memory)
-            self._changes[head] = decode
+        known = self._known_changes.get(head)
+        if known is None:
+            return None
+        dataset, version, schema = known
+        decode = change_decoder(dataset, version, resolve(schema), self._memory)
+        self._changes[head] = decode
         return decode
 
-    def _delivery_decoder(
-        self, value: bytes | None
-    ) -> Callable[[bytes | None, bytes], Received] | None:
+    def _delivery_decoder(self, value: bytes) -> Callable[[bytes | None, bytes], Received] | None:
         """As `_change_decoder`, of deliveries."""
-        if value is None or len(value) > MAX_RECORD_BYTES:
-            return None
         head = value[:HEADER_BYTES]
-        decode = self._deliveries.get(head)
-        if decode is None and head in self._known_deliveries:
-            dataset, version, schema = self._known_deliveries[head]
-            decode = delivery_decoder(dataset, version, resolve(schema), self._memory)
-            self._deliveries[head] = decode
+        known = self._known_deliveries.get(head)
+        if known is None:
+            return None
+        dataset, version, schema = known
+        decode = delivery_decoder(dataset, version, resolve(schema), self._memory)
+        self._deliveries[head] = decode
         return decode
 
     def encode_deliveries(
@@ -265,10 +259,10 @@ class Codecs:
 
     def decode_out(self, key: bytes | None, value: bytes | None) -> Change | Announcement | Marker:
         """The record in `out.<unit>`. Raises as `decode_change`."""
-        decode = self._change_decoder(value)
-        if decode is not None:
-            assert value is not None
-            return decode(key, value)
+        if value is not None and len(value) <= MAX_RECORD_BYTES:
+            decode = self._changes.get(value[:HEADER_BYTES]) or self._change_decoder(value)
+            if decode is not None:
+                return decode(key, value)
         control = self._control(key, value)
         if not isinstance(control, Announcement | Marker):
             raise self._refusal(value)
@@ -278,10 +272,10 @@ class Codecs:
         self, key: bytes | None, value: bytes | None
     ) -> Received | PolicyMarker | ResendRequest:
         """The record in `in.<unit>`. Raises as `decode_change`."""
-        decode = self._delivery_decoder(value)
-        if decode is not None:
-            assert value is not None
-            return decode(key, value)
+        if value is not None and len(value) <= MAX_RECORD_BYTES:
+            decode = self._deliveries.get(value[:HEADER_BYTES]) or self._delivery_decoder(value)
+            if decode is not None:
+                return decode(key, value)
         control = self._control(key, value)
         if not isinstance(control, PolicyMarker | ResendRequest):
             raise self._refusal(value)

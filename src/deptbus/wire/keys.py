@@ -46,7 +46,7 @@ _SPACES = "".join(
 _HALF_WIDTH = {0xFF01 + i: 0x21 + i for i in range(0x5E)} | {0x3000: 0x20}
 
 # Letters of codes are ASCII (or, before `half_width`, its full-width forms). `str.upper` is not
-# used: it follows the Unicode version and makes `SS` of one letter.
+# used beyond ASCII: it follows the Unicode version and makes `SS` of one letter.
 _UPPER = {small + i: small - 32 + i for small in (ord("a"), 0xFF41) for i in range(26)}
 
 _KEY_DOMAIN = b"deptbus key 1\0"
@@ -62,9 +62,9 @@ def canonical(value: str, forms: Iterable[CanonicalForm] = DEFAULT_FORMS) -> str
         if form is CanonicalForm.TRIM:
             value = value.strip(_SPACES)
         elif form is CanonicalForm.HALF_WIDTH:
-            value = value.translate(_HALF_WIDTH)
+            value = value if value.isascii() else value.translate(_HALF_WIDTH)
         elif form is CanonicalForm.UPPER:
-            value = value.translate(_UPPER)
+            value = value.upper() if value.isascii() else value.translate(_UPPER)
         else:
             raise ValueError(f"unknown canonical form {form}")
     return value

@@ -21,7 +21,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal, localcontext
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact, InvalidOperation
 from typing import Any
 
 from deptbus.wire.types import Type
@@ -34,6 +34,8 @@ Decode = Callable[[bytes], Any]
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOCAL_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - local timestamps have no zone by definition
+# Arithmetic that never rounds: it raises Inexact instead. More digits than any schema allows.
+_EXACT = Context(prec=3000, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact, InvalidOperation])
 _MICROSECOND = timedelta(microseconds=1)
 _NAN = {"float": bytes.fromhex("0000c07f"), "double": bytes.fromhex("000000000000f87f")}
 
@@ -211,7 +213,7 @@ def _decimal_encoder(t: Type) -> Encode:
     bound = 10**t.precision
 
     def encode(x: Any) -> bytes:
-        unscaled = _unscaled(x, t.scale)
+        unscaled = _unscaled(x, t)
         if not -bound < unscaled < bound:
             raise Unfit("has more digits than the schema")
         if t.kind == "fixed":
@@ -223,36 +225,29 @@ def _decimal_encoder(t: Type) -> Encode:
     return encode
 
 
-def _unscaled(x: Any, scale: int) -> int:
+def _unscaled(x: Any, t: Type) -> int:
     """The whole number of units of 10 ** -scale that `x` is, exactly."""
     if isinstance(x, int) and not isinstance(x, bool):
-        return x * 10**scale
+        return x * 10**t.scale
     if not isinstance(x, Decimal):
         raise Unfit("is not a decimal number")
     if not x.is_finite():
         raise Unfit("is not a finite number")
-    sign, digits, exponent = x.as_tuple()
-    assert isinstance(exponent, int)
-    shift = exponent + scale
-    if shift > 2000:
+    if x and x.adjusted() >= t.precision - t.scale:
+        # Asked before anything is computed: 1E+999999 has as many digits as it says.
         raise Unfit("has more digits than the schema")
-    number = int("".join(map(str, digits))) if len(digits) < 2000 else -1
-    if number < 0:
-        raise Unfit("has more digits than the schema")
-    if shift >= 0:
-        number *= 10**shift
-    else:
-        number, rest = divmod(number, 10**-shift) if -shift < 4000 else (0, number)
-        if rest:
-            raise Unfit("has more decimal places than the schema")
-    return -number if sign else number
+    try:
+        unscaled = _EXACT.to_integral_exact(_EXACT.scaleb(x, t.scale))
+    except Inexact:
+        unscaled = None
+    if unscaled is None:
+        raise Unfit("has more decimal places than the schema")
+    return int(unscaled)
 
 
 def _decimal_of(t: Type, f: bytes) -> Decimal:
     data = f if t.kind == "fixed" else f[read_long(f, 0)[1] :]
-    with localcontext() as context:
-        context.prec = t.precision + 1
-        return Decimal(int.from_bytes(data, "big", signed=True)).scaleb(-t.scale, context)
+    return _EXACT.scaleb(Decimal(int.from_bytes(data, "big", signed=True)), -t.scale)
 
 
 def _floating_of(kind: str) -> Decode:

@@ -183,15 +183,27 @@ def _float(src: Source, t: Type) -> None:
 def _string(src: Source, t: Type) -> None:
     src.add("n = v[p]")
     with src.block("if n & 129:"):
-        src.add(FLUSH, "n, a = read_length(v, p)", "p = a + n")
+        src.add(FLUSH)
+        with src.block("if not n & 1 and 0 < v[p + 1] < 128:"):  # up to 8,191 bytes, in place
+            src.add("a = p + 2", "p = a + ((n & 127 | v[p + 1] << 7) >> 1)")
+        with src.block("else:"):
+            src.add("n, a = read_length(v, p)", "p = a + n")
     with src.block("else:"):
         src.add("p += 1 + (n >> 1)")
 
 
 def _bytes(src: Source, t: Type) -> None:
-    src.add(FLUSH, "n, p = read_length(v, p)")
+    src.add(FLUSH, "n = v[p]")
+    with src.block("if n & 129:"):
+        src.add("n, p = read_length(v, p)")
+    with src.block("else:"):
+        src.add("n >>= 1", "p += 1")
     if t.logical == "decimal":
-        src.add(f"check_decimal(v, p, p + n, {10**t.precision})")
+        bound = 10**t.precision
+        # So many bytes that no number in them can have too many digits.
+        safe = bound.bit_length() // 8
+        with src.block(f"if not 0 < n <= {safe}:"):
+            src.add(f"check_decimal(v, p, p + n, {bound})")
     src.add("p += n", "a = p")
 
 
