@@ -13,6 +13,7 @@ from deptbus.errors import DeptbusError
 
 if TYPE_CHECKING:
     from deptbus.connection import Connection
+    from deptbus.contract.model import Contract
 
 app = typer.Typer(help="Run the bus on this machine until it is stopped.")
 
@@ -88,6 +89,7 @@ async def ensure_contract(data: Path, given: Path | None, connection: Connection
     if given is None and history.last:
         policy = history.current()
         await apply_topics(topics.wanted(policy.contract))
+        await join_departments(data, policy.contract)
         return f"policy {policy.number}"
     own = data / CONTRACT_FOLDER
     folder = given or (own if own.is_dir() else bundled())
@@ -96,4 +98,22 @@ async def ensure_contract(data: Path, given: Path | None, connection: Connection
     proposal = await propose(connection, contract, activated_by=getpass.getuser())
     if not proposal.is_in_force:
         await put_in_force(connection, proposal)
+    await join_departments(data, contract)
     return str(folder.absolute())
+
+
+async def join_departments(data: Path, contract: Contract) -> None:
+    """Installs capture in every system below DATA that has none yet; what is in its tables already
+    is published by its adapter as a snapshot. What cannot be joined is told, and the others go on:
+    its adapter says the same again when it starts."""
+    from deptbus.cluster.up import find_departments
+    from deptbus.department.install import join_system
+
+    for department in find_departments(data):
+        for system in department.systems:
+            name = f"{department.unit}/{system}"
+            try:
+                if await join_system(department, system, contract):
+                    tell(name, "capture installed; what is there already is being published")
+            except DeptbusError as refused:
+                tell(name, f"not joined: {refused}")

@@ -9,34 +9,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deptbus.demo.county import County, Department
+from deptbus.demo.county import CANARY, OWNER_DIGITS, County, Department, canary_owner
 
-MARK = b"canary-"
+MARK = CANARY.encode()
 
 
 def hunt(county: County) -> str | None:
     """The first place where a canary is that is not its own; None when there is none."""
-    owners = {c.encode(): unit for unit, own in county.canaries.items() for c in own}
-    homes = {d.folder: unit for unit, d in county.departments.items()}
+    homes = {d.folder: canary_owner(unit).encode() for unit, d in county.departments.items()}
     for path in sorted(county.folder.rglob("*")):
         if not path.is_file() or path.is_relative_to(county.folder / "postgres" / "cluster"):
             continue
         home = next((homes[folder] for folder in path.parents if folder in homes), None)
-        if any(owners.get(canary) != home for canary in _canaries(path.read_bytes())):
+        if any(owner != home for owner in _owners(path.read_bytes())):
             return str(path)
     for unit, department in county.departments.items():
         for table, text in _postgres_rows(department):
-            if any(owners.get(canary) != unit for canary in _canaries(text.encode())):
+            if any(owner != homes[department.folder] for owner in _owners(text.encode())):
                 return f"{unit}, table {table}"
     return None
 
 
-def _canaries(content: bytes) -> Iterator[bytes]:
-    """Every canary in some bytes (one that was cut is nobody's, so it counts as found)."""
+def _owners(content: bytes) -> Iterator[bytes]:
+    """Whose canaries are in some bytes (one that was cut is nobody's, so it counts as found)."""
     start = content.find(MARK)
     while start >= 0:
-        yield content[start : start + len(MARK) + 16]
-        start = content.find(MARK, start + 1)
+        start += len(MARK)
+        yield content[start : start + OWNER_DIGITS]
+        start = content.find(MARK, start)
 
 
 def _postgres_rows(department: Department) -> Iterator[tuple[str, str]]:

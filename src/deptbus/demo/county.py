@@ -9,6 +9,7 @@ fields that are not shared hold canaries: unique strings that must never be seen
 
 from __future__ import annotations
 
+import hashlib
 import random
 import secrets
 import shutil
@@ -34,6 +35,9 @@ Row = dict[str, Any]
 # The table of civil affairs stood there before the bus, with a rule of its own: one of the bad
 # changes of the demonstration breaks it and is parked.
 LONGEST_NAME = 60
+
+CANARY = "canary-"
+OWNER_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,6 @@ class County:
     folder: Path
     contract: Contract
     departments: dict[str, Department]
-    canaries: dict[str, tuple[str, ...]]  # unit -> values that must be nowhere else
 
     @property
     def contract_folder(self) -> Path:
@@ -131,16 +134,15 @@ def build(
             _columns_kept(contract, rights),
         )
     _write_contract(folder / "contract", bundled, fingerprints)
-    county = County(
-        folder, load(folder / "contract"), departments, _fill(rng, contract, departments, residents)
-    )
+    county = County(folder, load(folder / "contract"), departments)
+    _fill(rng, contract, departments, residents)
     for department in departments.values():
         _write_department(department, contract)
     return county
 
 
 def open_county(folder: Path) -> County:
-    """A county that was built before (its clerks' canaries are not known any more)."""
+    """A county that was built before."""
     contract = load(folder / "contract")
     departments = {}
     for config in sorted(folder.glob("departments/*/department.yml")):
@@ -155,7 +157,7 @@ def open_county(folder: Path) -> County:
             tuple(system.get("publishes", ())),
             {name: tuple(m["columns"]) for name, m in system.get("receives", {}).items()},
         )
-    return County(folder, contract, departments, {})
+    return County(folder, contract, departments)
 
 
 def _columns_kept(contract: Contract, rights: Rights) -> dict[str, tuple[str, ...]]:
@@ -230,41 +232,43 @@ def _mapping(department: Department, dataset: str, fields: tuple[str, ...]) -> d
 
 def _fill(
     rng: random.Random, contract: Contract, departments: dict[str, Department], residents: int
-) -> dict[str, tuple[str, ...]]:
-    """Makes every source table with its rows; returns the canaries that they hold."""
-    canaries: dict[str, tuple[str, ...]] = {}
+) -> None:
+    """Makes every source table with its rows."""
     for department in departments.values():
         desk = department.desk()
-        own: list[str] = []
         for dataset in department.publishes:
             desk.execute(_create(department, contract, dataset))
             rows = _ROWS[dataset](rng, contract, department, residents)
-            own += insert(desk, department, contract, dataset, rows)
+            insert(desk, department, contract, dataset, rows)
         if department.unit.unit == "civil_affairs@330106":
             desk.execute(_create(department, contract, "resident", check=True, shared_only=True))
         desk.close()
-        canaries[department.unit.unit] = tuple(own)
-    return canaries
 
 
 def insert(
     desk: Desk, department: Department, contract: Contract, dataset: str, rows: list[Row]
-) -> list[str]:
-    """Types rows (bus fields and values) into the own table; returns their canaries."""
+) -> None:
+    """Types rows (bus fields and values) into the own table, each with its canaries."""
     hidden = [f for f, s in contract.datasets[dataset].sharing.items() if s is Sharing.NOT_SHARED]
     fields = [*contract.field_names(dataset), *hidden]
     columns = ", ".join(department.column(f) for f in fields)
     marks = ", ".join("?" for _ in fields)
-    made: list[str] = []
     typed = []
     for row in rows:
-        secret = [f"canary-{secrets.token_hex(8)}" for _ in hidden]
-        made += secret
+        secret = [canary(department.unit.unit) for _ in hidden]
         shared = [department.code(f, row[f]) for f in contract.field_names(dataset)]
         typed.append([*shared, *secret])
     table = department.table(dataset)
     desk.insert_many(f"INSERT INTO {table} ({columns}) VALUES ({marks})", typed)
-    return made
+
+
+def canary(unit: str) -> str:
+    """A unique string that says whose it is, and must be in no place but there."""
+    return f"{CANARY}{canary_owner(unit)}{secrets.token_hex(8)}"
+
+
+def canary_owner(unit: str) -> str:
+    return hashlib.sha256(unit.encode()).hexdigest()[:OWNER_DIGITS]
 
 
 def _create(

@@ -8,8 +8,10 @@ compares row by row and column by column. Slow and simple on purpose: it is the 
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -60,6 +62,10 @@ class Referee:
         self._units = [u["unit"] for u in _yaml(contract / "departments.yml")["units"]]
         self._grants = _yaml(contract / "grants.yml")["grants"]
         self._departments = {d["unit"]: (p.parent, d) for p in departments for d in [_yaml(p)]}
+        self._kinds = {
+            name: _kinds(contract / "schemas" / f"{name}.v{terms['schema_version']}.avsc")
+            for name, terms in self._topics.items()
+        }
 
     def judge(self, ignore: set[tuple[str, str]] = frozenset()) -> Verdict:  # type: ignore[assignment]
         """Reads every table now; call it when nothing moves any more."""
@@ -82,7 +88,7 @@ class Referee:
                 if mapping is None:
                     continue
                 for raw in _read(folder, system["database"], mapping["table"]):
-                    values = _in_bus_words(raw, mapping)
+                    values = _in_bus_words(raw, mapping, self._kinds[dataset])
                     key = tuple(_canonical(values[k]) for k in terms["key"])
                     for name, value in zip(terms["key"], key, strict=True):
                         values[name] = value if (dataset, str(value)) in ignore else values[name]
@@ -139,11 +145,15 @@ class Referee:
         mapping: dict[str, Any],
         ignore: set[tuple[str, str]],
     ) -> dict[tuple[str | None, ...], Row]:
-        columns = [c for f, c in mapping["columns"].items() if f != "$key"]
+        columns = {f: c for f, c in mapping["columns"].items() if f != "$key"}
+        coded = mapping.get("values") or {}
         first_key = mapping["columns"].get(self._topics[dataset]["key"][0])
         rows: dict[tuple[str | None, ...], Row] = {}
         for raw in _read(folder, database, mapping["table"], dataset):
-            row = {c: _text(raw.get(c)) for c in columns}
+            row = {
+                c: _text(raw.get(c), "text" if f in coded else self._kinds[dataset][f])
+                for f, c in columns.items()
+            }
             if first_key and (dataset, str(_canonical(row[first_key]))) in ignore:
                 continue
             rows[_row_key(row, self._topics[dataset], mapping)] = row
@@ -186,15 +196,18 @@ def _compare(
             verdict.differences.append(f"{name}: column {column} wrong in {wrong} rows")
 
 
-def _in_bus_words(raw: dict[str, Any], mapping: dict[str, Any]) -> Row:
+def _in_bus_words(raw: dict[str, Any], mapping: dict[str, Any], kinds: dict[str, str]) -> Row:
     codes = mapping.get("values") or {}
     values = {}
     for name, column in mapping["columns"].items():
-        value = _text(raw[column])
-        table = {str(own): _text(bus) for own, bus in codes.get(name, {}).items()}
-        values[name] = table.get(value, value) if value is not None else None
+        if name in codes:
+            value = _text(raw[column], "text")
+            table = {str(own): str(bus) for own, bus in codes[name].items()}
+            values[name] = table[value] if value is not None else None
+        else:
+            values[name] = _text(raw[column], kinds[name])
     for name, value in (mapping.get("constants") or {}).items():
-        values[name] = _text(value)
+        values[name] = _text(value, kinds[name])
     return values
 
 
@@ -206,9 +219,9 @@ def _in_own_words(values: Row, fields: set[str], mapping: dict[str, Any]) -> Row
         if name == "$key":
             continue
         value = values.get(name) if name in fields else None
-        back = {_text(bus): str(own) for own, bus in codes.get(name, {}).items()}
+        back = {str(bus): str(own) for own, bus in codes.get(name, {}).items()}
         value = back.get(value, value) if value is not None else None
-        row[column] = value if name in fields else _text(defaults.get(column))
+        row[column] = value if name in fields else _text(defaults.get(column), "text")
     return row
 
 
@@ -221,12 +234,9 @@ def _read(folder: Path, database: str, table: str, dataset: str = "") -> list[di
     scheme, _, rest = database.partition(":")
     if scheme == "sqlite":
         path = folder / rest.removeprefix("///")
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             connection.row_factory = sqlite3.Row
-            try:
-                return [dict(r) for r in connection.execute(f'SELECT * FROM "{table}"')]
-            finally:
-                connection.close()
+            return [dict(r) for r in connection.execute(f'SELECT * FROM "{table}"')]
     return asyncio.run(_read_postgres(database, table))
 
 
@@ -246,16 +256,38 @@ def _canonical(value: str | None) -> str | None:
     return half.replace("\u3000", " ").strip().upper()
 
 
-def _text(value: Any) -> str | None:
+def _kinds(schema: Path) -> dict[str, str]:
+    """Field -> how its values are to be compared: text, number, date or time."""
+    found = {}
+    for said in json.loads(schema.read_text(encoding="utf-8"))["fields"]:
+        kind = said["type"]
+        if isinstance(kind, list):
+            kind = next(k for k in kind if k != "null")
+        logical = kind.get("logicalType", "") if isinstance(kind, dict) else ""
+        number = kind in ("int", "long", "float", "double") or logical == "decimal"
+        found[said["name"]] = (
+            "time"
+            if logical.startswith("timestamp")
+            else logical
+            if logical == "date"
+            else "number"
+            if number
+            else "text"
+        )
+    return found
+
+
+def _text(value: Any, kind: str) -> str | None:
     """One plain text for values that mean the same in different column types."""
     if value is None:
         return None
-    if isinstance(value, bool):
-        return str(int(value))
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="microseconds")
-    if isinstance(value, float | Decimal):
+    if kind == "number":
         return format(Decimal(str(value)).normalize(), "f")
+    if kind == "date":
+        return str(value)[:10]
+    if kind == "time":
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        return moment.astimezone(UTC).isoformat(timespec="microseconds")
     return str(value)
 
 
