@@ -24,6 +24,7 @@ from deptbus.connection import Connection
 from deptbus.contract.department import Department, load_department
 from deptbus.department import fence
 from deptbus.department.applier import TRANSIENT, Applier
+from deptbus.department.folder_import import folder_import_of
 from deptbus.department.opening import open_capture, open_system, read_secret
 from deptbus.department.publisher import Publisher
 from deptbus.errors import BusUnreachable, DeptbusError, Fenced, FileProblems, SourceRefused
@@ -154,6 +155,8 @@ class SystemRun:
                 publisher = await self._publisher(stack)
                 token = publisher.incarnation.token
                 parts.append(publisher.run())
+                if self._settings.kind == "folder":
+                    parts.append((await folder_import_of(publisher, self._settings.path)).run())
             else:
                 token = await self._take_over()
             applier: Applier | None = None

@@ -188,6 +188,25 @@ class Publication:
             raise _Refused(CHECK_REASONS[Check.DIVISION], self._publish.columns.get(self._division))
         return where, str(place), values
 
+    def why_not(self, values: Mapping[str, Any]) -> str | None:
+        """Why a row of these own values could not be published, as reason and column; None if it
+        could.
+
+        For files that people drop: the row comes back to them before it is anywhere.
+        """
+        raw = tuple(values.get(column) for _, column in self._key_fields)
+        found = self.key_of_raw(raw)
+        if found.key is None:
+            return f"{NO_KEY}: {found.column}"
+        row = OutboxRow(0, self.dataset, "u", Cause.LIVE, None, 0, None, None, raw, values)
+        try:
+            where, _, record = self.state(row)
+            if where is Where.WITHIN:
+                self.encode(record)
+        except _Refused as refused:
+            return f"{refused.reason}: {refused.column}" if refused.column else refused.reason
+        return None
+
     def encode(self, values: Mapping[str, Any]) -> tuple[bytes, ...]:
         """The record's fields; raises _Refused."""
         try:
@@ -223,9 +242,9 @@ class Publication:
 def is_resident_id(number: str) -> bool:
     """GB 11643: 17 digits with a date of birth in them, and their check character.
 
-    The first six digits are not looked up. `ric.validate` wants the county to have been there in the
-    year of birth, but numbers were first given in 1984, with the codes of that day: it would refuse
-    most people of a district who were born before their district was.
+    The first six digits are not looked up. `ric.validate` wants the county to have been there in
+    the year of birth, but numbers were first given in 1984, with the codes of that day: it would
+    refuse most people of a district who were born before their district was.
     """
     if len(number) != 18 or not (number[:17].isascii() and number[:17].isdigit()):
         return False

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import structlog
 
@@ -90,10 +91,23 @@ class Publisher:
         self.chores = Chores(capture, self._publications)
 
     @property
+    def capture(self) -> Capture:
+        return self._capture
+
+    @property
     def incarnation(self) -> Incarnation:
         if self._incarnation is None:
             raise RuntimeError("the publisher is not started")
         return self._incarnation
+
+    def why_not(self, dataset: str, values: Mapping[str, Any]) -> str | None:
+        """Why a row of these own values could not be published under the contract in force."""
+        publication = self._publications.get(dataset)
+        return (
+            f"{dataset} is not published now"
+            if publication is None
+            else publication.why_not(values)
+        )
 
     # --- start ----------------------------------------------------------------------------
 
@@ -189,8 +203,8 @@ class Publisher:
         for known in self._follower.history().values():
             self._codecs.add_contract(known.contract)
         installed = await self._capture.layouts()
-        self._publications.clear()
-        self._hold.clear()
+        fresh: dict[str, Publication] = {}
+        hold: set[str] = set()
         for dataset, publish in self._settings.publishes.items():
             try:
                 if not contract.may_publish(self.unit, dataset):
@@ -202,14 +216,16 @@ class Publisher:
                         f"dataset {dataset}: the triggers do not capture what the mapping names",
                         mend="Run `deptbus department install` again",
                     )
-                self._publications[dataset] = Publication(
-                    self.unit, dataset, publish, contract, self._secret
-                )
+                fresh[dataset] = Publication(self.unit, dataset, publish, contract, self._secret)
             except DeptbusError as refused:
-                self._hold.add(dataset)
+                hold.add(dataset)
                 self._log.error("dataset_held", dataset=dataset, reason=str(refused))
         # Rows of datasets that are not published any more wait, in case they are again.
-        self._hold.update(installed.keys() - self._publications.keys())
+        self._hold = hold | (installed.keys() - fresh.keys())
+        for dataset in self._publications.keys() - fresh.keys():
+            del self._publications[dataset]
+        # Never empty in between: a file's rows are judged on another thread.
+        self._publications.update(fresh)
         changed = self._policy is not None
         self._policy = policy
         if changed:
