@@ -41,7 +41,9 @@ def text_of(value: Any) -> str:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+    if isinstance(value, float) and value.is_integer():
+        if abs(value) >= 2**53:
+            raise Unfit  # digits are lost: an identity number that a spreadsheet took for a number
         return str(int(value))  # spreadsheets give whole numbers as floats
     if isinstance(value, int | float):
         return repr(value)
