@@ -1,0 +1,139 @@
+"""Intake and routing: real judgement and real deliveries between lists."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deptbus.contract.model import Policy
+from deptbus.names import data_topic, out_topic
+from deptbus.stream.delivery import HORIZONTAL, VERTICAL, decode_canonical, route_batch
+from deptbus.stream.fences import Fences
+from deptbus.stream.intake import Outbox, decode_outbox, judge_batch, names_newer_policy
+from deptbus.stream.log import LogRecord
+from deptbus.stream.policies import LEASE_SECONDS
+from deptbus.stream.reports import PoliciesAtWork
+
+from .county import CODECS, DATASET, SOURCES
+from .simulation import Instance, rest, step
+
+if TYPE_CHECKING:
+    from .world import World
+
+_BATCH = 4
+
+
+class Agent:
+    """What one start of a worker's agent has in memory."""
+
+    def __init__(self, world: World, me: Instance) -> None:
+        self.world, self.me = world, me
+        self.name = f"{me.name}-{world.chance.getrandbits(40)}"
+        self.known = 0
+        self.read_at = float("-inf")
+        self.at_work = PoliciesAtWork()
+        self.seen_at = world.clock  # when it last reported, and what
+        self.seen_policy = 0
+        self.refresh()
+        world.agents.append(self)
+
+    def refresh(self) -> None:
+        """Read the contract to its end."""
+        self.known = max(self.world.bus.policies)
+        self.read_at = self.world.clock
+
+    def report(self) -> None:
+        if self.me.is_awake:
+            self.seen_at = self.world.clock
+            self.seen_policy = self.at_work.oldest(self.known)
+
+    def policy(self) -> Policy:
+        """The policy in force as far as this agent knows: never older than the lease."""
+        if self.world.clock - self.read_at > LEASE_SECONDS or self.world.looks_for_policy():
+            self.refresh()
+        return self.world.bus.policies[self.known]
+
+    def commit(self, topic: str, offset: int) -> None:
+        """The broker refuses the commit of a member of an older generation."""
+        if self.world.scheduler.is_present(self.me):
+            self.world.bus.committed[self.me.name, topic] = offset
+
+    @property
+    def is_zombie(self) -> bool:
+        return not self.world.scheduler.is_present(self.me)
+
+
+async def take_in(world: World, me: Instance) -> None:
+    """out.<unit> -> data.<dataset>."""
+    agent = Agent(world, me)
+    bus = world.bus
+    fences: dict[str, Fences] = {}
+    records: list[LogRecord] = []
+    while not agent.is_zombie:
+        await (step() if records else rest())
+        unit = world.chance.choice(SOURCES)
+        topic = out_topic(unit)
+        position = bus.committed[me.name, topic]
+        records = bus.read(topic, position, world.chance.randint(1, _BATCH))
+        policy = agent.policy()
+        if not records:
+            continue
+        if unit not in fences:
+            fences[unit] = Fences()
+            fences[unit].learn(bus.incarnated[unit], 0)
+        decoded = decode_outbox(CODECS, records)
+        if names_newer_policy(decoded, policy.number):
+            agent.refresh()
+            policy = bus.policies[agent.known]
+        with agent.at_work.under(policy.number):
+            outbox = Outbox(unit, topic, 0, fences[unit])
+            judged = judge_batch(outbox, records, decoded, policy.contract, policy.number, 0)
+            if judged.unannounced:
+                await step()
+                fences[unit].learn(bus.incarnated[unit], 0)
+                judged = judge_batch(outbox, records, decoded, policy.contract, policy.number, 0)
+            for outgoing in [*judged.accepted, *judged.refused]:
+                await step()
+                bus.append(outgoing)
+        await step()
+        agent.commit(topic, position + len(records))
+
+
+async def route(world: World, me: Instance) -> None:
+    """data.<dataset> -> in.<unit>."""
+    agent = Agent(world, me)
+    bus, topic = world.bus, data_topic(DATASET)
+    records: list[LogRecord] = []
+    while not agent.is_zombie:
+        await (step() if records else rest())
+        position = bus.committed[me.name, topic]
+        records = bus.read(topic, position, world.chance.randint(1, _BATCH))
+        policy = agent.policy()
+        if not records:
+            continue
+        decoded = decode_canonical(CODECS, records)
+        if names_newer_policy(decoded, policy.number):
+            agent.refresh()
+            policy = bus.policies[agent.known]
+        with agent.at_work.under(policy.number):
+            routed = await route_batch(
+                topic,
+                0,
+                records,
+                decoded,
+                router=bus.router(policy.number),
+                codecs=CODECS,
+                now=world.now,
+            )
+            if world.bugs.ack_before_delivery:
+                agent.commit(topic, position + len(records))
+            boxes = [
+                box
+                for agent_of in (HORIZONTAL, VERTICAL)
+                for box in routed.deliveries[agent_of].values()
+            ]
+            world.chance.shuffle(boxes)  # inboxes are written side by side
+            for outgoing in [o for box in boxes for o in box] + routed.refused:
+                await step()
+                bus.append(outgoing)
+        await step()
+        agent.commit(topic, position + len(records))

@@ -1,0 +1,68 @@
+"""The bus as lists: topics, committed offsets, policies and the board of jobs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any
+
+from deptbus.contract.model import Policy
+from deptbus.operations.rights import rule_digests
+from deptbus.routing import Router
+from deptbus.stream.log import LogRecord, Outgoing
+from deptbus.wire.control import Incarnated, JobProgress
+
+
+class Bus:
+    """Everything in it is durable; an append is atomic."""
+
+    def __init__(self, router_kind: type[Router]) -> None:
+        self.topics: dict[str, list[LogRecord]] = defaultdict(list)
+        self.committed: dict[tuple[str, str], int] = defaultdict(int)  # (group, topic)
+        self.incarnated: dict[str, list[Incarnated]] = defaultdict(list)  # unit -> control records
+        self.jobs: dict[str, JobProgress] = {}
+        self.policies: dict[int, Policy] = {}
+        self._router_kind = router_kind
+        self._routers: dict[int, Router] = {}
+        self._digests: dict[int, dict[str, dict[str, str]]] = {}
+
+    def append(self, outgoing: Outgoing) -> int:
+        log = self.topics[outgoing.topic]
+        log.append(LogRecord(outgoing.topic, 0, len(log), 0, outgoing.key, outgoing.value))
+        return len(log) - 1
+
+    def mangle(self, topic: str, offset: int) -> None:
+        """Bytes that nobody can read: intake has to refuse them."""
+        record = self.topics[topic][offset]
+        self.topics[topic][offset] = record._replace(value=(record.value or b"")[:-1])
+
+    def read(self, topic: str, position: int, limit: int) -> list[LogRecord]:
+        return self.topics[topic][position : position + limit]
+
+    def end(self, topic: str) -> int:
+        return len(self.topics[topic])
+
+    # -- policies ---------------------------------------------------------------------------------
+
+    def activate(self, policy: Policy) -> None:
+        number = max(self.policies, default=0) + 1
+        self.policies[number] = policy.model_copy(update={"number": number})
+
+    @property
+    def newest(self) -> Policy:
+        return self.policies[max(self.policies)]
+
+    def router(self, number: int) -> Router:
+        if number not in self._routers:
+            self._routers[number] = self._router_kind(self.policies[number])
+        return self._routers[number]
+
+    def digests(self, number: int) -> dict[str, dict[str, str]]:
+        if number not in self._digests:
+            self._digests[number] = rule_digests(self.policies[number])
+        return self._digests[number]
+
+    def report(self, progress: JobProgress, **changes: Any) -> JobProgress:
+        found = replace(progress, **changes)
+        self.jobs[found.job] = found
+        return found

@@ -1,0 +1,132 @@
+"""The data office: activates contracts, and runs the jobs that are due (the steps of one job as in
+`operations.jobs`, with what decides taken from the product).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from deptbus.change import Cause, Change
+from deptbus.contract.model import Policy
+from deptbus.names import data_topic, in_topic
+from deptbus.operations.board import SeenReport, agents_that_hold
+from deptbus.operations.boundary import crossed
+from deptbus.operations.due import DueJob, due_jobs, last_completed, older_policies
+from deptbus.operations.fold import Fold
+from deptbus.routing import settle
+from deptbus.stream.log import Outgoing
+from deptbus.wire.control import AgentReport, JobProgress, PolicyMarker, encode_control
+
+from .county import CODECS, CONTRACTS
+from .simulation import Instance, rest, step
+
+if TYPE_CHECKING:
+    from .world import World
+
+
+def activate(world: World) -> None:
+    """A person puts another contract in force."""
+    contract = world.chance.choice(CONTRACTS)
+    world.bus.activate(
+        Policy(number=1, activated_at=world.now, activated_by="office", contract=contract)
+    )
+
+
+def pass_boundary(world: World) -> None:
+    """A grant started or ended: the same contract again, under the next number."""
+    following = crossed(world.bus.newest, world.now)
+    if following is not None:
+        world.bus.activate(following)
+
+
+def due(world: World) -> dict[str, DueJob]:
+    bus = world.bus
+    return due_jobs(bus.policies, bus.digests, last_completed(bus.jobs.values()))
+
+
+def complete_first_loads(world: World) -> None:
+    """The first contract came before the first record: its jobs had nothing to do."""
+    for job in due(world).values():
+        done = (f"{dataset}/0" for dataset in job.datasets)
+        world.bus.report(
+            JobProgress(
+                job.job, job.unit, job.policy, job.datasets, "done", tuple(done), 0, 0, 0, 0
+            )
+        )
+
+
+async def run_jobs(world: World, me: Instance) -> None:
+    """One leader's life; a frozen one that wakes is a second leader for a while."""
+    jobs: dict[str, DueJob] = {}
+    while True:
+        await (step() if jobs else rest())
+        jobs = due(world)
+        if jobs:
+            await _run(world, jobs[world.chance.choice(sorted(jobs))])
+
+
+def _new_progress(job: DueJob) -> JobProgress:
+    return JobProgress(job.job, job.unit, job.policy, job.datasets, "waiting", (), 0, 0, 0, 0)
+
+
+async def _run(world: World, job: DueJob) -> None:
+    bus = world.bus
+    progress = bus.jobs.get(job.job)
+    if progress is None or set(progress.datasets) != set(job.datasets):
+        progress = JobProgress(
+            job.job, job.unit, job.policy, job.datasets, "waiting", (), 0, 0, 0, 0
+        )
+    if not world.bugs.no_waiting_for_agents:
+        while _awaited(world, job.policy) != []:
+            await step()
+    inbox = in_topic(job.unit)
+    if progress.state != "sending":
+        await step()
+        marker = PolicyMarker(job.policy, job.datasets, job.job)
+        bus.append(Outgoing(inbox, 0, None, encode_control(marker)))
+        await step()
+        progress = bus.report(progress, state="sending")
+    for dataset in job.datasets:
+        if f"{dataset}/0" not in progress.done_partitions:
+            await _send(world, job, dataset, inbox)
+            await step()
+            done = tuple(sorted({*progress.done_partitions, f"{dataset}/0"}))
+            progress = bus.report(progress, done_partitions=done)
+    await step()
+    bus.report(progress, state="done")
+
+
+async def _send(world: World, job: DueJob, dataset: str, inbox: str) -> None:
+    bus = world.bus
+    await step()
+    records = bus.read(data_topic(dataset), 0, bus.end(data_topic(dataset)))
+    changes: dict[int, Change] = {}
+    fold = Fold()
+    for record in records:
+        changes[record.offset] = change = CODECS.decode_change(record.key, record.value)
+        fold.add(record.offset, change.source_unit, change.key, change.version)
+    winners = fold.winners(0, len(records))
+    numbers = older_policies(job, dataset, bus.policies, bus.digests)
+    older = [bus.router(number) for number in numbers]
+    for offset, change in changes.items():
+        if offset in winners:
+            delivery = settle(change, job.unit, world.now, bus.router(job.policy), older)
+            if delivery is not None:
+                cause = Cause.SNAPSHOT if dataset in job.first_loads else Cause.REPLAY
+                (value,) = CODECS.encode_deliveries(
+                    change, [delivery], job.policy, cause=cause, job=job.job
+                )
+                await step()
+                bus.append(Outgoing(inbox, 0, change.key, value))
+
+
+def _awaited(world: World, policy: int) -> list[str] | None:
+    """As the board of agents tells: reports as old as their agents' last sign of life."""
+    wall_us = int(world.clock * 1e6)
+    reports = {
+        agent.name: SeenReport(
+            AgentReport(agent.name, agent.seen_policy, "", "running", wall_us), agent.seen_at
+        )
+        for agent in world.agents
+    }
+    return agents_that_hold(reports, policy, now=world.clock, wall_us=wall_us)
