@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-# A record is kept as the Avro bytes of its fields, in the order of its schema. An Avro record is the
-# plain concatenation of its fields, so a projection is a join of some of them, and nothing between
-# source and recipient ever needs the values.
+# A record is kept as the Avro bytes of its fields, in the order of its schema. An Avro record is
+# the plain concatenation of its fields, so a projection is a join of some of them, and nothing
+# between source and recipient ever needs the values.
 RecordFields = tuple[bytes, ...]
 
 
@@ -49,7 +49,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Incarnation:
-    """One start of an adapter: greater means younger; the token breaks a tie of copied databases."""
+    """One start of an adapter: greater is younger; the token breaks a tie of copied databases."""
 
     number: int
     token: bytes  # 8 random bytes
@@ -83,7 +83,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What routing decides for one recipient: who gets which fields of a change, and by what right."""
+    """What routing decides for one recipient: which fields of a change it gets, by what right."""
 
     unit: str
     op: DeliveryOp

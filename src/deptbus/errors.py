@@ -66,11 +66,11 @@ class FileProblems(DeptbusError):
 
 
 class BusUnreachable(DeptbusError):
-    """No broker answers at the address: retry with back-off (agents, adapters), or tell (commands)."""
+    """No broker answers at the address: agents and adapters retry with back-off, commands tell."""
 
 
 class BusRefused(DeptbusError):
-    """The broker answered and said no (credentials, rights, unknown topic): a person must mend it."""
+    """The broker said no (credentials, rights, unknown topic): a person must mend it."""
 
 
 class ContractUnreadable(DeptbusError):
@@ -106,4 +106,4 @@ class Fenced(DeptbusError):
 
 
 class SourceRefused(DeptbusError):
-    """This adapter may not publish (wrong secret, restored backup, rebuilt cluster): tell a person."""
+    """This adapter may not publish (wrong secret, restored backup, rebuilt cluster)."""

@@ -82,8 +82,8 @@ class Chores:
             for start in range(0, len(chunk), 100):
                 for raw in chunk[start : start + 100]:
                     key = publication.key_of_raw(raw).key
-                    if key in keys:
-                        found.setdefault(key, raw)  # type: ignore[arg-type]
+                    if key is not None and key in keys:
+                        found.setdefault(key, raw)
                 await asyncio.sleep(0)  # making keys takes 4 us each: let live changes pass
         for one in wanted:
             assert one.key is not None
@@ -91,10 +91,10 @@ class Chores:
             holder = next(
                 (v.raw for v in memory.variants if v.state == HOLDS) if memory else iter(()), None
             )
-            raw = raw_of(holder) if holder is not None else found.get(one.key)
-            if raw is None and memory is None:
+            row = raw_of(holder) if holder is not None else found.get(one.key)
+            if row is None and memory is None:
                 log.warning("resend_key_unknown", dataset=dataset)
-            await self._capture.resolve(one, raw, memory is not None)
+            await self._capture.resolve(one, row, memory is not None)
 
     async def _advance(self) -> bool:
         """The next rows of every open snapshot, unless enough waits already."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from deptbus.contract.department import Publish
 from deptbus.contract.model import Contract
@@ -46,7 +47,7 @@ class Layout:
 
     @classmethod
     def from_json(cls, text: str) -> Layout:
-        words = json.loads(text)
+        words: dict[str, Any] = json.loads(text)
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in words.items()})
 
 
