@@ -47,8 +47,9 @@ class Layout:
 
     @classmethod
     def from_json(cls, text: str) -> Layout:
-        words: dict[str, Any] = json.loads(text)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in words.items()})
+        said: dict[str, Any] = json.loads(text)
+        words: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
+        return cls(**words)
 
 
 def layout_of(dataset: str, publish: Publish, contract: Contract) -> Layout:
