@@ -194,6 +194,8 @@ REFUSED: list[tuple[Any, Any]] = [
     ({"type": "array", "items": "string"}, None),
     ({"type": "map", "values": "int"}, {"a": "b"}),
     (["null", "int", "string"], 1.5),
+    ([{"type": "array", "items": "int"}, "bytes"], b""),
+    ({"type": "array", "items": logical("long", "timestamp-micros")}, [LOCAL]),
 ]
 
 
