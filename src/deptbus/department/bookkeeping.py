@@ -11,6 +11,8 @@ from deptbus.department.ledger import Entry
 
 ENTRY_COLUMNS = tuple("row_key" if name == "row" else name for name in Entry._fields)
 COLUMN_LIST = ", ".join(ENTRY_COLUMNS)
+# Enough to judge what comes for a record; see `ledger.glimpse`.
+GLIMPSE_LIST = "dataset, source_unit, key, version, policy, op, row_key, held"
 UPDATED_COLUMNS = tuple(c for c in ENTRY_COLUMNS if c not in ("dataset", "source_unit", "key"))
 
 _TYPES = {

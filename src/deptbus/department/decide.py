@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from deptbus.change import DeliveryOp
 from deptbus.department.claims import least_claimant
 from deptbus.department.fold import Folded, Outcome, Tally, count_settled
-from deptbus.department.ledger import Entry, Prepared, RecordId, Row, Target, Unfit
+from deptbus.department.ledger import Entry, Prepared, RecordId, Row, Target, Unfit, holding
 
 FIRST_RETRY_US = 500_000
 LAST_RETRY_US = 300_000_000
@@ -149,24 +149,40 @@ class _Deciding:
         self.decision = Decision()
 
     def run(self) -> Decision:
+        before = {
+            Row(e.dataset, e.row): e for e in self.known.values() if e.held and e.row is not None
+        }
+        claimed: defaultdict[Row, list[RecordId]] = defaultdict(list)
         rows: set[Row] = set()
         for rid, candidate in self.folded.candidates.items():
             old = self.known.get(rid)
-            new = self._settle(rid, candidate, old)
-            self.after[rid] = new
-            for entry in (old, new):
-                if entry is not None and entry.row is not None:
-                    rows.add(Row(rid.dataset, entry.row))
-        before: dict[Row, Entry] = {}
-        claimed: defaultdict[Row, list[RecordId]] = defaultdict(list)
-        for entry in self.known.values():
-            if entry.held and entry.row is not None:
-                before[Row(entry.dataset, entry.row)] = entry
-        for rid, entry in self.after.items():
-            if entry.row is not None:
+            fit = self.fits.get(rid)
+            if type(fit) is Prepared and rid not in self.refused:
+                row = Row(rid.dataset, fit.row)
+                claimed[row].append(rid)
+                rows.add(row)
+                again = rid in self.folded.retries
+                self.after[rid] = _unparked(candidate, fit.row) if again else candidate
+            else:
+                new = self.after[rid] = self._settle(rid, candidate, old)
+                if new.row is not None:
+                    claimed[Row(rid.dataset, new.row)].append(rid)
+            if old is not None and old.row is not None:
+                rows.add(Row(rid.dataset, old.row))
+        for rid, entry in self.known.items():
+            if entry.row is not None and rid not in self.folded.candidates:
                 claimed[Row(rid.dataset, entry.row)].append(rid)
         for row in sorted(rows):
-            self._resolve(row, claimed.get(row, []), before.get(row))
+            members = claimed.get(row, [])
+            holder = before.get(row)
+            if self._alone(members, holder, row):
+                continue
+            for rid in members:
+                if rid in self.folded.candidates and rid not in self.refused:
+                    fit = self.fits.get(rid)
+                    if type(fit) is Prepared:
+                        self.after[rid] = _unparked(self.folded.candidates[rid], fit.row)
+            self._resolve(row, members, holder)
         self.decision.entries = [
             entry
             for rid, entry in sorted(self.after.items())
@@ -174,8 +190,20 @@ class _Deciding:
         ]
         return self.decision
 
+    def _alone(self, members: list[RecordId], before: Entry | None, row: Row) -> bool:
+        """What nearly every delivery is: an upsert of a row that nobody else has or wants."""
+        if len(members) != 1 or (before is not None and before.id != members[0]):
+            return False
+        rid = members[0]
+        fit = self.fits.get(rid)
+        if type(fit) is not Prepared or rid in self.refused:
+            return False
+        self.after[rid] = holding(self.folded.candidates[rid], fit, self.now_us)
+        self.decision.writes.append(Write(rid, row, 0, fit.values))
+        return True
+
     def _settle(self, rid: RecordId, new: Entry, old: Entry | None) -> Entry:
-        """The candidate's entry, before it is known who holds the rows."""
+        """The entry of a candidate that claims no row: gone, or parked."""
         refusal = self.refused.get(rid)
         level = refusal.level if refusal is not None else 0
         if new.op != DeliveryOp.UPSERT:
@@ -183,8 +211,6 @@ class _Deciding:
                 return _unparked(new, None)
             return self._parked(new, old, refusal.reason, stays=old is not None and old.held)
         fit = self.fits[rid]
-        if isinstance(fit, Prepared) and refusal is None:
-            return _unparked(new, fit.row)
         reason = fit.reason if isinstance(fit, Unfit) else refusal.reason if refusal else ""
         allowed = self.targets[rid.dataset].covers_key(new.field_names)
         stays = old is not None and old.held and (level >= 3 or (level < 2 and allowed))
@@ -238,7 +264,7 @@ class _Deciding:
             )
             self.after[rid] = self._parked(entry, None, reason, stays=False)
             return False
-        self.after[rid] = entry._replace(held=True, written=fit.written, applied_at_us=self.now_us)
+        self.after[rid] = holding(entry, fit, self.now_us)
         self.decision.writes.append(Write(rid, row, 0, fit.values))
         return True
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -126,11 +126,12 @@ class Store(ABC):
         """How many deliveries the next batch should have at most."""
 
     @abstractmethod
-    async def entries(self, ids: Sequence[RecordId]) -> list[Entry]: ...
+    async def glimpses(self, ids: Sequence[RecordId]) -> list[Entry]:
+        """What is known of these records (`ledger.glimpse`)."""
 
     @abstractmethod
-    async def claimants(self, rows: Sequence[Row]) -> list[Entry]:
-        """All entries that name one of these rows."""
+    async def claimants(self, rows: Sequence[Row], without: Collection[RecordId]) -> list[Entry]:
+        """All entries that name one of these rows, but for those of `without`."""
 
     @abstractmethod
     async def parked(self, due_us: int | None, datasets: Iterable[str], limit: int) -> list[Entry]:
@@ -162,7 +163,7 @@ class Store(ABC):
             for item in part.items
             if isinstance(item, Received)
         }
-        known = {entry.id: entry for entry in await self.entries(sorted(ids))} if ids else {}
+        known = {entry.id: entry for entry in await self.glimpses(sorted(ids))} if ids else {}
         folded = Folded()
         replacing = frozenset(d for d, t in self.targets.items() if t.replaces)
         for number, part in sorted(batch.items()):
@@ -175,7 +176,7 @@ class Store(ABC):
             children = self.parents if self._related else ()
             again = await self.parked(now_us if due else None, children, RETRIES_AT_ONCE)
             for entry in again:
-                known.setdefault(entry.id, entry)
+                known[entry.id] = entry
             add_retries(folded, again)
         unreadable = {number: part.unreadable for number, part in batch.items() if part.unreadable}
         work = Work(
@@ -201,8 +202,9 @@ class Store(ABC):
         fits = prepare(folded, self.targets)
         rows = touched_rows(folded, known, fits)
         if rows:
-            for entry in await self.claimants(sorted(rows)):
-                known.setdefault(entry.id, entry)
+            # Over glimpses: a record whose delivery was old news may have to be written back.
+            for entry in await self.claimants(sorted(rows), folded.candidates.keys()):
+                known[entry.id] = entry
         refused: dict[RecordId, Refused] = {}
         fruitless = 0
         while True:

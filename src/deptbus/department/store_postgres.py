@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import Any
@@ -13,6 +13,8 @@ from deptbus.contract.department import Receive
 from deptbus.department import fence
 from deptbus.department.bookkeeping import (
     COLUMN_LIST,
+    ENTRY_COLUMNS,
+    GLIMPSE_LIST,
     POSTGRES_TABLES,
     POSTGRES_TYPES,
     UPDATED_COLUMNS,
@@ -20,9 +22,11 @@ from deptbus.department.bookkeeping import (
 )
 from deptbus.department.connect import PostgresDatabase, postgres_translated
 from deptbus.department.decide import Action, Decision
-from deptbus.department.ledger import Entry, RecordId, Row
+from deptbus.department.ledger import Entry, RecordId, Row, glimpse
 from deptbus.department.postgres_table import (
+    COPY_ROWS,
     PostgresTable,
+    Stage,
     make_table,
     read_columns,
     read_parents,
@@ -59,6 +63,7 @@ class PostgresStore(Store):
         super().__init__(topic, token)
         self._database, self._mapping, self._shapes = database, mapping, shapes
         self._tables: dict[str, PostgresTable] = {}
+        self._entries_stage: Stage | None = None  # None: this user may not make temporary tables
 
     @property
     def batch_limit(self) -> int:
@@ -93,6 +98,10 @@ class PostgresStore(Store):
                 self.topic,
             )
             self.parents = await read_parents(connection, self.targets)
+            may_stage = await connection.fetchval(
+                "SELECT has_database_privilege(current_database(), 'TEMP')"
+            )
+        self._entries_stage = _entry_stage() if may_stage else None
         self.positions = positions_of(rows, self.topic, identity)
         self.order_targets()
         self._next_retry_us = await self.next_retry_us()
@@ -110,7 +119,7 @@ class PostgresStore(Store):
         target = MappedTarget(dataset, receive, key, columns, self._shapes)
         self.targets[dataset] = target
         at_once = await upsertable(connection, target, columns)
-        self._tables[dataset] = PostgresTable(target, upsert=at_once)
+        self._tables[dataset] = PostgresTable(target, len(self._tables), upsert=at_once)
 
     async def close(self) -> None:
         await self._database.close()
@@ -123,24 +132,31 @@ class PostgresStore(Store):
 
     # -- reading ---------------------------------------------------------------------------------
 
-    async def entries(self, ids: Sequence[RecordId]) -> list[Entry]:
+    async def glimpses(self, ids: Sequence[RecordId]) -> list[Entry]:
         found: list[Entry] = []
-        for (dataset, unit), group in groupby(ids, key=lambda i: i[:2]):
-            found += await self._entries(
-                "dataset = $1 AND source_unit = $2 AND key = ANY($3::bytea[])",
-                dataset,
-                unit,
-                [i.key for i in group],
-            )
+        with postgres_translated(self._database.place):
+            for (dataset, unit), group in groupby(ids, key=lambda i: i[:2]):
+                rows = await self._connection.fetch(
+                    f"SELECT {GLIMPSE_LIST} FROM deptbus.ledger WHERE dataset = $1 "
+                    "AND source_unit = $2 AND key = ANY($3::bytea[])",
+                    dataset,
+                    unit,
+                    [i.key for i in group],
+                )
+                found += [glimpse(*row) for row in rows]
         return found
 
-    async def claimants(self, rows: Sequence[Row]) -> list[Entry]:
+    async def claimants(self, rows: Sequence[Row], without: Collection[RecordId]) -> list[Entry]:
         found: list[Entry] = []
         for dataset, group in groupby(rows, key=lambda r: r.dataset):
+            mine = [i for i in without if i.dataset == dataset]
             found += await self._entries(
-                "dataset = $1 AND row_key = ANY($2::bytea[]) AND row_key IS NOT NULL",
+                "dataset = $1 AND row_key = ANY($2::bytea[]) AND row_key IS NOT NULL AND "
+                "(source_unit, key) NOT IN (SELECT * FROM unnest($3::text[], $4::bytea[]))",
                 dataset,
                 [r.key for r in group],
+                [i.source_unit for i in mine],
+                [i.key for i in mine],
             )
         return found
 
@@ -159,7 +175,7 @@ class PostgresStore(Store):
             rows = await self._connection.fetch(
                 f"SELECT {COLUMN_LIST} FROM deptbus.ledger WHERE {where}", *words
             )
-        return [Entry(*row) for row in rows]
+        return [Entry._make(row) for row in rows]
 
     async def next_retry_us(self) -> int | None:
         with postgres_translated(self._database.place):
@@ -176,6 +192,11 @@ class PostgresStore(Store):
     # -- writing ---------------------------------------------------------------------------------
 
     async def commit(self, work: Work) -> None:
+        if self._entries_stage is not None and len(work.decision.entries) >= COPY_ROWS:
+            with postgres_translated(self._database.place):
+                await self._entries_stage.make(self._connection)
+                for table in self._tables.values():
+                    await table.stage.make(self._connection)
         async with self._fenced() as connection:
             await self._write_rows(connection, work.decision)
             if work.decision.actions:
@@ -186,7 +207,8 @@ class PostgresStore(Store):
     async def _write_rows(self, connection: asyncpg.Connection, decision: Decision) -> None:
         for dataset, group in self._groups(decision):
             await fence.begin_applying_postgres(connection, [dataset])
-            await self._tables[dataset].run(connection, group)
+            stage = self._entries_stage is not None
+            await self._tables[dataset].run(connection, group, copy=stage)
 
     def _groups(self, decision: Decision) -> Iterable[tuple[str, list[Action]]]:
         ordered = [
@@ -198,8 +220,12 @@ class PostgresStore(Store):
             yield dataset, list(group)
 
     async def _write_books(self, connection: asyncpg.Connection, work: Work) -> None:
-        if work.decision.entries:
-            await connection.execute(_WRITE_ENTRIES, *zip(*work.decision.entries, strict=True))
+        entries, stage = work.decision.entries, self._entries_stage
+        if stage is not None and len(entries) >= COPY_ROWS:
+            await stage.fill(connection, entries)
+            await connection.execute(_WRITE_STAGED_ENTRIES)
+        elif entries:
+            await connection.execute(_WRITE_ENTRIES, *zip(*entries, strict=True))
         if work.tallies:
             await connection.executemany(
                 "INSERT INTO deptbus.statistics AS s VALUES ($1, $2, $3, $4, $5, $6) "
@@ -264,12 +290,25 @@ class PostgresStore(Store):
             await self._halve(table, actions[middle:], found)
 
 
-_WRITE_ENTRIES = (
-    f"INSERT INTO deptbus.ledger ({COLUMN_LIST}) SELECT * FROM unnest("
-    + ", ".join(f"${n}::{t}[]" for n, t in enumerate(entry_types(POSTGRES_TYPES), 1))
-    + ") ON CONFLICT (dataset, source_unit, key) DO UPDATE SET "
-    + ", ".join(f"{c} = excluded.{c}" for c in UPDATED_COLUMNS)
-)
+_ENTRY_TYPES = entry_types(POSTGRES_TYPES)
+_ENTRY_ARRAYS = ", ".join(f"${n}::{t}[]" for n, t in enumerate(_ENTRY_TYPES, 1))
+_NEWER = ", ".join(f"{c} = excluded.{c}" for c in UPDATED_COLUMNS)
+_ENTRY_STAGE = "deptbus_stage_ledger"
+
+
+def _entry_stage() -> Stage:
+    return Stage(_ENTRY_STAGE, list(zip(ENTRY_COLUMNS, _ENTRY_TYPES, strict=True)))
+
+
+def _write_entries(source: str) -> str:
+    return (
+        f"INSERT INTO deptbus.ledger ({COLUMN_LIST}) SELECT * FROM {source} "
+        f"ON CONFLICT (dataset, source_unit, key) DO UPDATE SET {_NEWER}"
+    )
+
+
+_WRITE_ENTRIES = _write_entries(f"unnest({_ENTRY_ARRAYS})")
+_WRITE_STAGED_ENTRIES = _write_entries(_ENTRY_STAGE)
 
 
 async def postgres_status(

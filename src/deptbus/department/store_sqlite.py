@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -13,13 +13,14 @@ from deptbus.department import fence
 from deptbus.department.bookkeeping import (
     COLUMN_LIST,
     ENTRY_COLUMNS,
+    GLIMPSE_LIST,
     SQLITE_TABLES,
     UPDATED_COLUMNS,
 )
 from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.decide import Action, Clear, Decision, Remove, Write
 from deptbus.department.layout import quoted, quoted_table
-from deptbus.department.ledger import Entry, RecordId, Row
+from deptbus.department.ledger import Entry, RecordId, Row, glimpse
 from deptbus.department.store import (
     REFERENCE,
     BusIdentity,
@@ -95,31 +96,39 @@ class SqliteStore(Store):
 
     # -- reading ---------------------------------------------------------------------------------
 
-    async def entries(self, ids: Sequence[RecordId]) -> list[Entry]:
+    async def glimpses(self, ids: Sequence[RecordId]) -> list[Entry]:
         def read(connection: sqlite3.Connection) -> list[Entry]:
             found: list[Entry] = []
             for (dataset, unit), group in groupby(ids, key=lambda i: i[:2]):
                 for keys in _chunks([i.key for i in group]):
-                    found += _entries(
-                        connection,
-                        f"dataset = ? AND source_unit = ? AND key IN ({_marks(keys)})",
+                    rows = connection.execute(
+                        f"SELECT {GLIMPSE_LIST} FROM deptbus_ledger WHERE dataset = ? "
+                        f"AND source_unit = ? AND key IN ({_marks(keys)})",
                         (dataset, unit, *keys),
                     )
+                    found += [glimpse(*row) for row in rows]
             return found
 
         return await self._database.run(read)
 
-    async def claimants(self, rows: Sequence[Row]) -> list[Entry]:
+    async def claimants(self, rows: Sequence[Row], without: Collection[RecordId]) -> list[Entry]:
         def read(connection: sqlite3.Connection) -> list[Entry]:
-            found: list[Entry] = []
+            names: list[RecordId] = []
             for dataset, group in groupby(rows, key=lambda r: r.dataset):
                 for keys in _chunks([r.key for r in group]):
-                    found += _entries(
-                        connection,
-                        f"dataset = ? AND row_key IS NOT NULL AND row_key IN ({_marks(keys)})",
+                    found = connection.execute(
+                        "SELECT dataset, source_unit, key FROM deptbus_ledger WHERE dataset = ? "
+                        f"AND row_key IS NOT NULL AND row_key IN ({_marks(keys)})",
                         (dataset, *keys),
                     )
-            return found
+                    names += [name for row in found if (name := RecordId(*row)) not in without]
+            return [
+                entry
+                for name in names
+                for entry in _entries(
+                    connection, "dataset = ? AND source_unit = ? AND key = ?", name
+                )
+            ]
 
         return await self._database.run(read)
 
@@ -372,7 +381,7 @@ _HELD = ENTRY_COLUMNS.index("held")
 
 def _entries(connection: sqlite3.Connection, where: str, words: Sequence[Any]) -> list[Entry]:
     rows = connection.execute(f"SELECT {COLUMN_LIST} FROM deptbus_ledger WHERE {where}", words)
-    return [Entry(*row[:_HELD], bool(row[_HELD]), *row[_HELD + 1 :]) for row in rows]
+    return [Entry._make((*row[:_HELD], bool(row[_HELD]), *row[_HELD + 1 :])) for row in rows]
 
 
 def _columns(connection: sqlite3.Connection, table: str) -> dict[str, Column]:

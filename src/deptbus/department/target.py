@@ -17,6 +17,7 @@ from deptbus.department.values import (
     as_text,
     converter,
     neutral_of,
+    same_in,
 )
 from deptbus.errors import WireRefused
 from deptbus.wire.codecs import Codecs
@@ -105,7 +106,6 @@ class MappedTarget:
         names = [column.name for column in self.columns]
         self.key_positions = tuple(names.index(name) for name in key)
         self._key_fields = tuple(self._field_of[name] for name in key)
-        self._convert = [converter(c.kind, c.scale) for c in self.columns]
         self._cleared = tuple(self._default(c) for c in self.columns)
         self.insert_only = tuple(
             (catalogue[name], converter(catalogue[name].kind, catalogue[name].scale)(value))
@@ -152,9 +152,13 @@ class MappedTarget:
         values = list(self._cleared)
         try:
             for at, field, convert in reader.steps:
-                values[at] = self._value(
-                    at, entry.key.hex() if field is None else decoded[field], convert
-                )
+                value = decoded[field] if field is not None else entry.key.hex()
+                if value is None:
+                    # A null from the bus is a value; only where the column cannot keep it, the
+                    # default is.
+                    values[at] = self._cleared[at] if self.columns[at].not_null else None
+                else:
+                    values[at] = value if convert is None else convert(value)
         except Refusal as refusal:
             return Unfit(f"value: {self.table}.{self.columns[at].name}: {refusal}")
         key = tuple(values[at] for at in self.key_positions)
@@ -163,13 +167,6 @@ class MappedTarget:
             return Unfit(f"key: {self.table}.{name} would be empty")
         return Prepared(encode_values(key), tuple(values), values_digest(values))
 
-    def _value(self, at: int, value: Any, convert: Convert) -> Any:
-        if value is not None:
-            return convert(value)
-        column = self.columns[at]
-        # A null from the bus is a value; only where the column cannot keep it, the default is.
-        return self._cleared[at] if column.not_null else None
-
     def _default(self, column: Column) -> Any:
         value = self._receive.defaults.get(column.name)
         return None if value is None else converter(column.kind, column.scale)(value)
@@ -177,20 +174,23 @@ class MappedTarget:
     def _reader(self, entry: Entry) -> _Reader:
         fields = entry.field_names
         types = self._shapes.types(self.dataset, entry.schema_version)
-        steps: list[tuple[int, str | None, Convert]] = []
+        steps: list[tuple[int, str | None, Convert | None]] = []
         for at, column in enumerate(self.columns):
             field = self._field_of[column.name]
             if field == KEY_FIELD:
-                steps.append((at, None, self._convert[at]))
+                steps.append((at, None, converter(column.kind)))
             elif field in fields:
-                steps.append((at, field, self._chain(types[field], field, self._convert[at])))
+                steps.append((at, field, self._chain(types[field], field, column)))
         decoder = self._shapes.decoder(self.dataset, entry.schema_version, fields)
         return _Reader(decoder.split, decoder.decode, tuple(steps))
 
-    def _chain(self, kind: Type, field: str, convert: Convert) -> Convert:
-        """Avro value -> neutral -> own code where there is a map -> column."""
+    def _chain(self, kind: Type, field: str, column: Column) -> Convert | None:
+        """Avro value -> neutral -> own code where there is a map -> column; None: as it is."""
         neutral, codes = neutral_of(kind), self._own_codes.get(field)
+        convert = converter(column.kind, column.scale)
         if codes is None:
+            if same_in(kind, column.kind):
+                return None
             return lambda value: convert(neutral(value))
 
         def coded(value: Any) -> Any:
@@ -208,4 +208,5 @@ class _Reader:
 
     split: Callable[[bytes], RecordFields]
     decode: Callable[[RecordFields], dict[str, Any]]
-    steps: tuple[tuple[int, str | None, Convert], ...]  # column, field (None: the key), conversion
+    # column, field (None: the key), conversion (None: as it is)
+    steps: tuple[tuple[int, str | None, Convert | None], ...]

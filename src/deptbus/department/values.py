@@ -123,6 +123,26 @@ def _as_json(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=plain)
 
 
+def same_in(kind: Type, column: ColumnKind) -> bool:
+    """Whether every value of this Avro type is kept by such a column just as the codec gives it."""
+    base = kind.optional[2] if kind.optional is not None else kind
+    if base.logical is not None:
+        return _SAME_LOGICAL.get(base.logical) is column
+    return column in _SAME.get(base.kind, ())
+
+
+_SAME = {
+    "string": (ColumnKind.TEXT, ColumnKind.OTHER, ColumnKind.ANY),
+    "enum": (ColumnKind.TEXT, ColumnKind.OTHER, ColumnKind.ANY),
+    "int": (ColumnKind.INTEGER, ColumnKind.ANY),
+    "long": (ColumnKind.INTEGER, ColumnKind.ANY),
+    "double": (ColumnKind.REAL, ColumnKind.ANY),
+    "boolean": (ColumnKind.BOOLEAN,),
+    "bytes": (ColumnKind.BINARY, ColumnKind.ANY),
+}
+_SAME_LOGICAL = {"date": ColumnKind.DATE, "timestamp-micros": ColumnKind.TIMESTAMPTZ}
+
+
 def as_text(value: Any) -> str:
     """The one text of a neutral value: ISO dates, UTC times with microseconds, plain decimals."""
     if isinstance(value, str):

@@ -18,7 +18,6 @@ DIGEST_BYTES = 16  # BLAKE2b-128
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a wall-clock time without a zone
 _MICROSECOND = timedelta(microseconds=1)
-_HEAD = struct.Struct(">cI")
 
 
 def delivered_digest(
@@ -45,63 +44,75 @@ def values_digest(values: Iterable[Any]) -> bytes:
 
 
 def encode_values(values: Iterable[Any]) -> bytes:
-    """Each value as a type tag, a length of 4 bytes and its bytes. Text keeps its Unicode form, a
-    decimal its scale; an aware time is microseconds in UTC, a naive one microseconds by its clock.
+    """How many values (2 bytes), a type tag for each, a length of 4 bytes for each, then their
+    bytes. Text keeps its Unicode form, a decimal its scale; an aware time is microseconds in UTC, a
+    naive one microseconds by its clock.
 
     Raises TypeError for a type that has no form here.
     """
-    parts: list[bytes] = []
+    tags, bodies = bytearray(), []
     for value in values:
-        try:
-            tag, encode = _FORMS[type(value)]
-        except KeyError:
-            raise TypeError(f"no digest form for {type(value).__name__}") from None
-        body = encode(value)
-        if tag == b"U" and value.tzinfo is None:
-            tag = b"L"
-        parts.append(_HEAD.pack(tag, len(body)))
-        parts.append(body)
-    return b"".join(parts)
+        kind = type(value)
+        if kind is str:
+            tags.append(_TEXT)
+            bodies.append(value.encode())
+        elif value is None:
+            tags.append(_NULL)
+            bodies.append(b"")
+        else:
+            try:
+                tag, encode = _FORMS[kind]
+            except KeyError:
+                raise TypeError(f"no digest form for {kind.__name__}") from None
+            tags.append(tag if kind is not datetime or value.tzinfo is not None else _NAIVE)
+            bodies.append(encode(value))
+    head = _head(len(bodies)).pack(len(bodies), tags, *map(len, bodies))
+    return head + b"".join(bodies)
 
 
 def decode_values(data: bytes) -> tuple[Any, ...]:
     """The values that `encode_values` was given."""
-    values, at = [], 0
-    while at < len(data):
-        tag, length = _HEAD.unpack_from(data, at)
-        at += _HEAD.size
+    count = int.from_bytes(data[:2], "big")
+    head = _head(count)
+    _, tags, *lengths = head.unpack_from(data)
+    values, at = [], head.size
+    for tag, length in zip(tags, lengths, strict=True):
         values.append(_READERS[tag](data[at : at + length]))
         at += length
     return tuple(values)
 
 
+@lru_cache(maxsize=1024)
+def _head(count: int) -> struct.Struct:
+    return struct.Struct(f">H{count}s{count}I")
+
+
 def _micros(value: datetime) -> bytes:
-    epoch = _NAIVE_EPOCH if value.tzinfo is None else _EPOCH
-    return b"%d" % ((value - epoch) // _MICROSECOND)
+    since = value - (_NAIVE_EPOCH if value.tzinfo is None else _EPOCH)
+    return b"%d" % ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
 
 
-_FORMS: dict[type, tuple[bytes, Callable[[Any], bytes]]] = {
-    type(None): (b"N", lambda _: b""),
-    bool: (b"B", lambda v: b"1" if v else b"0"),
-    int: (b"I", lambda v: b"%d" % v),
-    float: (b"F", struct.Struct(">d").pack),
-    str: (b"S", str.encode),
-    bytes: (b"Y", bytes),
-    Decimal: (b"M", lambda v: format(v, "f").encode()),
-    date: (b"D", lambda v: v.isoformat().encode()),
-    time: (b"T", lambda v: v.isoformat().encode()),
-    datetime: (b"U", _micros),
+_TEXT, _NULL, _NAIVE = b"SNL"
+_FORMS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
+    bool: (ord("B"), lambda v: b"1" if v else b"0"),
+    int: (ord("I"), lambda v: b"%d" % v),
+    float: (ord("F"), struct.Struct(">d").pack),
+    bytes: (ord("Y"), bytes),
+    Decimal: (ord("M"), lambda v: str(v).encode()),
+    date: (ord("D"), lambda v: v.isoformat().encode()),
+    time: (ord("T"), lambda v: v.isoformat().encode()),
+    datetime: (ord("U"), _micros),
 }
-_READERS: dict[bytes, Callable[[bytes], Any]] = {
-    b"N": lambda _: None,
-    b"B": lambda b: b == b"1",
-    b"I": int,
-    b"F": lambda b: struct.unpack(">d", b)[0],
-    b"S": bytes.decode,
-    b"Y": bytes,
-    b"M": lambda b: Decimal(b.decode()),
-    b"D": lambda b: date.fromisoformat(b.decode()),
-    b"T": lambda b: time.fromisoformat(b.decode()),
-    b"U": lambda b: _EPOCH + int(b) * _MICROSECOND,
-    b"L": lambda b: _NAIVE_EPOCH + int(b) * _MICROSECOND,
+_READERS: dict[int, Callable[[bytes], Any]] = {
+    _NULL: lambda _: None,
+    _TEXT: bytes.decode,
+    ord("B"): lambda b: b == b"1",
+    ord("I"): int,
+    ord("F"): lambda b: struct.unpack(">d", b)[0],
+    ord("Y"): bytes,
+    ord("M"): lambda b: Decimal(b.decode()),
+    ord("D"): lambda b: date.fromisoformat(b.decode()),
+    ord("T"): lambda b: time.fromisoformat(b.decode()),
+    ord("U"): lambda b: _EPOCH + int(b) * _MICROSECOND,
+    _NAIVE: lambda b: _NAIVE_EPOCH + int(b) * _MICROSECOND,
 }
