@@ -291,6 +291,26 @@ def test_first_field_that_does_not_fit_is_named() -> None:
         RecordCodec(PERSON).encode({**VALUES, "birth_date": "1990", "insured": "yes"})
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x02\xe5",  # torn, at the very end
+        b"\x04\xe5",  # torn, and longer than the record
+        b"\x04a",
+        b"\x02ab",
+        b"\x80\x01" + b"a" * 63,
+        b"\x80\x01" + b"a" * 63 + b"\xe5",
+        b"\x80\x00",
+        b"\x81\x01" + b"a" * 64,
+        b"",
+    ],
+)
+def test_a_text_alone_is_guarded_to_its_end(body: bytes) -> None:
+    with pytest.raises(WireRefused) as refused:
+        codec_of("string").split(body)
+    assert refused.value.reason == "malformed"
+
+
 def test_slices_of_another_shape_are_refused() -> None:
     codec = RecordCodec(PERSON)
     fields = codec.encode(VALUES)
