@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from deptbus.errors import Problem
 from deptbus.operations.activation import JobsState, Proposal
 from deptbus.operations.rights import Rights, RightsChange
 
+_QUIET_SECONDS = 10.0  # a job that sends reports every two seconds
 _WIDE = 160  # of what is piped into a file or another program
 
 
@@ -211,6 +213,8 @@ class JobsView:
                 told = "waits for its turn"
         else:
             told = f"{progress.state}, {progress.sent} sent, {progress.withdrawn} withdrawn"
+            if time.time() - progress.updated_at_us / 1e6 > _QUIET_SECONDS:
+                told += "; waits for the recipient's adapter"
         self._tell(unit, told, done=False)
 
     def _tell(self, unit: str, told: str, *, done: bool) -> None:

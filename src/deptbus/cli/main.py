@@ -131,8 +131,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _code_of(ending.code)
     except Exception as error:  # noqa: BLE001 - the last door: whatever is left is our own bug
         return _own_bug(error)
-    # The parser turns Ctrl-C into 130; here a command that was cut short could not be done.
-    return Exit.COULD_NOT if answer == 130 else _code_of(answer)
+    if answer == 130:  # the parser makes this of Ctrl-C; what was cut short could not be done
+        _tell("stopped before the end")
+        return Exit.COULD_NOT
+    return _code_of(answer)
 
 
 def _tell(line: str) -> None:

@@ -47,6 +47,7 @@ log = structlog.get_logger(__name__)
 # A recipient that takes nothing for so long gives its place to the jobs of others.
 PATIENCE_SECONDS = 1.0
 AGENTS_LOOK_SECONDS = 1.0
+REPORT_SECONDS = 2.0  # while it sends, beside the report after every partition
 # Records handled at a stretch, before other tasks of the process come to their turn.
 _STRETCH = 500
 
@@ -94,6 +95,7 @@ class Job:
         self._tools = tools
         self._older: dict[str, list[Router]] = {}
         self._inbox = tools.inbox_of(due.unit)
+        self._reported_at = time.monotonic()
         self._is_marked = progress is not None and progress.state == "sending"
         self._partitions = 0  # of the inbox; known before anything is sent
         now_us = _now_us()
@@ -230,6 +232,8 @@ class Job:
                 sent=self.progress.sent + len(now) - withdrawn,
                 withdrawn=self.progress.withdrawn + withdrawn,
             )
+            if time.monotonic() - self._reported_at > REPORT_SECONDS:
+                await self._report("sending")
         return None
 
     # -- parts ------------------------------------------------------------------------------------
@@ -277,6 +281,7 @@ class Job:
         value = encode_control(progress)
         await self._tools.sender.send([Outgoing(names.JOBS, 0, key_of(progress), value)])
         self.progress = progress
+        self._reported_at = time.monotonic()
 
 
 def _now_us() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,12 +22,21 @@ def operations_broker(broker: Connection, service_folder: Path) -> Iterator[Conn
     server.stop()
 
 
+def _ours(admin: Admin) -> list[str]:
+    return [name for name in admin.metadata().topics if not name.startswith("__")]
+
+
 @pytest.fixture
 def new_bus(operations_broker: Connection) -> Callable[[], Bus]:
     """Empties the broker; a function that gives it as a Bus."""
     admin = Admin(operations_broker)
-    topics = [name for name in admin.metadata().topics if not name.startswith("__")]
+    topics = _ours(admin)
     if topics:
         for future in admin.client.delete_topics(topics, operation_timeout=30).values():
             future.result(30)
+    # A deletion is answered before every part of the broker has heard of it.
+    deadline = time.monotonic() + 30
+    while _ours(admin):
+        assert time.monotonic() < deadline, "topics were not deleted in time"
+        time.sleep(0.05)
     return lambda: Bus(operations_broker)

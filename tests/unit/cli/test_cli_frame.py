@@ -44,7 +44,7 @@ def failing(monkeypatch):
             "deptbus: no broker answers. Start it\n",
         ),
         (DeptbusError("nothing to do"), 2, "deptbus: nothing to do\n"),
-        (KeyboardInterrupt(), 2, ""),
+        (KeyboardInterrupt(), 2, "deptbus: stopped before the end\n"),
         (typer.Abort(), 2, "deptbus: stopped before the end\n"),
         (SystemExit(1), 1, ""),
         (0, 0, ""),
