@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deptbus.cli.options import Bootstrap, ClientFile, Data, connect
+from deptbus.errors import DeptbusError
 
 if TYPE_CHECKING:
     from deptbus.connection import Connection
     from deptbus.operations.office import Settings
 
+KEY_BYTES = 16
+
 app = typer.Typer(help="Run jobs and the keeper of the canonical topics.", no_args_is_help=True)
-
-
-@app.callback()
-def operations() -> None:
-    """Run jobs and the keeper of the canonical topics."""
 
 
 @app.command()
@@ -46,6 +44,46 @@ def run(
     set_up_logging(service=True)
     settings = Settings(keeper_interval_hours=keeper_hours, jobs_at_once=jobs_at_once)
     asyncio.run(_run(connection, settings))
+
+
+@app.command()
+def resend(
+    unit: Annotated[str, typer.Option("--unit", help="The source unit, `line@territory`.")],
+    dataset: Annotated[str, typer.Option("--dataset", help="The dataset of the record.")],
+    key: Annotated[
+        str | None,
+        typer.Option("--key", help="The bus key: 32 hexadecimal digits; else every record."),
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why; its owner reads it.")] = "",
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    client_file: ClientFile = None,
+) -> None:
+    """Ask a source, over the bus, to publish a record's present state once more. Its adapter does so
+    as soon as it runs."""
+    from deptbus.operations.resend import request_resend
+    from deptbus.stream.policies import read_policies
+
+    connection = connect(data, bootstrap, client_file)
+    raw = None if key is None else _key(key)
+
+    async def ask() -> str:
+        policy = (await read_policies(connection)).current()
+        return await request_resend(connection, policy, unit, dataset, raw, reason=reason)
+
+    print(f"asked {unit}: request {asyncio.run(ask())}")
+
+
+def _key(text: str) -> bytes:
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raw = b""
+    if len(raw) != KEY_BYTES:
+        raise DeptbusError(
+            "--key is no bus key", mend="Give its 32 hexadecimal digits, as quarantine shows them"
+        )
+    return raw
 
 
 async def _run(connection: Connection, settings: Settings) -> None:

@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from office_bus import HOUSING, Agent, contract
+from office_bus import HOUSING, SOURCE, Agent, contract, key_of_person
 
+from deptbus import names
 from deptbus.contract.bundled import bundled
 from deptbus.contract.load import load
+from deptbus.stream.log import read_to_end
 from deptbus.stream.policies import read_policies
+from deptbus.wire.control import decode_control
 
 pytestmark = pytest.mark.service
 
@@ -92,6 +95,21 @@ async def test_a_contract_with_problems_never_reaches_the_bus(new_bus, tmp_path:
     code, out, err = await run(bus, "contract", "activate", str(tmp_path), "--yes")
     assert (code, out) == (1, "")
     assert "problems found" in err
+
+
+async def test_a_resend_is_asked_for_by_key(new_bus):
+    async with new_bus() as bus:
+        await bus.activate(contract())
+        words = ("operations", "resend", "--unit", SOURCE, "--dataset", "person")
+        code, out, err = await run(bus, *words, "--key", key_of_person(3).hex())
+        assert (code, err) == (0, "")
+        (record,) = await read_to_end(bus.connection, names.in_topic(SOURCE))
+        request = decode_control(record.value)
+        assert request.key == key_of_person(3)
+        assert request.request in out
+        code, _, err = await run(bus, *words, "--key", "abc")
+        assert (code, err.count("\n")) == (2, 1)
+        assert len(await read_to_end(bus.connection, names.in_topic(SOURCE))) == 1
 
 
 async def test_what_is_in_force_is_shown_from_the_bus(new_bus):
