@@ -59,8 +59,10 @@ def resend(
     bootstrap: Bootstrap = None,
     client_file: ClientFile = None,
 ) -> None:
-    """Ask a source, over the bus, to publish a record's present state once more. Its adapter does so
-    as soon as it runs."""
+    """Ask a source, over the bus, to publish a record's present state once more.
+
+    Its adapter does so as soon as it runs.
+    """
     from deptbus.operations.resend import request_resend
     from deptbus.stream.policies import read_policies
 
