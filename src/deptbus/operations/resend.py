@@ -25,8 +25,8 @@ async def request_resend(
     """Puts a request into the inbox of the source unit; returns the request's name.
 
     `key`: 16 bytes; None asks for every record of the dataset. One request for a key lies in the
-    key's own partition; one for a dataset lies in every partition, and bears one name, so that the
-    source can answer it once. Raises DeptbusError when the unit does not publish the dataset.
+    key's own partition, one for a dataset in the first: the adapter reads them all, and begins its
+    snapshot once. Raises DeptbusError when the unit does not publish the dataset.
     """
     if not policy.contract.may_publish(unit, dataset):
         published = ", ".join(policy.contract.published_by(unit)) or "nothing"
@@ -38,6 +38,6 @@ async def request_resend(
     topic = in_topic(unit)
     async with Sender(connection) as sender:
         count = await sender.partitions(topic)
-        numbers = range(count) if key is None else [partition_of(key, count)]
-        await sender.send([Outgoing(topic, number, None, value) for number in numbers])
+        number = 0 if key is None else partition_of(key, count)
+        await sender.send([Outgoing(topic, number, None, value)])
     return request.request
