@@ -246,6 +246,10 @@ class Capture(ABC):
     # --- state ----------------------------------------------------------------------------
 
     @abstractmethod
+    async def check(self, token: bytes) -> None:
+        """Raises Fenced when somebody else has taken over; says nothing of the next moment."""
+
+    @abstractmethod
     async def state(self) -> SourceState: ...
 
     @abstractmethod

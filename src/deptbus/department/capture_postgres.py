@@ -50,6 +50,14 @@ _READ = (
     "FROM deptbus.outbox WHERE NOT position = ANY($2::bigint[]) AND NOT layout = ANY($3::int[]) "
     "ORDER BY position LIMIT $1"
 )
+_KNOWN = (
+    "WITH asked AS MATERIALIZED ("
+    "  SELECT * FROM unnest($1::text[], $2::bytea[]) AS a(dataset, bus_key)) "
+    "SELECT dataset, bus_key, places, NULL, NULL FROM deptbus.places JOIN asked "
+    "USING (dataset, bus_key) UNION ALL "
+    "SELECT dataset, bus_key, NULL, raw, state FROM deptbus.variants JOIN asked "
+    "USING (dataset, bus_key)"
+)
 _COUNT = (
     "UPDATE deptbus.published SET publication = publication + 1, version = greatest(version, $2) "
     "FROM (SELECT true FROM deptbus.adapter WHERE token = $1 FOR SHARE) AS mine "
@@ -215,18 +223,15 @@ class PostgresCapture(Capture):
 
     async def known(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Known]:
         asked = ([d for d, _ in keys], [k for _, k in keys])
-        join = "unnest($1::text[], $2::bytea[]) AS a(dataset, bus_key) USING (dataset, bus_key)"
-        async with self._durable() as c:
-            places = await c.fetch(
-                f"SELECT dataset, bus_key, places FROM deptbus.places JOIN {join}", *asked
-            )
-            variants = await c.fetch(
-                f"SELECT dataset, bus_key, raw, state FROM deptbus.variants JOIN {join}", *asked
-            )
         by_key: dict[tuple[str, bytes], list[Variant]] = defaultdict(list)
-        for dataset, key, raw, state in variants:
-            by_key[dataset, key].append(Variant(raw, state))
-        named = {(r[0], r[1]): tuple(r[2].split(",")) for r in places}
+        named: dict[tuple[str, bytes], tuple[str, ...]] = {}
+        async with self._durable() as c:
+            rows = await c.fetch(_KNOWN, *asked)
+        for dataset, key, places, raw, state in rows:
+            if places is not None:
+                named[dataset, key] = tuple(places.split(","))
+            else:
+                by_key[dataset, key].append(Variant(raw, state))
         return {
             pair: Known(named.get(pair, ()), tuple(by_key.get(pair, ())))
             for pair in (*named, *by_key)
@@ -470,6 +475,10 @@ class PostgresCapture(Capture):
         return int(tag.split()[-1])
 
     # --- state ----------------------------------------------------------------------------
+
+    async def check(self, token: bytes) -> None:
+        async with self._lightly() as c:
+            await fence.check_postgres(c, token)
 
     async def state(self) -> SourceState:
         async with self._lightly() as c:

@@ -315,6 +315,9 @@ class SqliteCapture(Capture):
 
     # --- state ----------------------------------------------------------------------------
 
+    async def check(self, token: bytes) -> None:
+        await self._database.run(lambda c: fence.check_sqlite(c, token))
+
     async def state(self) -> SourceState:
         row = await self._database.run(
             lambda c: c.execute(

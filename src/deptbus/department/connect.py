@@ -220,7 +220,13 @@ def postgres_translated(place: str) -> Iterator[None]:
         ) from None
     except asyncpg.PostgresError as error:
         raise DatabaseUnavailable(f"{place}: {_named(error)}") from None
-    except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except asyncpg.InterfaceError as error:
+        if "another operation" in str(error):
+            raise  # our own bug: two tasks on one connection
+        raise DatabaseUnavailable(
+            f"{place}: the connection was lost", mend="Check that the server runs"
+        ) from None
+    except (OSError, TimeoutError) as error:
         raise DatabaseUnavailable(
             f"{place}: cannot be reached ({type(error).__name__})",
             mend="Check that the server runs and that the address is right",
