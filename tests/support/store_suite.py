@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from recipient_contract import ALL, CODECS, CONTRACT, LI, gone, mapping, person
+from recipient_contract import ALL, CODECS, CONTRACT, LI, SOURCE, gone, mapping, person
 
 from deptbus.change import Cause, DeliveryOp, Received
 from deptbus.department.store import Applied, BusIdentity, PartitionBatch, Store, Unreadable
@@ -445,6 +446,44 @@ class StoreSuite:
         }  # fmt: skip
         assert (status["person"].rows, status["house"].rows) == (1, 1)
         assert status["house"].today == {"applied": 1}
+        await store.close()
+
+    @pytest.mark.parametrize("seed", range(4))
+    async def test_random_arrivals_end_in_the_one_table(self, database: Any, seed: int) -> None:
+        """Records of two units that fight for few rows, in any order, with duplicates, withdrawals
+        and restarts: the newest of each counts, and the least of those that name a row has it."""
+        chance = random.Random(seed)
+        deliveries = []
+        for unit in (SOURCE, "police@330105"):
+            for key in (b"a" * 16, b"b" * 16, b"c" * 16):
+                for version in range(1, 6):
+                    if chance.random() < 0.3:
+                        deliveries.append(gone(key, version, unit=unit))
+                    else:
+                        name, row = f"{unit[-1]}{key[0]}{version}", f"r{chance.randrange(3)}"
+                        hidden = ("phone",) if chance.random() < 0.5 else ()
+                        deliveries.append(
+                            person(key, version, unit=unit, id=row, name=name, without=hidden)
+                        )
+        newest = {}
+        for d in sorted(deliveries, key=lambda d: d.version):
+            newest[d.source_unit, d.key] = d
+        expected: dict[str, tuple[Any, ...]] = {}
+        for _, d in sorted(newest.items()):
+            if d.record is not None:
+                words = CODECS.record_codec("person", 1, d.fields).decode(d.record)
+                expected.setdefault(words["id"], (words["id"], words["name"], words.get("phone")))
+        stream = deliveries + chance.choices(deliveries, k=20)
+        chance.shuffle(stream)
+        store = await self.opened(database)
+        while stream:
+            size = chance.randint(1, 8)
+            await self.feed(store, *stream[:size], part=chance.randrange(2))
+            stream = stream[size:]
+            if chance.random() < 0.2:
+                await store.close()
+                store = await self.opened(database)
+        assert await self.people(database) == sorted(expected.values())
         await store.close()
 
     async def test_a_batch_of_thousands(self, database: Any) -> None:

@@ -39,6 +39,22 @@ RETRIES_AT_ONCE = 100
 REFERENCE = "foreign key"  # in the reason of a row whose parent is not there yet
 
 
+class Pace:
+    """How many deliveries a batch should have so that its transaction, whose locks the department's
+    own program may meet, is short."""
+
+    def __init__(self, *, least: int, most: int, start: int, seconds: float) -> None:
+        self.limit = start
+        self._least, self._most, self._seconds = least, most, seconds
+
+    def took(self, seconds: float, rows: int) -> None:
+        """A transaction over so many rows held its locks for so long."""
+        if seconds > self._seconds:
+            self.limit = max(self._least, min(self.limit, rows) // 2)
+        elif seconds < self._seconds / 2 and rows >= self.limit // 2:
+            self.limit = min(self._most, self.limit + self.limit // 4)
+
+
 class Unreadable(NamedTuple):
     """Bytes in the inbox that are no record of this bus: noted by their place, never kept."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
@@ -35,6 +36,7 @@ from deptbus.department.postgres_table import (
 from deptbus.department.store import (
     BusIdentity,
     DatasetStatus,
+    Pace,
     Store,
     Work,
     day_of,
@@ -46,7 +48,9 @@ from deptbus.department.store import (
 from deptbus.department.target import MappedTarget, Shapes
 from deptbus.errors import RowRefused
 
-BATCH = 2000
+LEAST_BATCH, MOST_BATCH = 200, 2000
+# Somebody who wants a row that a batch has just written waits for its end.
+LONG_SECONDS = 0.050
 
 
 class PostgresStore(Store):
@@ -63,11 +67,12 @@ class PostgresStore(Store):
         super().__init__(topic, token)
         self._database, self._mapping, self._shapes = database, mapping, shapes
         self._tables: dict[str, PostgresTable] = {}
+        self._pace = Pace(least=LEAST_BATCH, most=MOST_BATCH, start=1000, seconds=LONG_SECONDS)
         self._entries_stage: Stage | None = None  # None: this user may not make temporary tables
 
     @property
     def batch_limit(self) -> int:
-        return BATCH
+        return self._pace.limit
 
     @property
     def _connection(self) -> asyncpg.Connection:
@@ -197,12 +202,14 @@ class PostgresStore(Store):
                 await self._entries_stage.make(self._connection)
                 for table in self._tables.values():
                     await table.stage.make(self._connection)
+        began = time.monotonic()
         async with self._fenced() as connection:
             await self._write_rows(connection, work.decision)
             if work.decision.actions:
                 # Keys that are checked at the end otherwise: their refusal must be met here.
                 await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
             await self._write_books(connection, work)
+        self._pace.took(time.monotonic() - began, len(work.decision.entries))
 
     async def _write_rows(self, connection: asyncpg.Connection, decision: Decision) -> None:
         for dataset, group in self._groups(decision):

@@ -25,6 +25,7 @@ from deptbus.department.store import (
     REFERENCE,
     BusIdentity,
     DatasetStatus,
+    Pace,
     Position,
     Store,
     Work,
@@ -40,8 +41,8 @@ from deptbus.errors import RowRefused
 from deptbus.wire.digest import decode_values
 
 LEAST_BATCH, MOST_BATCH = 50, 500
-# A transaction of the adapter holds up the department's own writers for its length.
-LONG_SECONDS, SHORT_SECONDS = 0.010, 0.005
+# A transaction of the adapter holds up every writer of the department for its length.
+LONG_SECONDS = 0.010
 _VARIABLES = 900  # SQLite before 3.32 takes at most 999 in a statement
 
 
@@ -59,11 +60,11 @@ class SqliteStore(Store):
         super().__init__(topic, token)
         self._database, self._mapping, self._shapes = database, mapping, shapes
         self._statements: dict[str, _Statements] = {}
-        self._limit = 200
+        self._pace = Pace(least=LEAST_BATCH, most=MOST_BATCH, start=200, seconds=LONG_SECONDS)
 
     @property
     def batch_limit(self) -> int:
-        return self._limit
+        return self._pace.limit
 
     async def open(self, identity: BusIdentity, partitions: int) -> None:
         def prepare(connection: sqlite3.Connection) -> None:
@@ -172,10 +173,7 @@ class SqliteStore(Store):
             return time.monotonic() - began
 
         seconds = await self._database.run(write)
-        if seconds > LONG_SECONDS:
-            self._limit = max(LEAST_BATCH, self._limit // 2)
-        elif seconds < SHORT_SECONDS:
-            self._limit = min(MOST_BATCH, self._limit + self._limit // 4)
+        self._pace.took(seconds, len(work.decision.entries))
 
     async def find_refused(self, decision: Decision) -> list[tuple[Action, str]]:
         def look(connection: sqlite3.Connection) -> list[tuple[Action, str]]:

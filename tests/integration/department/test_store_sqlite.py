@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 from recipient_contract import person
-from store_suite import NOW, StoreSuite
+from store_suite import StoreSuite
 
 from deptbus.department import connect, fence
 from deptbus.department.connect import SqliteDatabase, target_of
 from deptbus.department.store import Store
-from deptbus.department.store_sqlite import MOST_BATCH, SqliteStore
+from deptbus.department.store_sqlite import SqliteStore
 
 
 class TestSqliteStore(StoreSuite):
@@ -71,14 +71,6 @@ class TestSqliteStore(StoreSuite):
     @pytest.fixture(autouse=True)
     def short_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connect, "BUSY_TIMEOUT_S", 0.3)
-
-    async def test_the_batch_limit_follows_the_length_of_transactions(self, database: Path) -> None:
-        store = await self.opened(database)
-        first = store.batch_limit
-        for n in range(20):
-            await self.feed(store, person(n), now=NOW)
-        assert first < store.batch_limit <= MOST_BATCH
-        await store.close()
 
     async def test_a_trigger_that_rolls_back_parks_its_row_only(self, database: Path) -> None:
         await self.sql(database, "CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT)")
