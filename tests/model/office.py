@@ -40,8 +40,12 @@ def pass_boundary(world: World) -> None:
 
 
 def due(world: World) -> dict[str, DueJob]:
+    """Derived anew only when there is something new to derive it from."""
     bus = world.bus
-    return due_jobs(bus.policies, bus.digests, last_completed(bus.jobs.values()))
+    state = len(bus.policies), tuple(sorted(last_completed(bus.jobs.values()).items()))
+    if world.due is None or world.due[0] != state:
+        world.due = state, due_jobs(bus.policies, bus.digests, dict(state[1]))
+    return world.due[1]
 
 
 def complete_first_loads(world: World) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from deptbus.contract.model import Policy
 from deptbus.department.publication import Batch
 from deptbus.names import QUARANTINE, data_topic, in_topic, out_topic, unit_of_topic
+from deptbus.operations.due import DueJob
 from deptbus.routing import Router
 from deptbus.stream.policies import LEASE_SECONDS
 from deptbus.stream.quarantine import FENCED, NOT_ANNOUNCED
@@ -76,6 +77,7 @@ class World:
         self.spellings = SPELLINGS[: self.chance.choice((1, 3, 5, 10))]
         self.is_finishing = False
         self.agents: list[Agent] = []
+        self.due: tuple[object, dict[str, DueJob]] | None = None  # see office.due
         self.wrong: list[str] = []  # noticed on the way
         self._asked: set[tuple[str, int]] = set()
         self.sources = {unit: SourceDatabase(unit) for unit in SOURCES}
@@ -128,7 +130,7 @@ class World:
         """Live agents say what they work under; those long silent are forgotten by everybody."""
         for agent in self.agents:
             agent.report()
-        if len(self.agents) > 20:
+        if len(self.agents) > 6:
             oldest = self.clock - 2 * LEASE_SECONDS
             self.agents = [a for a in self.agents if a.seen_at >= oldest or a.me.coroutine]
 
@@ -180,7 +182,7 @@ class World:
             self._report()
             office.pass_boundary(self)
             self.scheduler.step_all()
-            if number % 20 == 19:
+            if number % 10 == 9:
                 if number % 200 == 199:
                     self._resend_refused()
                 if self._is_quiet() and not self._resend_refused():
