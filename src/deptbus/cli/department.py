@@ -128,6 +128,28 @@ def uninstall(config: Config) -> None:
 
 
 @app.command()
+def resync(
+    config: Config, data: Data = None, bootstrap: Bootstrap = None, client_file: ClientFile = None
+) -> None:
+    """After a restored backup, or when capture gave way: publish all rows under new versions, and
+    deletes of what is gone. Start the adapter again afterwards. Exit code 1: not all could be
+    looked at."""
+    from deptbus.department import install as source
+
+    department = _load(config)
+    connection = connect(data, bootstrap, client_file)
+    is_complete = True
+    for system, settings in department.systems.items():
+        if settings.publishes:
+            done = asyncio.run(source.resync_system(connection, department, system))
+            is_complete = is_complete and done.is_complete
+            print(f"{system}: {done.rows} rows published anew, {done.gone} deleted")
+    if not is_complete:
+        print("records last changed before the outbox topic's retention could not be looked at")
+        raise typer.Exit(Exit.ANSWER_IS_NO)
+
+
+@app.command()
 def rejoin(config: Config) -> None:
     """After the bus was rebuilt: apply the inbox from its beginning. Nothing older is written."""
     from deptbus.department.recipient_status import rejoin as forget_position

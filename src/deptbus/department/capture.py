@@ -243,6 +243,19 @@ class Capture(ABC):
     async def retry_parked(self, cause: str) -> int:
         """Wants every parked row again (the contract has changed, or a person asks)."""
 
+    # --- resync ---------------------------------------------------------------------------
+
+    @abstractmethod
+    async def lift(self, token: bytes, publication: int, version: int) -> None:
+        """Numbers from here on are above these, rows that wait in the outbox included, in their
+        order. Counts as giving way once, so that a resync that is killed is still asked for: the
+        numbers alone do not tell any more. Returns when every transaction that drew a lesser
+        version has ended: what is read from the own tables after that holds all they wrote."""
+
+    @abstractmethod
+    async def forgive(self, token: bytes, count: int) -> None:
+        """So many of the times that capture gave way are made good."""
+
     # --- state ----------------------------------------------------------------------------
 
     @abstractmethod

@@ -17,6 +17,7 @@ from typing import Any
 import asyncpg
 
 from deptbus.department import fence
+from deptbus.department import postgres_rows as rows_of
 from deptbus.department import postgres_triggers as sql
 from deptbus.department.capture import (
     Capture,
@@ -41,51 +42,6 @@ _POLL_SECONDS = (0.001, 0.02)  # while writers hold the doorbell, from the first
 _INSTALL_SECONDS = 30.0  # how long a lock on the department's tables is tried for
 _WORK_OFF_ROWS = 200
 
-# The plan that is made while the outbox is empty is the wrong one for ever: only by index.
-_SESSION = (
-    "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off"
-)
-_READ = (
-    "SELECT position, layout, op, cause, job, source_time_us, was, bus_key, raw, vals "
-    "FROM deptbus.outbox WHERE NOT position = ANY($2::bigint[]) AND NOT layout = ANY($3::int[]) "
-    "ORDER BY position LIMIT $1"
-)
-_KNOWN = (
-    "WITH asked AS MATERIALIZED ("
-    "  SELECT * FROM unnest($1::text[], $2::bytea[]) AS a(dataset, bus_key)) "
-    "SELECT dataset, bus_key, places, NULL, NULL FROM deptbus.places JOIN asked "
-    "USING (dataset, bus_key) UNION ALL "
-    "SELECT dataset, bus_key, NULL, raw, state FROM deptbus.variants JOIN asked "
-    "USING (dataset, bus_key)"
-)
-_COUNT = (
-    "UPDATE deptbus.published SET publication = publication + 1, version = greatest(version, $2) "
-    "FROM (SELECT true FROM deptbus.adapter WHERE token = $1 FOR SHARE) AS mine "
-    "RETURNING publication"
-)
-_FORGET = (
-    "WITH mine AS MATERIALIZED (SELECT true FROM deptbus.adapter WHERE token = $1 FOR SHARE), "
-    "gone AS (DELETE FROM deptbus.outbox WHERE position = ANY($2::bigint[]) "
-    "  AND EXISTS (SELECT 1 FROM mine)), "
-    "room AS (UPDATE deptbus.published SET limit_position = $3 + cap_rows "
-    "  WHERE limit_position < $3 + cap_rows - cap_rows / 10 AND EXISTS (SELECT 1 FROM mine)) "
-    "SELECT count(*) FROM mine"
-)
-# Positions are also used up by transactions that roll back.
-_LIFT = (
-    "UPDATE deptbus.published SET limit_position = cap_rows + waiting.least FROM ("
-    "SELECT coalesce((SELECT min(position) FROM deptbus.outbox), "
-    "(SELECT last_value FROM deptbus.position)) AS least) AS waiting "
-    "WHERE limit_position < cap_rows + waiting.least - cap_rows / 10"
-)
-_LATER = (
-    "UPDATE deptbus.wanted SET "
-    "number = nextval(pg_get_serial_sequence('deptbus.wanted', 'number')) WHERE number = $1"
-)
-_GAVE_WAY = (
-    "(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM deptbus.gave_way) - gave_way_seen"
-)
-
 
 class PostgresCapture(Capture):
     """See Capture. Owns both connections; closes them."""
@@ -107,8 +63,8 @@ class PostgresCapture(Capture):
         """Takes over two fresh connections to one database."""
         made = cls(database, light)
         with postgres_translated(database.place):
-            await database.connection.execute(_SESSION)
-            await light.connection.execute(_SESSION)
+            await database.connection.execute(rows_of.SESSION)
+            await light.connection.execute(rows_of.SESSION)
             await light.connection.execute("SET synchronous_commit = off")
             await light.connection.add_listener(sql.CHANNEL, lambda *_: made._rung.set())
         return made
@@ -202,7 +158,7 @@ class PostgresCapture(Capture):
             if not self._numbers or any(d not in self._numbers for d in hold):
                 await self._load_layouts(c)
             held = [n for d in hold for n in self._numbers.get(d, ())]
-            found = await c.fetch(_READ, limit, list(in_flight), held)
+            found = await c.fetch(rows_of.READ, limit, list(in_flight), held)
             if any(r[1] not in self._layouts for r in found):
                 await self._load_layouts(c)
         if found and self._is_idle:
@@ -226,7 +182,7 @@ class PostgresCapture(Capture):
         by_key: dict[tuple[str, bytes], list[Variant]] = defaultdict(list)
         named: dict[tuple[str, bytes], tuple[str, ...]] = {}
         async with self._durable() as c:
-            rows = await c.fetch(_KNOWN, *asked)
+            rows = await c.fetch(rows_of.KNOWN, *asked)
         for dataset, key, places, raw, state in rows:
             if places is not None:
                 named[dataset, key] = tuple(places.split(","))
@@ -241,14 +197,14 @@ class PostgresCapture(Capture):
         if sends and not prepared.needs_writing:
             # The common case in one round trip: the fence and the number.
             async with self._durable() as c:
-                number = await c.fetchval(_COUNT, token, prepared.version)
+                number = await c.fetchval(rows_of.COUNT, token, prepared.version)
             return self._mine(number)
         async with self._durable(transaction=True) as c:
             await fence.check_postgres(c, token)
-            await _write_prepared(c, prepared)
+            await rows_of.write_prepared(c, prepared)
             if not sends:
                 return 0
-            return self._mine(await c.fetchval(_COUNT, token, prepared.version))
+            return self._mine(await c.fetchval(rows_of.COUNT, token, prepared.version))
 
     def _mine(self, number: int | None) -> int:
         if number is None:
@@ -259,7 +215,7 @@ class PostgresCapture(Capture):
         if not positions:
             return
         async with self._lightly() as c:
-            if not await c.fetchval(_FORGET, token, list(positions), max(positions)):
+            if not await c.fetchval(rows_of.FORGET, token, list(positions), max(positions)):
                 raise Fenced(fence.FENCED, mend=fence.FENCED_MEND)
 
     async def wait(self, timeout_seconds: float) -> bool:
@@ -312,7 +268,7 @@ class PostgresCapture(Capture):
                 keys = await self._keys(c, dataset, after, limit)
                 outcomes = await self._enqueue(c, dataset, [tuple(k) for k in keys], cause, job)
                 skipped = [raw for raw, outcome in outcomes.items() if outcome == "locked"]
-                await _want(c, [Wanted(dataset, raw, None, cause, job) for raw in skipped])
+                await rows_of.want(c, [Wanted(dataset, raw, None, cause, job) for raw in skipped])
                 await c.execute(
                     "UPDATE deptbus.snapshot SET after = coalesce($2, after), "
                     "enqueued = enqueued + $3, skipped = skipped + $4, done = $5 "
@@ -323,7 +279,7 @@ class PostgresCapture(Capture):
                     len(skipped),
                     len(keys) < limit,
                 )
-            return (await _snapshots(c, "WHERE dataset = $1", dataset))[0]
+            return (await rows_of.snapshots(c, "WHERE dataset = $1", dataset))[0]
 
     async def _keys(
         self, c: asyncpg.Connection, dataset: str, after: str | None, limit: int
@@ -349,11 +305,11 @@ class PostgresCapture(Capture):
 
     async def open_snapshots(self) -> tuple[Snapshot, ...]:
         async with self._durable() as c:
-            return await _snapshots(c, "WHERE NOT done")
+            return await rows_of.snapshots(c, "WHERE NOT done")
 
     async def want(self, wanted: Iterable[Wanted]) -> None:
         async with self._durable(transaction=True) as c:
-            await _want(c, wanted)
+            await rows_of.want(c, wanted)
 
     async def work_off(self, limit: int) -> tuple[int, list[Wanted]]:
         """A row that is gone, and a key whose row is not known, go through three transactions:
@@ -387,13 +343,13 @@ class PostgresCapture(Capture):
                         continue
                     if outcome == "locked":
                         # To the end of the queue: those behind it are not to wait for it.
-                        await c.execute(_LATER, m["number"])
+                        await c.execute(rows_of.LATER, m["number"])
                         continue
                     if outcome == "gone":
                         await self._enqueue_delete(c, current[dataset], m)
                     await c.execute("DELETE FROM deptbus.wanted WHERE number = $1", m["number"])
                     done += 1
-            done += await _advance_absent(c, absent)
+            done += await rows_of.advance_absent(c, absent)
         to_find = [
             Wanted(r["dataset"], None, r["bus_key"], r["cause"], r["job"])
             for r in absent
@@ -433,7 +389,7 @@ class PostgresCapture(Capture):
                 if outcome[raw_text(raw)] != "done":
                     # It is locked, or went while we looked: its own key is known now.
                     named = Wanted(wanted.dataset, raw_text(raw), None, wanted.cause, wanted.job)
-                    await _want(c, [named])
+                    await rows_of.want(c, [named])
             elif remembered:
                 await self._enqueue_delete(c, layout, row)
             await c.execute(f"DELETE FROM deptbus.wanted {mine}", wanted.dataset, wanted.key)
@@ -474,6 +430,51 @@ class PostgresCapture(Capture):
             )
         return int(tag.split()[-1])
 
+    # --- resync ---------------------------------------------------------------------------
+
+    async def lift(self, token: bytes, publication: int, version: int) -> None:
+        async with self._durable(transaction=True) as c:
+            await fence.check_postgres(c, token)
+            top = await c.fetchval("SELECT greatest(last_value, $1) FROM deptbus.position", version)
+            await c.execute("SELECT setval('deptbus.position', $1)", 2 * top)
+            await c.execute(
+                "UPDATE deptbus.published SET publication = greatest(publication, $1), "
+                "version = greatest(version, $2), limit_position = $3 + cap_rows",
+                publication,
+                version,
+                2 * top,
+            )
+            await c.execute("SELECT nextval('deptbus.gave_way')")
+            await c.execute("UPDATE deptbus.wanted SET position = NULL, after_xid = NULL")
+        # Whoever drew a version before has an id below one that is taken now.
+        async with self._durable(transaction=True) as c:
+            mark = await c.fetchval("SELECT pg_current_xact_id()::text")
+        while True:
+            async with self._durable(transaction=True) as c:
+                await fence.check_postgres(c, token)
+                settled = await c.fetchval(
+                    "SELECT pg_snapshot_xmin(pg_current_snapshot()) > $1::text::xid8", mark
+                )
+                if settled:
+                    # By way of negative numbers: a new position may be another row's old one.
+                    await c.execute(
+                        "UPDATE deptbus.outbox SET position = -(position + $1) "
+                        "WHERE position <= $1",
+                        top,
+                    )
+                    await c.execute(
+                        "UPDATE deptbus.outbox SET position = -position WHERE position < 0"
+                    )
+                    return
+            await asyncio.sleep(0.2)
+
+    async def forgive(self, token: bytes, count: int) -> None:
+        async with self._durable(transaction=True) as c:
+            await fence.check_postgres(c, token)
+            await c.execute(
+                "UPDATE deptbus.published SET gave_way_seen = gave_way_seen + $1", count
+            )
+
     # --- state ----------------------------------------------------------------------------
 
     async def check(self, token: bytes) -> None:
@@ -482,9 +483,9 @@ class PostgresCapture(Capture):
 
     async def state(self) -> SourceState:
         async with self._lightly() as c:
-            await c.execute(_LIFT)
+            await c.execute(rows_of.LIFT)
             row = await c.fetchrow(
-                f"SELECT publication, version, {_GAVE_WAY} FROM deptbus.published"
+                f"SELECT publication, version, {rows_of.GAVE_WAY} FROM deptbus.published"
             )
         return SourceState(*row)
 
@@ -493,13 +494,13 @@ class PostgresCapture(Capture):
             if await c.fetchval("SELECT to_regclass('deptbus.outbox')") is None:
                 return CaptureStatus(installed=False)
             row = await c.fetchrow(
-                f"SELECT publication, version, {_GAVE_WAY} AS gave_way, "
+                f"SELECT publication, version, {rows_of.GAVE_WAY} AS gave_way, "
                 "(SELECT count(*) FROM deptbus.outbox) AS outbox_rows, "
                 "(SELECT source_time_us FROM deptbus.outbox ORDER BY position LIMIT 1) AS oldest, "
                 "(SELECT count(*) FROM deptbus.wanted) AS wanted FROM deptbus.published"
             )
             parked = await c.fetch("SELECT reason, count(*) FROM deptbus.parked GROUP BY reason")
-            runs = await _snapshots(c, "")
+            runs = await rows_of.snapshots(c, "")
         oldest = row["oldest"]
         return CaptureStatus(
             installed=True,
@@ -516,74 +517,3 @@ class PostgresCapture(Capture):
     async def close(self) -> None:
         await self._light.close()
         await self._database.close()
-
-
-async def _write_prepared(c: asyncpg.Connection, prepared: Prepared) -> None:
-    if prepared.drop:
-        await c.execute(
-            "DELETE FROM deptbus.outbox WHERE position = ANY($1::bigint[])", prepared.drop
-        )
-    if prepared.places:
-        await c.executemany(
-            "INSERT INTO deptbus.places VALUES ($1, $2, $3) "
-            "ON CONFLICT (dataset, bus_key) DO UPDATE SET places = excluded.places",
-            [(*pair, ",".join(places)) for pair, places in prepared.places.items()],
-        )
-    if prepared.variants:
-        await c.executemany(
-            "INSERT INTO deptbus.variants VALUES ($1, $2, $3, $4) "
-            "ON CONFLICT (dataset, bus_key, raw) DO UPDATE SET state = excluded.state",
-            [(*pair, *v) for pair, variants in prepared.variants.items() for v in variants],
-        )
-    if prepared.unpark:
-        await c.executemany(
-            "DELETE FROM deptbus.parked WHERE dataset = $1 AND raw = $2", prepared.unpark
-        )
-    if prepared.park:
-        await c.executemany(
-            "INSERT INTO deptbus.parked VALUES ($1, $2, $3, $4, $5, $6) "
-            "ON CONFLICT (dataset, raw) DO UPDATE SET reason = excluded.reason, "
-            "own_column = excluded.own_column, position = excluded.position",
-            [(*p, time.time_ns() // 1000) for p in prepared.park],
-        )
-    await _want(c, prepared.wanted)
-
-
-async def _want(c: asyncpg.Connection, wanted: Iterable[Wanted]) -> None:
-    for w in wanted:
-        await c.execute(
-            "INSERT INTO deptbus.wanted (dataset, raw, bus_key, cause, job) "
-            "SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT 1 FROM deptbus.wanted "
-            "WHERE dataset = $1 AND raw IS NOT DISTINCT FROM $2 "
-            "AND bus_key IS NOT DISTINCT FROM $3 AND cause = $4 AND job IS NOT DISTINCT FROM $5)",
-            *w,
-        )
-
-
-async def _advance_absent(c: asyncpg.Connection, absent: Sequence[asyncpg.Record]) -> int:
-    """The next step towards being sure; returns how many took one."""
-    unnumbered = [r["number"] for r in absent if r["position"] is None]
-    unmarked = [r["number"] for r in absent if r["position"] is not None and not r["is_waiting"]]
-    if unnumbered:
-        await c.execute(
-            "UPDATE deptbus.wanted SET position = nextval('deptbus.position') "
-            "WHERE number = ANY($1::bigint[])",
-            unnumbered,
-        )
-    if unmarked:
-        # This transaction began after the version was drawn, so its id is above that of each that
-        # drew a lesser one.
-        await c.execute(
-            "UPDATE deptbus.wanted SET after_xid = pg_current_xact_id() "
-            "WHERE number = ANY($1::bigint[])",
-            unmarked,
-        )
-    return len(unnumbered) + len(unmarked)
-
-
-async def _snapshots(c: asyncpg.Connection, where: str, *values: Any) -> tuple[Snapshot, ...]:
-    rows = await c.fetch(
-        f"SELECT dataset, enqueued, skipped, done FROM deptbus.snapshot {where} ORDER BY dataset",
-        *values,
-    )
-    return tuple(Snapshot(*row) for row in rows)

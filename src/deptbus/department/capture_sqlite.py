@@ -313,6 +313,18 @@ class SqliteCapture(Capture):
 
         return await self._database.transaction(work)
 
+    # --- resync ---------------------------------------------------------------------------
+
+    async def lift(self, token: bytes, publication: int, version: int) -> None:
+        await self._database.transaction(lambda c: rows_of.lift(c, token, publication, version))
+
+    async def forgive(self, token: bytes, count: int) -> None:
+        def work(c: sqlite3.Connection) -> None:
+            fence.check_sqlite(c, token)
+            c.execute("UPDATE deptbus_published SET gave_way_seen = gave_way_seen + ?", (count,))
+
+        await self._database.transaction(work)
+
     # --- state ----------------------------------------------------------------------------
 
     async def check(self, token: bytes) -> None:

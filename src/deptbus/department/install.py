@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deptbus.connection import Connection
 from deptbus.contract.department import Department
 from deptbus.contract.department_check import check_department
 from deptbus.contract.model import Contract
@@ -23,9 +24,14 @@ from deptbus.department.folder_tables import make_folder_tables
 from deptbus.department.layout import Layout, layouts_of
 from deptbus.department.opening import open_capture, open_system, read_secret
 from deptbus.department.publication import Publication
+from deptbus.department.publisher import Publisher
 from deptbus.department.raw import raw_text
 from deptbus.department.remove import remove_all
+from deptbus.department.resync import Resynced, resync
 from deptbus.errors import DeptbusError, FileProblems, SourceRefused
+from deptbus.stream.log import Sender
+from deptbus.stream.policies import PolicyFollower
+from deptbus.wire.codecs import Codecs
 from deptbus.wire.keys import fingerprint, new_secret
 
 if TYPE_CHECKING:
@@ -176,6 +182,30 @@ async def snapshot_dataset(
             tell(snapshot, False)
             if snapshot.done:
                 return snapshot
+
+
+async def resync_system(connection: Connection, department: Department, system: str) -> Resynced:
+    """Takes the system over and publishes what differs; a running adapter of it ends, fenced."""
+    secret = read_secret(department.secret_file)
+    follower = PolicyFollower(connection)
+    await follower.start()
+    try:
+        codecs = Codecs()
+        for policy in follower.history().values():
+            codecs.add_contract(policy.contract)
+        async with Sender(connection) as sender, capture_of(department, system) as capture:
+            publisher = Publisher(
+                connection,
+                department,
+                system,
+                capture=capture,
+                sender=sender,
+                follower=follower,
+                secret=secret,
+            )
+            return await resync(connection, department, system, publisher, codecs)
+    finally:
+        await follower.stop()
 
 
 async def ask_resend(

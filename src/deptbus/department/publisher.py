@@ -28,7 +28,7 @@ from deptbus.department.bus_memory import (
     read_behind,
     read_control,
 )
-from deptbus.department.capture import Capture, OutboxRow
+from deptbus.department.capture import Capture, OutboxRow, RawKey
 from deptbus.department.chores import Chores
 from deptbus.department.layout import layout_of
 from deptbus.department.publication import Batch, KeyOf, Publication, Stamp
@@ -89,6 +89,7 @@ class Publisher:
         self._version = 0
         self._ends: list[int] = []
         self._parked: set[tuple[str, str]] = set()
+        self.memory = BusMemory()  # what the bus knew of this system when it was taken over
         self.chores = Chores(capture, self._publications)
 
     @property
@@ -101,6 +102,14 @@ class Publisher:
             raise RuntimeError("the publisher is not started")
         return self._incarnation
 
+    @property
+    def datasets(self) -> frozenset[str]:
+        """Those that are published under the contract in force; known once it is started."""
+        return frozenset(self._publications)
+
+    def key_of_raw(self, dataset: str, raw: RawKey) -> bytes | None:
+        return self._publications[dataset].key_of_raw(raw).key
+
     def why_not(self, dataset: str, values: Mapping[str, Any]) -> str | None:
         """Why a row of these own values could not be published under the contract in force."""
         publication = self._publications.get(dataset)
@@ -112,8 +121,10 @@ class Publisher:
 
     # --- start ----------------------------------------------------------------------------
 
-    async def start(self) -> Incarnation:
+    async def start(self, *, resync: bool = False) -> Incarnation:
         """Takes the system over, says so on the bus, and only then looks whether it may publish.
+
+        With `resync` it does not refuse a database that is behind the bus, but lifts its numbers.
 
         The order matters: once the announcements stand, nothing that an older adapter sends counts,
         so what the bus knows at that point is all that there is to know.
@@ -138,8 +149,15 @@ class Publisher:
         )
         self._ends = [offset + 1 for offset in await self._announce()]
         memory = await self._recall()
+        if resync:
+            await self._capture.lift(self.incarnation.token, memory.publication, memory.version)
         state = await self._capture.state()
-        check_publication(memory, place=self._capture.database.place, publication=state.publication)
+        check_publication(
+            memory,
+            place=self._capture.database.place,
+            publication=0 if resync and not memory.tokens else state.publication,
+        )
+        self.memory = memory
         self._publication = self._acked = state.publication
         self._version = state.version
         self._parked = await self._capture.parked()

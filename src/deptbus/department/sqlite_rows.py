@@ -162,6 +162,28 @@ def work_off(
     return done, to_find
 
 
+def lift(c: sqlite3.Connection, token: bytes, publication: int, version: int) -> None:
+    """Every number in use is doubled past the greatest of both sides, so the order stays."""
+    fence.check_sqlite(c, token)
+    (drawn,) = c.execute(
+        "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deptbus_outbox'), 0), "
+        "coalesce((SELECT max(position) FROM deptbus_outbox), 0))"
+    ).fetchone()
+    top = max(drawn, version)
+    # By way of negative numbers: a new position may be the old one of a row further on.
+    c.execute("UPDATE deptbus_outbox SET position = -(position + ?)", (top,))
+    c.execute("UPDATE deptbus_outbox SET position = -position")
+    c.execute("UPDATE deptbus_wanted SET position = NULL")
+    c.execute("DELETE FROM sqlite_sequence WHERE name = 'deptbus_outbox'")
+    c.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('deptbus_outbox', ?)", (2 * top,))
+    c.execute(
+        "UPDATE deptbus_published SET publication = max(publication, ?), "
+        "version = max(version, ?), gave_way = gave_way + 1",
+        (publication, version),
+    )
+    c.execute(sql.LIFT_LIMIT)
+
+
 def reserve(c: sqlite3.Connection, number: int) -> None:
     """The next version, drawn for a wanted key before anybody looks for its row."""
     c.execute(

@@ -21,6 +21,7 @@ from deptbus.department.capture_sqlite import SqliteCapture
 from deptbus.department.connect import SqliteDatabase, target_of
 from deptbus.department.layout import layout_of
 from deptbus.department.publisher import Publisher
+from deptbus.department.resync import resync
 from deptbus.errors import DeptbusError, Fenced, SourceRefused
 from deptbus.names import control_topic, out_topic
 from deptbus.stream.log import Sender, read_to_end
@@ -449,3 +450,61 @@ def _checkpoint(path: Path) -> None:
 def test_the_error_tree_holds() -> None:
     assert issubclass(Fenced, DeptbusError)
     assert issubclass(SourceRefused, DeptbusError)
+
+
+async def test_resync_after_a_restored_backup(source: Source) -> None:
+    async with source.running():
+        source.do(source.person(1, "old"), source.person(2, "old"), source.person(3, "old"))
+        await source.drained()
+    _checkpoint(source.path)
+    backup = source.path.with_suffix(".backup")
+    shutil.copy(source.path, backup)
+    async with source.running():
+        source.do(source.person(1, "lost", PLACES[1]), source.person(4, "lost"))
+        source.do("DELETE FROM people WHERE 身份证 = '3'")
+        await source.drained()
+    _restore(backup, source.path)
+    source.do(source.person(2, "typed since"), source.person(5, "typed since"))
+    before = await source.state()
+    async with source.publisher() as publisher:
+        done = await resync(source.connection, source.department, "main", publisher, source.codecs)
+    assert (done.is_complete, done.gone) == (True, 1)
+    names = {"1": "old", "2": "typed since", "3": "old", "5": "typed since"}
+    assert await source.names() == names
+    after = await source.state()
+    assert all(after[key].version > before[key].version for key in before)
+    # Whoever got it at the place that the backup does not know is told that it is gone from there.
+    moved = next(c for c in after.values() if c.division == PLACES[0] and c.former_divisions)
+    assert moved.former_divisions == (PLACES[1],)
+    async with source.running():
+        source.do(source.person(6))
+        await source.drained()
+        assert set(await source.names()) == {*names, "6"}
+
+
+async def test_resync_after_capture_gave_way(source: Source) -> None:
+    capture = await source.capture()
+    try:
+        await capture.install([layout_of("person", PUBLISH, source.contract)], 5)
+        async with source.running():
+            source.do(source.person(1), source.person(2))
+            await source.drained()
+        source.do(*[source.person(n) for n in range(10, 20)])
+        source.do("DELETE FROM people WHERE 身份证 = '1'")
+        assert (await capture.state()).gave_way > 0
+        await capture.install([layout_of("person", PUBLISH, source.contract)], CAP)
+        async with source.publisher() as publisher:
+            await resync(source.connection, source.department, "main", publisher, source.codecs)
+        assert set(await source.names()) == {"2", *map(str, range(10, 20))}
+        assert (await capture.state()).gave_way == 0
+    finally:
+        await capture.close()
+
+
+async def test_resync_on_a_rebuilt_bus(source: Source) -> None:
+    source.do(source.person(1), "UPDATE deptbus_published SET publication = 7")
+    async with source.publisher() as publisher:
+        await resync(source.connection, source.department, "main", publisher, source.codecs)
+    assert set(await source.names()) == {"1"}
+    async with source.publisher() as publisher:
+        await publisher.start()

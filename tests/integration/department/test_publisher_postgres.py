@@ -17,6 +17,7 @@ from deptbus.connection import Connection
 from deptbus.department.layout import layout_of
 from deptbus.department.opening import open_capture
 from deptbus.department.publisher import Publisher
+from deptbus.department.resync import resync
 from deptbus.errors import DatabaseUnavailable, Fenced
 from deptbus.names import control_topic, out_topic
 from deptbus.stream.log import Sender, read_to_end
@@ -181,6 +182,37 @@ async def test_a_younger_adapter_takes_over_from_one_that_holds_the_row(source: 
                 await old.run()
             await source.drained()
         stuck.terminate()
+
+
+async def test_resync_renumbers_what_commits_late(source: Source) -> None:
+    """A transaction that drew its version before the lift, and commits after it, is not left below
+    what the bus knows."""
+    async with source.running():
+        await source.desk.execute(many(3))
+        await source.drained()
+    # As after a backup: the database's numbers are behind.
+    await source.desk.execute(
+        "SELECT setval('deptbus.position', 1); UPDATE deptbus.published SET publication = 0"
+    )
+    late = await asyncpg.connect(source.url)
+    transaction = late.transaction()
+    await transaction.start()
+    await late.execute("UPDATE people SET 姓名 = 'late' WHERE 身份证 = '1'")
+    async with source.publisher() as publisher:
+        task = asyncio.create_task(
+            resync(source.connection, source.department, "main", publisher, source.codecs)
+        )
+
+        async def is_lifted() -> bool:
+            return bool(await source.desk.fetchval("SELECT last_value >= 6 FROM deptbus.position"))
+
+        await until(is_lifted)
+        await source.desk.execute("UPDATE people SET 姓名 = 'meanwhile' WHERE 身份证 = '2'")
+        assert not task.done()
+        await transaction.commit()
+        await asyncio.wait_for(task, 60)
+    await late.close()
+    assert await source.names() == {"0": "n0", "1": "late", "2": "meanwhile"}
 
 
 async def test_a_server_that_goes_away_is_said(source: Source) -> None:

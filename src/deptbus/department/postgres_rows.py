@@ -1,0 +1,127 @@
+"""The statements of PostgreSQL capture: what is read, counted, remembered and forgotten."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import asyncpg
+
+from deptbus.department.capture import Prepared, Snapshot, Wanted
+
+# The plan that is made while the outbox is empty is the wrong one for ever: only by index.
+SESSION = (
+    "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off"
+)
+READ = (
+    "SELECT position, layout, op, cause, job, source_time_us, was, bus_key, raw, vals "
+    "FROM deptbus.outbox WHERE NOT position = ANY($2::bigint[]) AND NOT layout = ANY($3::int[]) "
+    "ORDER BY position LIMIT $1"
+)
+KNOWN = (
+    "WITH asked AS MATERIALIZED ("
+    "  SELECT * FROM unnest($1::text[], $2::bytea[]) AS a(dataset, bus_key)) "
+    "SELECT dataset, bus_key, places, NULL, NULL FROM deptbus.places JOIN asked "
+    "USING (dataset, bus_key) UNION ALL "
+    "SELECT dataset, bus_key, NULL, raw, state FROM deptbus.variants JOIN asked "
+    "USING (dataset, bus_key)"
+)
+COUNT = (
+    "UPDATE deptbus.published SET publication = publication + 1, version = greatest(version, $2) "
+    "FROM (SELECT true FROM deptbus.adapter WHERE token = $1 FOR SHARE) AS mine "
+    "RETURNING publication"
+)
+FORGET = (
+    "WITH mine AS MATERIALIZED (SELECT true FROM deptbus.adapter WHERE token = $1 FOR SHARE), "
+    "gone AS (DELETE FROM deptbus.outbox WHERE position = ANY($2::bigint[]) "
+    "  AND EXISTS (SELECT 1 FROM mine)), "
+    "room AS (UPDATE deptbus.published SET limit_position = $3 + cap_rows "
+    "  WHERE limit_position < $3 + cap_rows - cap_rows / 10 AND EXISTS (SELECT 1 FROM mine)) "
+    "SELECT count(*) FROM mine"
+)
+# Positions are also used up by transactions that roll back.
+LIFT = (
+    "UPDATE deptbus.published SET limit_position = cap_rows + waiting.least FROM ("
+    "SELECT coalesce((SELECT min(position) FROM deptbus.outbox), "
+    "(SELECT last_value FROM deptbus.position)) AS least) AS waiting "
+    "WHERE limit_position < cap_rows + waiting.least - cap_rows / 10"
+)
+LATER = (
+    "UPDATE deptbus.wanted SET "
+    "number = nextval(pg_get_serial_sequence('deptbus.wanted', 'number')) WHERE number = $1"
+)
+GAVE_WAY = (
+    "(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM deptbus.gave_way) - gave_way_seen"
+)
+
+
+async def write_prepared(c: asyncpg.Connection, prepared: Prepared) -> None:
+    if prepared.drop:
+        await c.execute(
+            "DELETE FROM deptbus.outbox WHERE position = ANY($1::bigint[])", prepared.drop
+        )
+    if prepared.places:
+        await c.executemany(
+            "INSERT INTO deptbus.places VALUES ($1, $2, $3) "
+            "ON CONFLICT (dataset, bus_key) DO UPDATE SET places = excluded.places",
+            [(*pair, ",".join(places)) for pair, places in prepared.places.items()],
+        )
+    if prepared.variants:
+        await c.executemany(
+            "INSERT INTO deptbus.variants VALUES ($1, $2, $3, $4) "
+            "ON CONFLICT (dataset, bus_key, raw) DO UPDATE SET state = excluded.state",
+            [(*pair, *v) for pair, variants in prepared.variants.items() for v in variants],
+        )
+    if prepared.unpark:
+        await c.executemany(
+            "DELETE FROM deptbus.parked WHERE dataset = $1 AND raw = $2", prepared.unpark
+        )
+    if prepared.park:
+        await c.executemany(
+            "INSERT INTO deptbus.parked VALUES ($1, $2, $3, $4, $5, $6) "
+            "ON CONFLICT (dataset, raw) DO UPDATE SET reason = excluded.reason, "
+            "own_column = excluded.own_column, position = excluded.position",
+            [(*p, time.time_ns() // 1000) for p in prepared.park],
+        )
+    await want(c, prepared.wanted)
+
+
+async def want(c: asyncpg.Connection, wanted: Iterable[Wanted]) -> None:
+    for w in wanted:
+        await c.execute(
+            "INSERT INTO deptbus.wanted (dataset, raw, bus_key, cause, job) "
+            "SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT 1 FROM deptbus.wanted "
+            "WHERE dataset = $1 AND raw IS NOT DISTINCT FROM $2 "
+            "AND bus_key IS NOT DISTINCT FROM $3 AND cause = $4 AND job IS NOT DISTINCT FROM $5)",
+            *w,
+        )
+
+
+async def advance_absent(c: asyncpg.Connection, absent: Sequence[asyncpg.Record]) -> int:
+    """The next step towards being sure; returns how many took one."""
+    unnumbered = [r["number"] for r in absent if r["position"] is None]
+    unmarked = [r["number"] for r in absent if r["position"] is not None and not r["is_waiting"]]
+    if unnumbered:
+        await c.execute(
+            "UPDATE deptbus.wanted SET position = nextval('deptbus.position') "
+            "WHERE number = ANY($1::bigint[])",
+            unnumbered,
+        )
+    if unmarked:
+        # This transaction began after the version was drawn, so its id is above that of each that
+        # drew a lesser one.
+        await c.execute(
+            "UPDATE deptbus.wanted SET after_xid = pg_current_xact_id() "
+            "WHERE number = ANY($1::bigint[])",
+            unmarked,
+        )
+    return len(unnumbered) + len(unmarked)
+
+
+async def snapshots(c: asyncpg.Connection, where: str, *values: Any) -> tuple[Snapshot, ...]:
+    rows = await c.fetch(
+        f"SELECT dataset, enqueued, skipped, done FROM deptbus.snapshot {where} ORDER BY dataset",
+        *values,
+    )
+    return tuple(Snapshot(*row) for row in rows)
