@@ -220,6 +220,11 @@ def postgres_translated(place: str) -> Iterator[None]:
         ) from None
     except asyncpg.PostgresError as error:
         raise DatabaseUnavailable(f"{place}: {_named(error)}") from None
+    except asyncpg.InternalClientError:
+        # What the driver says when the server ended the connection between two messages.
+        raise DatabaseUnavailable(
+            f"{place}: the connection was lost", mend="Check that the server runs"
+        ) from None
     except asyncpg.InterfaceError as error:
         if "another operation" in str(error):
             raise  # our own bug: two tasks on one connection
