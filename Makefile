@@ -24,7 +24,7 @@ test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
 
 quick: $(READY)
-	$(BIN)/python -m pytest -m "not service" $(ARGS)
+	$(BIN)/python -m pytest -n auto -m "not service" $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -10,11 +10,12 @@ import os
 from collections import Counter
 
 import pytest
+from effort import examples
 
 from .bugs import PLANTED, first_counterexample
 from .world import MIXTURES, Bugs, World, explore
 
-SEEDS = int(os.environ.get("DEPTBUS_MODEL_SEEDS", "100"))
+SEEDS = int(os.environ.get("DEPTBUS_MODEL_SEEDS", examples(200)))
 # The rarest of the planted bugs shows in one schedule of forty or so.
 SEEDS_FOR_A_BUG = 800
 

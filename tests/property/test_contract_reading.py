@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,7 +72,7 @@ def contracts(draw: st.DrawFn) -> Contract:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(contract=contracts())
 def test_a_contract_survives_the_bus(contract: Contract) -> None:
     text = contract.to_json()
@@ -88,7 +89,7 @@ def _shuffled(value: Any) -> Any:
     return [_shuffled(item) for item in value] if isinstance(value, list) else value
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(one=contracts(), two=contracts())
 def test_digests_are_equal_exactly_when_contracts_are(one: Contract, two: Contract) -> None:
     assert (one.digest == two.digest) == (one == two)
@@ -126,7 +127,7 @@ JUNK = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data())
 def test_no_broken_file_breaks_the_reader(data: st.DataObject) -> None:
     files = dict(FILES)
@@ -191,7 +192,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(schema=JSON)
 def test_any_json_is_linted_without_breaking(schema: Any) -> None:
     before = copy.deepcopy(schema)

@@ -6,6 +6,7 @@ import random
 from itertools import groupby
 
 import pytest
+from effort import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipient_world import CLEARED, POISON, PlainTarget, Recipient, received, row
@@ -74,7 +75,7 @@ def _arrival(deliveries: list[Received], seed: int) -> list[list[Received]]:
 
 
 @given(deliveries=_deliveries(), seed=st.integers(0, 10**6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_any_order_ends_in_the_one_table(deliveries: list[Received], seed: int) -> None:
     recipient = Recipient()
     for batch in _arrival(deliveries, seed):
@@ -84,7 +85,7 @@ def test_any_order_ends_in_the_one_table(deliveries: list[Received], seed: int) 
 
 
 @given(deliveries=_deliveries(), seed=st.integers(0, 10**6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_replaying_all_of_it_changes_nothing(deliveries: list[Received], seed: int) -> None:
     recipient = Recipient()
     for batch in _arrival(deliveries, seed):
@@ -96,7 +97,7 @@ def test_replaying_all_of_it_changes_nothing(deliveries: list[Received], seed: i
 
 
 @given(deliveries=_deliveries(), seed=st.integers(0, 10**6), edited=_NUMBERS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_repair_restores_what_was_edited(
     deliveries: list[Received], seed: int, edited: str
 ) -> None:
@@ -120,7 +121,7 @@ def test_repair_restores_what_was_edited(
 
 
 @given(deliveries=_deliveries(poison=True), seed=st.integers(0, 10**6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_parked_records_disturb_nobody_and_keep_nothing_closed(
     deliveries: list[Received], seed: int
 ) -> None:
@@ -144,7 +145,7 @@ def test_parked_records_disturb_nobody_and_keep_nothing_closed(
     seed=st.integers(0, 10**6),
     hated=st.sets(_NUMBERS, max_size=2),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_what_the_database_refuses_is_parked_and_comes_with_the_retry(
     deliveries: list[Received], seed: int, hated: set[str]
 ) -> None:

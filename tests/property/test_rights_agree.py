@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from routing_contracts import INSTANTS, PLACES, policies
@@ -20,7 +21,9 @@ from deptbus.operations.rights import (
 )
 from deptbus.routing import Router
 
-_SLOW = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_SLOW = settings(
+    max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 Entitled = dict[tuple[str, str, str, str], object]
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import naive_routing
 import pytest
+from effort import examples
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
@@ -16,7 +17,9 @@ from deptbus.contract.model import Grant, Policy, Sharing, Unit
 from deptbus.routing import Router
 from deptbus.routing.book import Book, Right
 
-_SLOW = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_SLOW = settings(
+    max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 @st.composite
@@ -74,7 +77,7 @@ def test_recipients_are_those_whom_some_change_reaches(situation: tuple[Policy, 
         assert {d.unit for d in router.route(change, now)} <= router.recipients()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(policies())
 def test_recipients_are_all_who_are_entitled_somewhere(policy: Policy) -> None:
     router = Router(policy)

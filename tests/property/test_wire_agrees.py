@@ -14,6 +14,7 @@ from typing import Any
 
 import fastavro
 import pytest
+from effort import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from wire_oracle import Oracle, without_logical_types
@@ -26,7 +27,9 @@ from deptbus.wire.codecs import Codecs
 from deptbus.wire.framing import canonical_json
 from deptbus.wire.schemas import change_schema, delivery_schema, project
 
-slow = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+slow = settings(
+    max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 
 
 def accepted(codec: RecordCodec, data: bytes) -> bool:
@@ -124,7 +127,7 @@ def mutations(data: bytes, seed: int) -> list[bytes]:
     return made
 
 
-@settings(slow, max_examples=60)
+@settings(slow, max_examples=examples(60))
 @given(record_and_value(), st.integers(0, 2**32))
 def test_what_avro_refuses_is_refused_and_so_is_a_second_encoding(
     sample: tuple[dict[str, Any], dict[str, Any]], seed: int
