@@ -5,7 +5,10 @@
    `start` raises with the last line that it wrote.
 3. Any other end is answered by a new start, after a pause that doubles up to PAUSE_MAX_SECONDS and
    falls back once the part has run for SETTLED_SECONDS. Exit code 3 asks for a new start at once.
-4. Children die with us, also when we are killed (lifeline.py), and take their own children along
+4. A part that rests on refusal and ends with exit code 2 is not started again: starting it anew
+   would not mend what it said, and an adapter that was fenced would only fence its successor. The
+   others go on.
+5. Children die with us, also when we are killed (lifeline.py), and take their own children along
    (each has a process group of its own, which is killed whenever it ends).
 """
 
@@ -53,6 +56,7 @@ class Part:
     is_ready: Callable[[], Awaitable[bool]] | None = None
     bind: Callable[[Sequence[str]], list[str]] = bound
     trouble: Callable[[], DeptbusError] | None = None
+    rests_on_refusal: bool = False
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 20.0
     start_seconds: float = 120.0
@@ -165,6 +169,13 @@ class _Child:
             started = time.monotonic()
             code = await self._run_once()
             if self._stopping:
+                return
+            if code == Exit.COULD_NOT and self.part.rests_on_refusal:
+                said = _last_line(self.part.log_file)
+                self._tell(self.part.name, f"stopped until a person acts; it said: {said}")
+                self._changed()
+                if not self._ready.done():
+                    self._ready.set_result(None)
                 return
             if code in (Exit.ANSWER_IS_NO, Exit.COULD_NOT) and not self._ready.done():
                 self._ready.set_exception(self._trouble(f"ended with exit code {code}"))

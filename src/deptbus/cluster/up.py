@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deptbus.cluster.blocking import in_thread
@@ -163,7 +163,8 @@ class Bus:
             argv = [*self._commands.adapter]
             for department in self._departments[number::count]:
                 argv += ["--config", department.file]
-            parts.append(self._part(f"adapter-{number}", argv, ADAPTERS, connection))
+            part = self._part(f"adapter-{number}", argv, ADAPTERS, connection)
+            parts.append(replace(part, rests_on_refusal=True))
         return parts
 
     def _part(self, name: str, argv: Iterable[str], stage: int, connection: Connection) -> Part:

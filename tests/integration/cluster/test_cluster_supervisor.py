@@ -145,6 +145,20 @@ async def test_a_part_that_needs_a_person_ends_the_start_with_its_own_words(benc
     assert bench.supervisor.processes == []
 
 
+async def test_a_part_that_rests_on_refusal_stays_stopped_and_the_others_go_on(
+    bench: Bench,
+) -> None:
+    """A fenced adapter that were started anew would only fence its successor."""
+    fenced = bench.part("fenced", SAYS_WHY, rests_on_refusal=True)
+    await bench.supervisor.start([bench.part("good", READY), fenced])
+    assert [name for name, _ in bench.supervisor.processes] == ["good"]
+    assert (
+        "fenced",
+        "stopped until a person acts; it said: the secret is wrong. Ask the county",
+    ) in (bench.told)
+    await bench.supervisor.stop()
+
+
 async def test_a_part_that_is_never_ready_is_not_waited_for_without_end(bench: Bench) -> None:
     with pytest.raises(DeptbusError, match="not ready after 1 s"):
         await bench.supervisor.start([bench.part("a", NEVER_READY, start_seconds=1.0)])
