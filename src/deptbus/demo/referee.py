@@ -79,6 +79,10 @@ class Referee:
                     _compare(f"{name} at {unit}", should, has, verdict)
         return verdict
 
+    def may_have(self, unit: str, dataset: str, source: str, place: str) -> bool:
+        """Whether this unit should have a record of `source` about `place`, as files say today."""
+        return bool(self._fields(unit, dataset, _Record(source, place, (), {})))
+
     def _records(self, dataset: str, ignore: set[tuple[str, str]]) -> list[_Record]:
         terms = self._topics[dataset]
         found = []

@@ -13,6 +13,8 @@ from datetime import date
 from deptbus.demo.county import County, Department, insert
 from deptbus.demo.desk import Desk
 from deptbus.demo.people import resident_id
+from deptbus.demo.referee import Referee
+from deptbus.errors import DeptbusError
 
 POLICE = "public_security@330106"
 DEADLINE_SECONDS = 60.0
@@ -38,7 +40,7 @@ class Story:
 
 def tell(county: County, sleep: Callable[[float], None] = time.sleep) -> Story:
     """Registers a new resident, waits until all know, then moves the resident to another
-    sub-district by one UPDATE and watches every table. Raises TimeoutError."""
+    sub-district by one UPDATE and watches every table. Raises DeptbusError."""
     police = county.departments[POLICE]
     key = resident_id(date(1960, 2, 3), 985)
     readers = {d.unit.unit: d for d in county.departments.values() if "resident" in d.receives}
@@ -69,19 +71,15 @@ def tell(county: County, sleep: Callable[[float], None] = time.sleep) -> Story:
 
 
 def _expected(county: County, place: str) -> set[str]:
-    """Units that keep residents of this place. Read from the tables: whoever has an address of
-    another resident of the same place (the story does not ask routing)."""
-    found = set()
-    for department in county.departments.values():
-        if "address" not in department.receives.get("resident", ()):
-            continue
-        desk = department.desk()
-        column = department.column("division")
-        table = department.table("resident")
-        if desk.rows(f"SELECT 1 FROM {table} WHERE {column} = ? LIMIT 1", [place]):
-            found.add(department.unit.unit)
-        desk.close()
-    return found
+    """Units that should have a resident of this place in a table with addresses, as the referee
+    reads the contract (the story does not ask routing)."""
+    referee = Referee(county.contract_folder, county.configs)
+    return {
+        unit
+        for unit, department in county.departments.items()
+        if "address" in department.receives.get("resident", ())
+        and referee.may_have(unit, "resident", POLICE, place)
+    }
 
 
 def _watch(
@@ -100,7 +98,10 @@ def _watch(
                 seen[unit] = (time.monotonic() - began) * 1000
         if time.monotonic() - began > DEADLINE_SECONDS:
             missing = ", ".join(sorted(set(wanted) - set(seen)))
-            raise TimeoutError(f"one resident's change did not reach {missing}")
+            raise DeptbusError(
+                f"one resident's change did not reach {missing} in {DEADLINE_SECONDS:.0f} s",
+                mend="Run it again with --keep DIR and see DIR/logs",
+            )
         sleep(LOOK_SECONDS)
     return seen
 
