@@ -238,6 +238,47 @@ def test_recipients_of_one_rule_share_one_value(codecs: Codecs, record: RecordFi
     assert len({id(v) for v in values}) == 1
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"op": DeliveryOp.DELETE},
+        {"direction": Direction.RETURN},
+        {"rule": "another"},
+        {"grants": ("g-1",)},
+        {"fields": ("phone",), "op": DeliveryOp.UPSERT},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_rules_that_differ_in_one_thing_are_told_apart(
+    record: RecordFields, other: dict[str, Any]
+) -> None:
+    fresh = Codecs(contract())
+    one = delivery()
+    both = [one, replace(one, **other)]
+    for _ in range(2):
+        read = [
+            fresh.decode_inbox(KEY, value)
+            for value in fresh.encode_deliveries(change(record), both, 3)
+        ]
+        for received, wanted in zip(read, both, strict=True):
+            assert isinstance(received, Received)
+            assert received.op is wanted.op
+            assert received.direction is wanted.direction
+            assert (received.rule, received.grants) == (wanted.rule, wanted.grants)
+            assert received.fields == wanted.fields
+
+
+def test_rules_made_anew_for_every_change(record: RecordFields) -> None:
+    """A router that keeps nothing: identities come and go, and none is taken for an earlier one."""
+    fresh = Codecs(contract())
+    for n in range(3000):
+        rule = delivery(FIELDS[n % 15], rule=f"rule-{n % 7}", grants=(f"g-{n % 11}",))
+        (value,) = fresh.encode_deliveries(change(record), [rule], 3)
+        read = fresh.decode_inbox(KEY, value)
+        assert isinstance(read, Received)
+        assert (read.fields, read.rule, read.grants) == (rule.fields, rule.rule, rule.grants)
+
+
 def test_nothing_of_a_change_leaks_into_another(codecs: Codecs, record: RecordFields) -> None:
     """Plans are kept from change to change; what belongs to the change is not."""
     person = codecs.record_codec("person", 1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from wire_samples import FIELDS, PERSON, VALUES
+from wire_work import lines_run
 
 from deptbus.errors import WireRefused
 from deptbus.wire.codec import RecordCodec
@@ -309,6 +310,23 @@ def test_a_text_alone_is_guarded_to_its_end(body: bytes) -> None:
     with pytest.raises(WireRefused) as refused:
         codec_of("string").split(body)
     assert refused.value.reason == "malformed"
+
+
+@pytest.mark.parametrize(
+    "items",
+    [FIXED, "double", "string", ["null", FIXED], {"type": "array", "items": FIXED}],
+    ids=["fixed", "double", "string", "optional", "nested"],
+)
+@pytest.mark.parametrize("count", ["808080808020", "feffffffffffffffff01", "fe01", "04"])
+def test_a_count_is_bounded_by_the_bytes_that_are_there(items: Any, count: str) -> None:
+    """Items of a fixed size are stepped over without a look: their count is all that ends it."""
+    body = bytes.fromhex(count) + b"\x02" * 7
+    for shape in ({"type": "array", "items": items}, {"type": "map", "values": items}):
+        codec = codec_of(shape)
+        assert lines_run(lambda codec=codec: codec.split(body), 200) > 0
+        with pytest.raises(WireRefused) as refused:
+            codec.split(body)
+        assert refused.value.reason == "malformed"
 
 
 def test_slices_of_another_shape_are_refused() -> None:

@@ -109,6 +109,23 @@ def test_unsafe_record_is_refused(record: dict[str, Any]) -> None:
         resolve(schema)
 
 
+@pytest.mark.parametrize(
+    "avro_type",
+    [
+        {"type": "string", "logicalType": "date"},
+        {"type": "bytes", "logicalType": "decimal", "precision": 39},
+        {"type": "int", "logicalType": "no-such"},
+    ],
+)
+def test_record_that_no_contract_may_have_is_refused(avro_type: Any) -> None:
+    """Harmless to the walk, and yet read unalike by different readers: the contract's own lint."""
+    schema = delivery_of(record_of(avro_type))
+    resolve(schema)
+    with pytest.raises(WireRefused) as refused:
+        Codecs(contract()).add_schema(schema_id(schema), text_of(schema))
+    assert refused.value.reason == "bad_schema"
+
+
 def test_safe_unknown_record_is_taken() -> None:
     """The counter-check of the cases above: only what is wrong with them is refused."""
     codecs = Codecs(contract())
@@ -142,6 +159,10 @@ BAD_TEXT: dict[str, bytes] = {
     "number_endless": GOOD.replace(b'"schema_version":1', b'"schema_version":1' + b"0" * 9000),
     "deep": b"[" * 100_000 + b"]" * 100_000,
     "deep_objects": b'{"a":' * 20_000 + b"1" + b"}" * 20_000,
+    "deep_attribute": GOOD.replace(
+        b'"name":"Visitor",',
+        b'"name":"Visitor","note":' + b'{"a":' * 320 + b"1" + b"}" * 320 + b",",
+    ),
     "surrogate": GOOD.replace(b"Visitor", b"\\ud800"),
 }
 
