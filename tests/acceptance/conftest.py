@@ -1,4 +1,4 @@
-"""What all acceptance tests share: the wheel in an environment of its own, and rooms to use it in."""
+"""What all acceptance tests share: the wheel in its own environment, and rooms to use it in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drives the installed command as anybody would: from an empty folder, with an environment of its own.
+"""Drives the installed command as anybody would: from an empty folder, in a clean environment.
 
 A `Room` is such a folder. It knows every process that was started in it, however far removed, by a
 mark in the process's environment or by the folder that it works in; so a test can say that nothing
@@ -161,7 +161,7 @@ class Room:
         assert not reports, "\n".join(reports)
 
     def close(self) -> None:
-        """Ends what is left (a test that failed) and removes the folder, unless KEEP says not to."""
+        """Ends what is left (a test that failed); removes the folder unless KEEP says not to."""
         for process in self.processes():
             try:
                 process.kill()

@@ -1,8 +1,8 @@
-"""A fresh environment that holds the wheel and its runtime dependencies, and nothing of the checkout.
+"""A fresh environment with the wheel and its runtime dependencies, and nothing of the checkout.
 
 The third-party packages are those of the environment that the tests run in: the ones that the
-wheel's own metadata asks for, and what these ask for, linked file by file. So nothing is fetched, the
-versions are the locked ones, and a dependency that the wheel forgets to name is missing here.
+wheel's own metadata asks for, and what these ask for, linked file by file. So nothing is fetched,
+the versions are the locked ones, and a dependency that the wheel forgets to name is missing here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def build_wheel(project: Path, folder: Path) -> Path:
 
 
 def make_environment(wheel: Path, folder: Path) -> Path:
-    """Makes a virtual environment in `folder`, installs the wheel; returns the environment's bin."""
+    """Makes an environment in `folder` with the wheel installed; returns its bin folder."""
     _run([sys.executable, "-m", "venv", "--without-pip", str(folder)], folder.parent)
     python = folder / "bin" / "python"
     answer = _run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])
