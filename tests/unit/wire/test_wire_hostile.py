@@ -37,7 +37,11 @@ def heads(codecs: Codecs) -> dict[str, bytes]:
     record = codecs.record_codec("person", 1).encode(VALUES)
     sent = change(record)
     to_inbox = codecs.encode_deliveries(sent, [delivery("name", "address")], 3)
-    return {"change": codecs.encode_change(sent)[:5], "delivery": to_inbox[0][:5]}
+    value = codecs.encode_change(sent)
+    # The decoders are written at first use: that is no part of what a refusal costs.
+    assert codecs.decode_change(KEY, value) == sent
+    assert codecs.decode_inbox(KEY, to_inbox[0])
+    return {"change": value[:5], "delivery": to_inbox[0][:5]}
 
 
 def read(codecs: Codecs, heads: dict[str, bytes], case: dict[str, Any]) -> Callable[[], Any]:
