@@ -13,6 +13,7 @@ from installed import Room, Said
 from wheel_environment import build_wheel, make_environment
 
 from deptbus.cluster.jars import ensure_jars
+from deptbus.cluster.postgres import PostgresServer
 from deptbus.errors import NoNetwork
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -54,6 +55,17 @@ def new_room(wheel_bin: Path) -> Iterator[Callable[[], Room]]:
     yield make
     for room in rooms:
         room.close()
+
+
+@pytest.fixture(scope="session")
+def postgres(jars: None) -> Iterator[PostgresServer]:
+    """A department's own PostgreSQL, which is no part of any bus. A test may stop and start it."""
+    folder = Path(tempfile.mkdtemp(prefix="deptbus-postgres-"))
+    folder.chmod(0o755)
+    with PostgresServer(folder) as server:
+        yield server
+    server.destroy()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
