@@ -278,6 +278,49 @@ class CaptureSuite:
     ) -> None:
         raise NotImplementedError
 
+    # --- triggers of the department's own --------------------------------------------------
+
+    async def own_trigger(self, event: str, statement: str) -> None:
+        """The department's program makes a row trigger, after capture was installed: `event` is
+        what stands between AFTER and ON, `statement` what it does in its own table."""
+        raise NotImplementedError
+
+    async def test_what_a_trigger_of_the_department_changes_last_is_captured_last(
+        self, capture: Capture
+    ) -> None:
+        """Such a trigger runs between the statement and its capture: what it wrote must not be
+        followed by the row as the statement left it."""
+        for event in ("INSERT", 'UPDATE OF "Full Name"'):
+            await self.own_trigger(
+                event,
+                f'UPDATE "居民 Table" SET "Full Name" = \'Dr. \' || "Full Name", {PLACE} = \'p9\' '
+                'WHERE "证件号" = NEW."证件号" AND "Full Name" NOT LIKE \'Dr.%\'',
+            )
+        await self.desk.do(person(1), person(2))
+        await self.check_people(capture)
+        await self.desk.do('UPDATE "居民 Table" SET "Full Name" = \'王\'')
+        await self.check_people(capture)
+        await self.desk.do(*(person(n) for n in range(3, 30)))
+        await self.desk.do(f"UPDATE \"居民 Table\" SET \"Full Name\" = '张', {PLACE} = 'p3'")
+        await self.check_people(capture)
+        rows = await capture.read(CAP)
+        assert {"p1", "p3"} <= {r.was for r in rows if r.raw[0] in (1, "1")}
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            'DELETE FROM "居民 Table" WHERE "证件号" = NEW."证件号"',
+            'UPDATE "居民 Table" SET "证件号" = \'x\' || "证件号" WHERE "证件号" = NEW."证件号" '
+            "AND \"证件号\" NOT LIKE 'x%'",
+        ],
+    )
+    async def test_a_row_that_a_trigger_of_the_department_takes_away_does_not_come_back(
+        self, capture: Capture, statement: str
+    ) -> None:
+        await self.own_trigger("INSERT", statement)
+        await self.desk.do(person(1))
+        await self.check_people(capture)
+
     # --- never in the way -----------------------------------------------------------------
 
     async def test_beyond_the_cap_the_write_goes_through_and_it_is_said(

@@ -20,12 +20,14 @@ _EXACT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class TableFacts:
-    """A table as the catalogue has it. `order`: the key columns in the order of their index."""
+    """A table as the catalogue has it. `order`: the key columns in the order of their index.
+    `cascades`: a foreign key may change its rows when others of them change."""
 
     table: str  # quoted, with its schema
     types: dict[str, str]  # column -> type as SQL writes it
     exact: frozenset[str]  # columns whose equality is that of their text
     order: tuple[str, ...]
+    cascades: bool
 
 
 async def _find(c: asyncpg.Connection, layout: Layout) -> asyncpg.Record | None:
@@ -61,6 +63,11 @@ async def table_facts(c: asyncpg.Connection, layout: Layout) -> TableFacts:
             if r["plain"] and (r["typname"] in _EXACT or r["typtype"] == b"e")
         ),
         order=(*unique, *(k for k in layout.keys if k not in unique)),
+        cascades=await c.fetchval(
+            "SELECT EXISTS (SELECT 1 FROM pg_constraint WHERE contype = 'f' AND conrelid = $1 "
+            "AND (confupdtype IN ('c', 'n', 'd') OR confdeltype IN ('n', 'd')))",
+            found["oid"],
+        ),
     )
 
 

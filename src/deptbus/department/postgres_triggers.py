@@ -14,7 +14,12 @@ The functions run inside the department's own transactions, with definer's right
    anew each time.
 5. NOTIFY in every transaction serialises commits. So the doorbell rings only when nobody can share
    an advisory lock: the idle reader holds it exclusively.
-6. Equality of citext, numeric and the like is not that of the text that is published: such columns
+6. Triggers of the department's own run between its statement and ours and may write the table
+   again; what they did is captured by then. A capture within another trigger leaves a mark in its
+   transaction, and behind the mark the rows are written as the table has them, not as the
+   statement left them. Cascades of a table onto itself bring two versions of a row into one
+   transition table: the same remedy, known when the triggers are made.
+7. Equality of citext, numeric and the like is not that of the text that is published: such columns
    are compared as text.
 """
 
@@ -133,6 +138,7 @@ _RING = f"""IF NOT pg_try_advisory_xact_lock_shared({DOORBELL}) THEN
     END IF;"""
 
 _TAG = "$deptbus$"
+_UPSERT = "'u'"
 
 EVENTS = ("insert", "update", "delete", "truncate")
 
@@ -164,11 +170,16 @@ def _set(*settings: str) -> str:
     return "".join(f"\nSET {setting}" for setting in settings)
 
 
-def _few_or_many(few: Sequence[str], many: Sequence[str]) -> str:
-    """Rule 4: the plan that is kept is one for few rows; `many` has the time stamp as $1."""
+def _few_or_many(few: Sequence[str], many: Sequence[str], present: Sequence[str] = ()) -> str:
+    """Rule 4: the plan that is kept is one for few rows; `many` has the time stamp as $1.
+    `present`, with the stamp as $1 too, is done instead where rule 6 asks for it."""
+
+    def anew(statements: Sequence[str]) -> str:
+        return "".join(f"    EXECUTE $many${s}$many$ USING stamp;\n" for s in statements)
+
     planned = "".join(f"    {statement};\n" for statement in few)
-    anew = "".join(f"    EXECUTE $many${statement}$many$ USING stamp;\n" for statement in many)
-    return f"IF counted <= {_FEW} THEN\n{planned}    ELSE\n{anew}    END IF;"
+    first = f"IF written_again THEN\n{anew(present)}    ELS" if present else ""
+    return f"{first}IF counted <= {_FEW} THEN\n{planned}    ELSE\n{anew(many)}    END IF;"
 
 
 class Functions:
@@ -182,7 +193,7 @@ class Functions:
 
     def all(self) -> list[str]:
         return [
-            self._trigger("insert", "new_rows", f"{self._added()};"),
+            self._trigger("insert", "new_rows", self._inserted()),
             self._trigger("update", "new_rows", self._changed(), by_index=True),
             self._trigger("delete", "old_rows", self._removed(), by_index=True),
             self._truncate(),
@@ -221,10 +232,16 @@ class Functions:
             f"{stamp}, {was}, {raw}, {vals}"
         )
 
-    def _added(self) -> str:
-        n = self._text("n", self._layout.columns)
-        row = self._row("'u'", "stamp", "NULL", self._text("n", self._layout.keys), n)
-        return f"{row}\n    FROM new_rows n"
+    def _added(self, stamp: str, alias: str) -> str:
+        values, keys = (self._text(alias, c) for c in (self._layout.columns, self._layout.keys))
+        return f"{self._row(_UPSERT, stamp, 'NULL', keys, values)}\n    FROM new_rows n"
+
+    def _inserted(self) -> str:
+        present = f"{self._added('$1', 't')} JOIN {self._facts.table} t ON {self._same('t', 'n')}"
+        return (
+            f"IF written_again THEN\n    EXECUTE $many${present}$many$ USING stamp;\n    ELSE\n"
+            f"    {self._added('stamp', 'n')};\n    END IF;"
+        )
 
     def _left(self, stamp: str, where: str) -> str:
         """Keys of old rows: deletes, or the rows that bear them now (rule 2)."""
@@ -253,23 +270,21 @@ class Functions:
         place = self._place("o")
         was = f"CASE WHEN {place} IS DISTINCT FROM {self._place('n')} THEN {place} END"
 
-        def statements(stamp: str) -> tuple[str, str]:
+        def statements(stamp: str, alias: str, also: str = "") -> tuple[str, str]:
             left = self._left(
                 stamp, f"\n    WHERE NOT EXISTS (SELECT 1 FROM new_rows n WHERE {same})"
             )
-            row = self._row(
-                "'u'",
-                stamp,
-                was,
-                self._text("n", layout.keys),
-                self._text("n", layout.columns),
-            )
+            keys, values = (self._text(alias, c) for c in (layout.keys, layout.columns))
+            row = self._row(_UPSERT, stamp, was, keys, values)
             return left, (
-                f"{row}\n    FROM new_rows n LEFT JOIN old_rows o ON {same}\n"
+                f"{row}\n    FROM new_rows n {also}LEFT JOIN old_rows o ON {same}\n"
                 f"    WHERE o.{quoted(layout.keys[0])} IS NULL OR {differs}"
             )
 
-        return _few_or_many(statements("stamp"), statements("$1"))
+        present = f"JOIN {self._facts.table} t ON {self._same('t', 'n')} "
+        return _few_or_many(
+            statements("stamp", "n"), statements("$1", "n"), statements("$1", "t", present)
+        )
 
     def _removed(self) -> str:
         return _few_or_many((self._left("stamp", ""),), (self._left("$1", ""),))
@@ -306,11 +321,16 @@ DECLARE
   counted bigint;
   room bigint;
   stamp bigint := {_STAMP};
+  written_again boolean := {str(self._facts.cascades).lower()};
 BEGIN
   IF position({applying} IN coalesce(current_setting('deptbus.applying', true), '')) > 0 THEN
     RETURN NULL;
   END IF;
   BEGIN
+    IF pg_trigger_depth() > 1 THEN
+      PERFORM set_config('deptbus.nested', 'yes', true);
+    END IF;
+    written_again := written_again OR current_setting('deptbus.nested', true) = 'yes';
     {count}
     IF counted = 0 THEN
       RETURN NULL;

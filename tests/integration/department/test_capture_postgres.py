@@ -96,6 +96,15 @@ class TestPostgresCapture(CaptureSuite):
             ("resident", "2"),
         ]
 
+    async def own_trigger(self, event: str, statement: str) -> None:
+        self.own = getattr(self, "own", 0) + 1
+        await self.desk.do(
+            f"CREATE FUNCTION own_{self.own}() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$BEGIN {statement}; RETURN NULL; END$$",
+            f'CREATE TRIGGER own_{self.own} AFTER {event} ON "居民 Table" '
+            f"FOR EACH ROW EXECUTE FUNCTION own_{self.own}()",
+        )
+
     async def test_the_planted_bug_of_a_cursor_is_caught(
         self, capture: Capture, where: str
     ) -> None:

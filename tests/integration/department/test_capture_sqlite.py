@@ -59,6 +59,37 @@ class TestSqliteCapture(CaptureSuite):
     async def another_desk(self, where: Path) -> Desk:
         return SqliteDesk(where)
 
+    async def own_trigger(self, event: str, statement: str) -> None:
+        self.own = getattr(self, "own", 0) + 1
+        await self.desk.do(
+            f'CREATE TRIGGER own_{self.own} AFTER {event} ON "居民 Table" BEGIN {statement}; END'
+        )
+
+    async def test_a_trigger_of_the_department_does_not_hide_what_a_statement_replaced(
+        self, capture: Capture
+    ) -> None:
+        """Another row with the same serial is replaced; the department's trigger writes the same
+        table before capture looks what became of it."""
+        await self.own_trigger(
+            "INSERT",
+            'UPDATE "居民 Table" SET serial = serial + 100 '
+            'WHERE "证件号" = NEW."证件号" AND serial < 100',
+        )
+        await self.own_trigger(
+            "INSERT",
+            "INSERT INTO \"居民 Table\" SELECT 'log' || NEW.\"证件号\", NULL, 'p1', NULL, NULL "
+            'WHERE NEW."证件号" NOT LIKE \'log%\' AND NOT EXISTS (SELECT 1 FROM "居民 Table" '
+            'WHERE "证件号" = \'log\' || NEW."证件号")',
+        )
+        await self.desk.do(person(1, serial=107), person(2, "王", "p2", serial=8))
+        await self.desk.do(person(3, serial=108).replace("INSERT", "INSERT OR REPLACE"))
+        await self.check_people(capture)
+        again = person(3, "王", "p4", serial=9).replace("INSERT", "INSERT OR REPLACE")
+        await self.desk.do(again)
+        await self.check_people(capture)
+        rows = await capture.read(CAP)
+        assert "p1" in {r.was for r in rows if r.raw[0] in (3, "3")}
+
     async def test_rows_that_the_adapter_applies_are_not_captured_as_their_own_dataset(
         self, capture: Capture
     ) -> None:
