@@ -6,8 +6,9 @@ its name, which begins with the name of a mapping's table: `people.csv`, `people
 removals; `people.changes.csv` is a list of changes, with a column `op`.
 
 A taken file goes to `done/`. Rows that are refused come back in `bad/<name>` beside their reason,
-and the rest goes on; of a full list a refused row still counts as there, so it removes nothing. A
-file that cannot be taken goes to `bad/` with a `.reason` beside it.
+and the rest goes on; of a full list a refused row still counts as there, so it removes nothing, and
+while one has no key nothing is removed at all. A file that cannot be taken goes to `bad/` with a
+`.reason` beside it; so does a full list without rows.
 
 A file is written in several transactions, so that others do not wait. After a kill it still lies in
 `in/` and is taken again: a full list goes on with the differences that are left, and a list of
@@ -85,10 +86,12 @@ def plan_full(sheet: Sheet, layout: Layout, judge: Judge, existing: Mapping[Row,
             plan.refused.append((line, cells, why))
         elif existing.get(key) != row:
             plan.upserts.append(row)
-    plan.deletes = [key for key in existing if key not in seen]
-    if sheet.broken:
-        # A row that cannot be read may be any of those that seem to be missing.
-        plan.deletes = []
+    if existing and not seen and not sheet.broken:
+        # What an export that went wrong looks like; it must not empty everybody's tables.
+        raise FileRefused("the full list has no rows: remove the last ones by a list of changes")
+    # A row that cannot be read, or has no key, may be any of those that seem to be missing.
+    if not sheet.broken and not any(None in key for key in seen):
+        plan.deletes = [key for key in existing if key not in seen]
     return plan
 
 

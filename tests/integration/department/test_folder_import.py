@@ -117,6 +117,21 @@ async def test_a_list_with_an_unreadable_row_removes_nobody(drop: Drop) -> None:
     assert drop.refused("人员.csv")[1][0] == "has 3 cells, the header 4"
 
 
+async def test_a_list_with_a_row_that_has_no_key_removes_nobody(drop: Drop) -> None:
+    await drop.take("人员.csv", HEADER + "1,甲,p1,x\n2,乙,p1,x\n")
+    await drop.take("人员.csv", HEADER + "1,甲,p1,x\n,乙,p1,x\n")
+    assert [r[0] for r in drop.rows()] == ["1", "2"]
+
+
+async def test_a_full_list_without_rows_is_given_back_once_there_are_some(drop: Drop) -> None:
+    await drop.take("人员.csv", HEADER)
+    assert drop.names("done") == ["人员.csv"]
+    await drop.take("人员-1.csv", HEADER + "1,甲,p1,x\n")
+    await drop.take("人员-2.csv", HEADER)
+    assert [r[0] for r in drop.rows()] == ["1"]
+    assert "no rows" in (drop.folder / "bad" / "人员-2.csv.reason").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
