@@ -56,8 +56,9 @@ def print_summary(contract: Contract) -> None:
     out = console()
     out.print(table)
     out.print(
-        f"right: {len(contract.datasets)} datasets, {len(contract.lines)} lines, "
-        f"{len(contract.units)} units, {len(contract.grants)} grants; digest {contract.digest[:16]}"
+        f"right: datasets {len(contract.datasets)}, lines {len(contract.lines)}, "
+        f"units {len(contract.units)}, grants {len(contract.grants)}; "
+        f"digest {contract.digest[:16]}"
     )
 
 
@@ -164,7 +165,7 @@ def _fields(fields: tuple[str, ...], scopes: tuple[str, ...]) -> str:
 def _count(changes: tuple[RightsChange, ...]) -> str:
     gain = {c.unit for c in changes if c.gained or c.gained_scope}
     lose = {c.unit for c in changes if c.lost or c.lost_scope}
-    return f"{len(gain)} units receive more, {len(lose)} lose something"
+    return f"units that receive more: {len(gain)}; that lose something: {len(lose)}"
 
 
 class JobsView:

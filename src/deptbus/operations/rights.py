@@ -63,8 +63,8 @@ class Rights:
 class RightsChange:
     """How one unit's rights to one dataset in one direction differ between two policies.
 
-    `gained` and `lost` are fields. Scopes are said in words ("from housing@330106, within
-    330106005") and concern fields that the unit has under both policies.
+    `gained` and `lost` are fields. Scopes are said in words ("name, phone from housing@330106,
+    within 330106005") and concern fields that the unit has under both policies.
     """
 
     unit: str
@@ -298,11 +298,19 @@ def _compare(
         gained = tuple(f for f in new if f not in old)
         lost = tuple(f for f in old if f not in new)
         both = [f for f in new if f in old]
-        wider = sorted({s for f in both for s in new[f] - old[f]})
-        narrower = sorted({s for f in both for s in old[f] - new[f]})
+        wider = _worded({f: new[f] - old[f] for f in both})
+        narrower = _worded({f: old[f] - new[f] for f in both})
         if gained or lost or wider or narrower:
-            scopes = tuple(wider), tuple(narrower)
-            yield RightsChange(unit, dataset, direction, gained, lost, *scopes)
+            yield RightsChange(unit, dataset, direction, gained, lost, wider, narrower)
+
+
+def _worded(scopes: dict[str, set[str]]) -> tuple[str, ...]:
+    """Fields by scope, in words: in the order of scopes and, within one, of the fields."""
+    fields: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(scopes):
+        for scope in scopes[name]:
+            fields[scope].append(name)
+    return tuple(f"{', '.join(names)} {scope}" for scope, names in sorted(fields.items()))
 
 
 def _scopes(flows: tuple[Flow, ...], direction: Direction) -> dict[str, set[str]]:

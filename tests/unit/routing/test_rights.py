@@ -221,8 +221,9 @@ def test_a_grant_of_another_territory_is_a_change_of_scope() -> None:
     moved = _variant(grant("g", HOUSING, ("phone",), TOWN), number=2)
     (change,) = difference(BASE, moved)
     assert (change.gained, change.lost) == ((), ())
-    assert change.gained_scope == (f"from police@330106, within {TOWN}",)
-    assert change.lost_scope == ("from police@330106, everywhere that the source publishes about",)
+    assert change.gained_scope == (f"phone from police@330106, within {TOWN}",)
+    everywhere = "phone from police@330106, everywhere that the source publishes about"
+    assert change.lost_scope == (everywhere,)
 
 
 def test_the_first_policy_is_all_gain() -> None:
