@@ -107,12 +107,14 @@ async def join_departments(data: Path, contract: Contract) -> None:
     is published by its adapter as a snapshot. What cannot be joined is told, and the others go on:
     its adapter says the same again when it starts."""
     from deptbus.cluster.up import find_departments
-    from deptbus.department.install import join_system
+    from deptbus.department.install import join_system, make_database
 
     for department in find_departments(data):
         for system in department.systems:
             name = f"{department.unit}/{system}"
             try:
+                if await make_database(department, system):
+                    tell(name, f"made an empty database {department.systems[system].path}")
                 if await join_system(department, system, contract):
                     tell(name, "capture installed; what is there already is being published")
             except DeptbusError as refused:

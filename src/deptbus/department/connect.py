@@ -82,6 +82,9 @@ def sqlite_translated(place: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.IntegrityError as error:
+        if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_CONSTRAINT_TRIGGER:
+            # What RAISE says is its author's, and since SQLite 3.47 it may quote the row.
+            raise RowRefused(f"{place}: a trigger refuses it") from None
         # SQLite's message names the constraint or table.column and never a value.
         raise RowRefused(f"{place}: {error}") from None
     except (sqlite3.DataError, sqlite3.InterfaceError, OverflowError) as error:
@@ -129,7 +132,9 @@ class SqliteDatabase:
             path.parent.mkdir(parents=True, exist_ok=True)
         elif not path.is_file():
             raise DatabaseUnavailable(
-                f"{self.place}: there is no such file", mend="Check `database:` in department.yml"
+                f"{self.place}: there is no such file",
+                mend="Check `database:` in department.yml; for a system that only receives, "
+                "`deptbus department install` makes the file",
             )
         connection = sqlite3.connect(
             path.absolute().as_uri() + f"?mode={'rwc' if create else 'rw'}",
@@ -193,33 +198,8 @@ def postgres_translated(place: str) -> Iterator[None]:
     """Turns asyncpg's errors into ours; `place` names the database in what a person reads."""
     try:
         yield
-    except (
-        asyncpg.IntegrityConstraintViolationError,
-        asyncpg.PostgresSyntaxError,
-        asyncpg.DataError,
-        asyncpg.RaiseError,
-    ) as error:
-        if isinstance(error, asyncpg.PostgresSyntaxError):
-            raise DatabaseUnavailable(f"{place}: {_named(error)}") from None
-        raise RowRefused(f"{place}: {_named(error)}") from None
-    except (
-        asyncpg.LockNotAvailableError,
-        asyncpg.DeadlockDetectedError,
-        asyncpg.SerializationError,
-        asyncpg.QueryCanceledError,
-    ) as error:
-        raise DatabaseBusy(f"{place}: {_named(error)}") from None
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise DatabaseUnavailable(
-            f"{place}: no right to do this ({_named(error)})",
-            mend="Grant the rights that `deptbus department install --dry-run` lists",
-        ) from None
-    except asyncpg.InvalidAuthorizationSpecificationError:
-        raise DatabaseUnavailable(
-            f"{place}: the database refuses user or password", mend="Check `database:`"
-        ) from None
     except asyncpg.PostgresError as error:
-        raise DatabaseUnavailable(f"{place}: {_named(error)}") from None
+        raise _translated(place, error) from None
     except asyncpg.InternalClientError:
         # What the driver says when the server ended the connection between two messages.
         raise DatabaseUnavailable(
@@ -238,6 +218,36 @@ def postgres_translated(place: str) -> Iterator[None]:
         ) from None
 
 
+# Classes of SQLSTATE (its first two characters) that speak of one row: cardinality, data,
+# constraints, what a trigger or a function made of it, a value too large for an index, RAISE.
+_OF_A_ROW = frozenset(("09", "20", "21", "22", "23", "27", "2F", "38", "39", "44", "54", "P0"))
+# Those of the server, which nobody raises for a row: connection, resources, operator, system.
+_OF_THE_SERVER = frozenset(("08", "53", "57", "58", "F0", "XX"))
+
+
+def _translated(place: str, error: asyncpg.PostgresError) -> DeptbusError:
+    """By the class of its SQLSTATE. One that PostgreSQL does not know was chosen by a trigger of
+    the department: that refuses a row (if none is found to blame, applying stops all the same)."""
+    kind = (error.sqlstate or "")[:2]
+    own = isinstance(error, asyncpg.UnknownPostgresError) and kind not in _OF_THE_SERVER
+    if kind in _OF_A_ROW or own:
+        return RowRefused(f"{place}: {_named(error)}")
+    if kind == "40" or isinstance(
+        error, asyncpg.LockNotAvailableError | asyncpg.QueryCanceledError
+    ):
+        return DatabaseBusy(f"{place}: {_named(error)}")
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return DatabaseUnavailable(
+            f"{place}: no right to do this ({_named(error)})",
+            mend="Grant the rights that `deptbus department install --dry-run` lists",
+        )
+    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
+        return DatabaseUnavailable(
+            f"{place}: the database refuses user or password", mend="Check `database:`"
+        )
+    return DatabaseUnavailable(f"{place}: {_named(error)}")
+
+
 def _named(error: asyncpg.PostgresError) -> str:
     """Kind of the error and the names in it; the server's message may quote values, so it stays."""
     names = [
@@ -251,10 +261,11 @@ def _named(error: asyncpg.PostgresError) -> str:
     ]
     kind = type(error).__name__.removesuffix("Error")
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind).lower()
-    # Errors about the catalogue name tables and columns and never quote a row.
-    about = isinstance(error, asyncpg.SyntaxOrAccessError) and not isinstance(
-        error, asyncpg.DataError
-    )
+    if isinstance(error, asyncpg.UnknownPostgresError):
+        words = f"SQLSTATE {error.sqlstate} of a trigger"
+    # Errors about the catalogue name tables and columns and never quote a row; those that a
+    # function raises (they have a context) say what its author liked.
+    about = isinstance(error, asyncpg.SyntaxOrAccessError) and not error.context
     if about and not names:
         names = [str(error).splitlines()[0]]
     return f"{words}: {', '.join(names)}" if names else words

@@ -114,9 +114,11 @@ async def install_system(department: Department, system: str, contract: Contract
     """
     settings = department.systems[system]
     layouts = layouts_for(department, system, contract)
-    if not layouts:
-        return []
     notes = []
+    if await make_database(department, system):
+        notes.append(f"made the empty database {settings.path}")
+    if not layouts:
+        return notes
     async with capture_of(department, system) as capture:
         if settings.kind == "folder":
             assert isinstance(capture.database, SqliteDatabase)
@@ -128,6 +130,22 @@ async def install_system(department: Department, system: str, contract: Contract
             )
         await capture.install(layouts, settings.outbox_cap_rows)
     return notes
+
+
+async def make_database(department: Department, system: str) -> bool:
+    """Makes the SQLite file of a system that only receives, where there is none; True if so.
+
+    On request only, never by a running adapter: to that one an absent file is a disk that is not
+    there. What publishes has its rows, so an absent file is always a mistake.
+    """
+    settings = department.systems[system]
+    if settings.kind != "sqlite" or settings.publishes or not settings.receives:
+        return False
+    if settings.path.exists() or not settings.path.parent.is_dir():
+        return False
+    database = await SqliteDatabase.open(target_of(settings.database), create=True)
+    await database.close()
+    return True
 
 
 async def join_system(department: Department, system: str, contract: Contract) -> bool:
