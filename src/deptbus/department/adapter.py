@@ -28,7 +28,14 @@ from deptbus.department.applier import TRANSIENT, Applier
 from deptbus.department.folder_import import folder_import_of
 from deptbus.department.opening import open_capture, open_system, read_secret
 from deptbus.department.publisher import Publisher
-from deptbus.errors import BusUnreachable, DeptbusError, Fenced, FileProblems, SourceRefused
+from deptbus.errors import (
+    BusUnreachable,
+    DeptbusError,
+    Fenced,
+    FileProblems,
+    RowRefused,
+    SourceRefused,
+)
 from deptbus.readiness import tell_ready
 from deptbus.stream.log import Sender
 from deptbus.stream.policies import PolicyFollower
@@ -139,7 +146,8 @@ class SystemRun:
                 self._log.error("system_stopped", reason=str(error))
                 self.settled.set()
                 return
-            except TRANSIENT as error:
+            except (*TRANSIENT, RowRefused) as error:
+                # A row of our own bookkeeping refused: this system's matter, not its neighbours'.
                 if error.what != said:
                     self._log.warning("system_waits", error=str(error))
                     said = error.what

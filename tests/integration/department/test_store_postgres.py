@@ -88,6 +88,27 @@ class TestPostgresStore(StoreSuite):
         assert await self.people(database, "name") == [("younger",)]
         await younger.close()
 
+    @pytest.mark.parametrize("code", ["P0001", "45000", "DB123"])
+    async def test_a_trigger_with_a_code_of_its_own_parks_its_row_only(
+        self, database: str, code: str
+    ) -> None:
+        await self.sql(database, "CREATE TABLE people (id text PRIMARY KEY, name text)")
+        await self.sql(
+            database,
+            "CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
+            f"RAISE EXCEPTION 'no %', NEW.name USING ERRCODE = '{code}'; END$$",
+        )
+        await self.sql(
+            database,
+            "CREATE TRIGGER own AFTER INSERT ON people FOR EACH ROW "
+            "WHEN (NEW.name = 'canary') EXECUTE FUNCTION own()",
+        )
+        store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
+        applied = await self.feed(store, person(1), person(2, name="canary"), person(3))
+        assert [(e.key[-1], "canary" in (e.parked or "")) for e in applied.parked] == [(2, False)]
+        assert len(await self.people(database, "id")) == 2
+        await store.close()
+
     async def test_types_that_only_the_database_knows(self, database: str) -> None:
         await self.sql(database, "CREATE TYPE sort AS ENUM ('male', 'female')")
         await self.sql(database, "CREATE DOMAIN long_id AS varchar(20) CHECK (value <> 'id000003')")
