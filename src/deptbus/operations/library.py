@@ -10,9 +10,11 @@ from deptbus.errors import WireRefused
 from deptbus.operations.due import Digests
 from deptbus.operations.rights import rule_digests
 from deptbus.routing import Router
+from deptbus.stream.data import decode_data
 from deptbus.stream.log import LogRecord
 from deptbus.stream.policies import PolicyFollower
 from deptbus.wire.codecs import Codecs
+from deptbus.wire.control import Marker
 from deptbus.wire.guard import UNKNOWN_SCHEMA
 
 log = structlog.get_logger(__name__)
@@ -71,17 +73,18 @@ class Library:
         return taken
 
     async def decode(self, record: LogRecord) -> Change | None:
-        """A record of a canonical topic. None for bytes that are no change: intake lets none
-        through, so somebody else wrote them; they are told and left out. Raises BusUnreachable."""
+        """A record of a canonical topic. None for a marker, and for bytes that are no change:
+        intake lets none through, so somebody else wrote them; they are told and left out. Raises
+        BusUnreachable."""
         try:
-            return self.codecs.decode_change(record.key, record.value)
+            return self._change(record)
         except WireRefused as error:
             reason = error.reason
         if reason == UNKNOWN_SCHEMA:
             await self._policies.refresh()  # a contract may have come that we have not heard of
             self.learn()
             try:
-                return self.codecs.decode_change(record.key, record.value)
+                return self._change(record)
             except WireRefused as error:
                 reason = error.reason
         log.error(
@@ -92,3 +95,7 @@ class Library:
             reason=reason,
         )
         return None
+
+    def _change(self, record: LogRecord) -> Change | None:
+        found = decode_data(self.codecs, record.key, record.value)
+        return None if isinstance(found, Marker) else found
