@@ -115,6 +115,9 @@ class Publication:
         self._fields = [(f, c) for f, c in publish.columns.items() if f in types]
         self._constants = self._converted(publish.constants)
         self._division = known.division
+        constant = self._constants.get(known.division)
+        within = self._places.where(constant) is Where.WITHIN
+        self._constant_place: str | None = str(constant) if within else None
         self._checks = [
             (f, check) for f, check in known.checks.items() if f in types and f != known.division
         ]
@@ -158,9 +161,12 @@ class Publication:
         )
 
     def own_place(self, own: Any) -> str | None:
-        """The place that an own value of the division column names, if it may be named (rule 3)."""
+        """The place that an own value of the division column names, if it may be named (rule 3).
+        Without such a column every row was at the constant place."""
         column = self._publish.columns.get(self._division)
-        if column is None or own is None:
+        if column is None:
+            return self._constant_place
+        if own is None:
             return None
         try:
             place = self._value(self._division, column, own)

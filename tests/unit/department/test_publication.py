@@ -150,7 +150,11 @@ def test_a_constant_place() -> None:
     )
     desk = Desk(Publication(UNIT, "person", publish, AGREED, SECRET))
     assert only(desk.judge(desk.row("u", "1"))).division == A
-    assert only(desk.judge(desk.row("d", "1"))).division == "330106"
+    # Where it lay: a delete said of the whole territory does not reach who has only that place.
+    assert only(desk.judge(desk.row("d", "1"))).division == A
+    # And it is remembered that the key was named, so a resend can say that it is gone.
+    assert [p for p in desk.batches[-1].prepared.places.values()] == [(A,)]
+    assert only(desk.judge(desk.row("u", "1"))).former_divisions == ()
 
 
 def test_a_file_row_is_judged_by_the_same_rules() -> None:
