@@ -3,7 +3,8 @@
 `in/` is watched. A file is taken when it has not changed between two looks. What it is, is told by
 its name, which begins with the name of a mapping's table: `people.csv`, `people-2026-11.xlsx` and
 `people.full.csv` are full lists, whose differences are the changes and whose missing rows are
-removals; `people.changes.csv` is a list of changes, with a column `op`.
+removals; `people.changes.csv` is a list of changes, with a column `op`. Refused rows, once they are
+mended, come again as changes; as a full list they are not taken.
 
 A taken file goes to `done/`. Rows that are refused come back in `bad/<name>` beside their reason,
 and the rest goes on; of a full list a refused row still counts as there, so it removes nothing, and
@@ -41,6 +42,8 @@ LOOK_SECONDS = 0.5
 _CHUNK_ROWS = 500
 _SEPARATORS = "._- "
 OP = "op"
+# How the header of a file of refused rows begins.
+GIVEN_BACK = ("reason", "line")
 _DELETES = frozenset({"d", "delete", "删除"})
 _UPSERTS = frozenset({"", "u", "upsert", "insert", "update", "新增", "修改"})
 
@@ -71,8 +74,11 @@ def named(stem: str, tables: Iterable[str]) -> tuple[str, bool] | None:
 
 def plan_full(sheet: Sheet, layout: Layout, judge: Judge, existing: Mapping[Row, Row]) -> Plan:
     """Pure: the differences between a full list and what is there. `existing`: key -> row."""
-    plan = Plan(refused=[(line, cells, why) for line, cells, why in sheet.broken])
     columns = columns_of(layout)
+    if _was_given_back(sheet, columns):
+        # As a full list it would remove every row that was not refused.
+        raise FileRefused("these rows were given back: name the file .changes before its ending")
+    plan = Plan(refused=[(line, cells, why) for line, cells, why in sheet.broken])
     place = _positions(sheet, columns)
     seen: set[Row] = set()
     for line, cells in sheet.rows:
@@ -97,16 +103,16 @@ def plan_full(sheet: Sheet, layout: Layout, judge: Judge, existing: Mapping[Row,
 
 def plan_changes(sheet: Sheet, layout: Layout, judge: Judge) -> Plan:
     """Pure: a list of changes in its order."""
-    if OP not in sheet.header:
+    columns = columns_of(layout)
+    op_place = sheet.header.index(OP) if OP in sheet.header else None
+    if op_place is None and not _was_given_back(sheet, columns):
         raise FileRefused(f"a list of changes needs a column {OP} (delete, or empty)")
     plan = Plan(refused=[(line, cells, why) for line, cells, why in sheet.broken])
-    columns = columns_of(layout)
     place = _positions(sheet, columns)
-    op_place = sheet.header.index(OP)
     for line, cells in sheet.rows:
         row = tuple(cells[i] for i in place)
         key = _key(row, layout, columns)
-        op = (cells[op_place] or "").strip().lower()
+        op = "" if op_place is None else (cells[op_place] or "").strip().lower()
         if op in _DELETES and None not in key:
             plan.steps.append((True, key))
             continue
@@ -118,6 +124,11 @@ def plan_changes(sheet: Sheet, layout: Layout, judge: Judge) -> Plan:
         else:
             plan.steps.append((False, row))
     return plan
+
+
+def _was_given_back(sheet: Sheet, columns: Sequence[str]) -> bool:
+    """Whether somebody drops a file of `bad/` again, where no mapped column has such a name."""
+    return sheet.header[:2] == GIVEN_BACK and not set(GIVEN_BACK) & set(columns)
 
 
 def columns_of(layout: Layout) -> tuple[str, ...]:
@@ -263,7 +274,7 @@ class FolderImport:
         # With a mark, so that a spreadsheet program opens it as what it is.
         with half.open("w", encoding="utf-8-sig", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["reason", "line", *sheet.header])
+            writer.writerow([*GIVEN_BACK, *sheet.header])
             for line, cells, why in sorted(plan.refused, key=lambda r: r[0]):
                 writer.writerow([why, line, *("" if c is None else c for c in cells)])
         os.replace(half, target)

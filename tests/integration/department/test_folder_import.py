@@ -123,6 +123,20 @@ async def test_a_list_with_a_row_that_has_no_key_removes_nobody(drop: Drop) -> N
     assert [r[0] for r in drop.rows()] == ["1", "2"]
 
 
+async def test_rows_that_were_given_back_come_again_as_changes_and_never_as_a_full_list(
+    drop: Drop,
+) -> None:
+    await drop.take("人员.csv", HEADER + "1,甲,p1,x\n2,乙,错,x\n")
+    mended = (drop.folder / "bad" / "人员.csv").read_text(encoding="utf-8-sig").replace("错", "p2")
+    await drop.take("人员-again.csv", mended)
+    assert "name the file .changes" in (drop.folder / "bad" / "人员-again.csv.reason").read_text(
+        encoding="utf-8"
+    )
+    assert drop.rows() == [("1", "甲", "p1")]
+    await drop.take("人员.changes.csv", mended)
+    assert drop.rows() == [("1", "甲", "p1"), ("2", "乙", "p2")]
+
+
 async def test_a_full_list_without_rows_is_given_back_once_there_are_some(drop: Drop) -> None:
     await drop.take("人员.csv", HEADER)
     assert drop.names("done") == ["人员.csv"]
