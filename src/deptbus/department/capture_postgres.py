@@ -425,7 +425,8 @@ class PostgresCapture(Capture):
         async with self._durable() as c:
             tag = await c.execute(
                 "INSERT INTO deptbus.wanted (dataset, raw, cause) "
-                "SELECT dataset, raw, $1 FROM deptbus.parked",
+                "SELECT dataset, raw, $1 FROM deptbus.parked p WHERE NOT EXISTS (SELECT 1 "
+                "FROM deptbus.wanted w WHERE w.dataset = p.dataset AND w.raw = p.raw)",
                 cause,
             )
         return int(tag.split()[-1])

@@ -307,7 +307,8 @@ class SqliteCapture(Capture):
         def work(c: sqlite3.Connection) -> int:
             return c.execute(
                 "INSERT INTO deptbus_wanted (dataset, raw, cause) "
-                "SELECT dataset, raw, ? FROM deptbus_parked",
+                "SELECT dataset, raw, ? FROM deptbus_parked AS p WHERE (dataset, raw) NOT IN "
+                "(SELECT dataset, raw FROM deptbus_wanted WHERE raw IS NOT NULL)",
                 (cause,),
             ).rowcount
 

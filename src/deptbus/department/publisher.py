@@ -161,6 +161,9 @@ class Publisher:
         self._publication = self._acked = state.publication
         self._version = state.version
         self._parked = await self._capture.parked()
+        if self._parked:
+            # Contract or mapping may have been mended while no adapter ran.
+            await self._capture.retry_parked("live")
         await self._beat()
         self._log.info("source_taken_over", incarnation=self.incarnation.number)
         return self.incarnation

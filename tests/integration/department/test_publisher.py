@@ -347,6 +347,21 @@ async def test_a_contract_that_comes_into_force_is_followed_and_parked_rows_are_
         assert (change.division, change.policy) == ("330106109054", 2)
 
 
+async def test_what_was_mended_while_no_adapter_ran_lets_parked_rows_go(source: Source) -> None:
+    """The contract, or a code in department.yml: nothing in the row itself tells."""
+    async with source.running():
+        source.do(source.person(1, place="330106109054"))
+        await until(lambda: _parked(source, 1))
+    source.follower.put(
+        contract(source.unit, agreed=fingerprint(SECRET), places=(*PLACES, "330106109054"))
+    )
+    async with source.running():
+        await until(lambda: _parked(source, 0))
+        await source.drained()
+    (change,) = await source.out()
+    assert (change.division, change.policy) == ("330106109054", 2)
+
+
 async def test_a_duplicate_is_parked_and_takes_over_when_the_holder_goes(source: Source) -> None:
     async with source.running():
         source.do(source.person("abc", "first"))

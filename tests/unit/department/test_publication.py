@@ -153,7 +153,7 @@ def test_a_constant_place() -> None:
     # Where it lay: a delete said of the whole territory does not reach who has only that place.
     assert only(desk.judge(desk.row("d", "1"))).division == A
     # And it is remembered that the key was named, so a resend can say that it is gone.
-    assert [p for p in desk.batches[-1].prepared.places.values()] == [(A,)]
+    assert list(desk.batches[-1].prepared.places.values()) == [(A,)]
     assert only(desk.judge(desk.row("u", "1"))).former_divisions == ()
 
 
