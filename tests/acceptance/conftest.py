@@ -40,7 +40,7 @@ def wheel_bin(jars: None) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="deptbus-wheel-"))
     folder.chmod(0o755)  # the user who runs PostgreSQL uses the binaries in it
     yield make_environment(build_wheel(PROJECT, folder), folder / "env")
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
