@@ -15,6 +15,8 @@ from deptbus.contract.department import Department, Publish, Receive, System, lo
 from deptbus.contract.department_check import advise_department, check_department
 from deptbus.contract.load import load, read
 from deptbus.contract.model import Contract, Dataset, Grant, Line, Rule, Unit
+from deptbus.department import folder_files, folder_import, folder_tables, publication
+from deptbus.wire.guard import TOO_LARGE
 
 DOCS = Path(__file__).parents[3] / "docs" / "contract.md"
 TEXT = DOCS.read_text(encoding="utf-8")
@@ -88,6 +90,27 @@ def test_defaults_are_the_real_ones(heading: str) -> None:
             if isinstance(plain, tuple):
                 plain = "[" + ", ".join(plain) + "]"
             assert told == f"`{plain}`", name
+
+
+def test_every_reason_of_parking_is_told() -> None:
+    told = set(re.findall(r"^\| `([a-z_]+)` \|", section("Parked rows"), re.M))
+    constants = {
+        value
+        for name, value in vars(publication).items()
+        if name in ("NO_KEY", "NOT_TEXT", "UNKNOWN_CODE", "BAD_VALUE", "MISSING", "DUPLICATE")
+    }
+    assert len(constants) == 6
+    assert told == constants | set(publication.CHECK_REASONS.values()) | {TOO_LARGE}
+
+
+def test_every_ending_word_and_folder_of_a_drop_folder_is_told() -> None:
+    text = section("A folder")
+    words = {*folder_import._DELETES, *folder_import._UPSERTS} - {""}
+    marks = {*folder_files.ENDINGS, ".changes", ".tmp", ".part", ".crdownload", folder_import.OP}
+    for word in {*words, *marks, *folder_import.GIVEN_BACK}:
+        assert f"`{word}`" in text, word
+    for name in folder_tables.FOLDERS:
+        assert f"{name}/" in text
 
 
 def example() -> dict[str, str]:
