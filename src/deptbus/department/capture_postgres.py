@@ -41,6 +41,7 @@ from deptbus.errors import DatabaseBusy, Fenced, SourceRefused
 _POLL_SECONDS = (0.001, 0.02)  # while writers hold the doorbell, from the first to the longest
 _INSTALL_SECONDS = 30.0  # how long a lock on the department's tables is tried for
 _WORK_OFF_ROWS = 200
+_DRAWN_MEANWHILE = 1_000_000
 
 
 class PostgresCapture(Capture):
@@ -436,7 +437,12 @@ class PostgresCapture(Capture):
     async def lift(self, token: bytes, publication: int, version: int) -> None:
         async with self._durable(transaction=True) as c:
             await fence.check_postgres(c, token)
-            top = await c.fetchval("SELECT greatest(last_value, $1) FROM deptbus.position", version)
+            # What others draw before the next statement must not come to lie between.
+            top = await c.fetchval(
+                "SELECT greatest(last_value, $1) + $2 FROM deptbus.position",
+                version,
+                _DRAWN_MEANWHILE,
+            )
             await c.execute("SELECT setval('deptbus.position', $1)", 2 * top)
             await c.execute(
                 "UPDATE deptbus.published SET publication = greatest(publication, $1), "

@@ -138,6 +138,24 @@ class TestPostgresCapture(CaptureSuite):
             await self.desk.do('DELETE FROM "居民 Table"', "DELETE FROM deptbus.outbox")
         pytest.fail("a cursor in place of the queue lost nothing in twenty rounds")
 
+    async def test_what_is_written_while_numbers_are_lifted_stays_the_newer(
+        self, capture: Capture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        token = await self.token(capture)
+        await self.desk.do(*(person(n) for n in range(5)))
+        asked = asyncpg.Connection.fetchval
+
+        async def fetchval(connection: Any, query: str, *words: Any) -> Any:
+            found = await asked(connection, query, *words)
+            if "last_value" in query and "greatest" in query:
+                await self.desk.do('UPDATE "居民 Table" SET "Full Name" = \'newer\'')
+            return found
+
+        monkeypatch.setattr(asyncpg.Connection, "fetchval", fetchval)
+        await capture.lift(token, 0, 0)
+        await self.check_people(capture)
+        assert len(await capture.read(CAP)) == 10
+
     async def test_truncate(self, capture: Capture) -> None:
         await self.desk.do(person(1, "李", "p1"), person(2, "王", "p2"))
         await self.desk.do('TRUNCATE "居民 Table"', person(3))
