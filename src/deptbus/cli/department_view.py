@@ -55,6 +55,12 @@ def is_well(system: Mapping[str, Any]) -> bool:
     return not any(d["parked"] for d in system.get("receives", ()))
 
 
+def _has_parked(system: Mapping[str, Any]) -> bool:
+    source = system.get("source")
+    sides = [*([source] if source else []), *system.get("receives", ())]
+    return any(side["parked"] for side in sides)
+
+
 def print_status(unit: str, systems: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -74,7 +80,14 @@ def print_status(unit: str, systems: Sequence[Mapping[str, Any]]) -> None:
                 words.append(f"{dataset['waiting']} waiting for their row")
             words += [f"{n} parked: {reason}" for reason, n in dataset["parked"].items()]
             table.add_row(system["system"], "recipient", dataset["dataset"], "; ".join(words))
-    Console().print(table)
+        if system.get("receives") == []:
+            table.add_row(system["system"], "recipient", "", "nothing yet: its adapter has not run")
+    console = Console()
+    console.print(table)
+    if any(map(_has_parked, systems)):
+        console.print(
+            "Which rows are parked, and what to do: docs/contract.md, section 'Parked rows'"
+        )
 
 
 def _source_line(source: Mapping[str, Any]) -> str:

@@ -1,0 +1,45 @@
+"""What `deptbus department status` says to a person: of parked rows, and where nothing has run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deptbus.cli.department_view import is_well, print_status
+
+ROOT = Path(__file__).parents[3]
+
+
+def received(**parked: int) -> dict[str, Any]:
+    return {"dataset": "person", "rows": 7, "waiting": 0, "parked": parked}
+
+
+def said(capsys: pytest.CaptureFixture[str], *receives: dict[str, Any]) -> str:
+    system = {"system": "main", "receives": list(receives)}
+    print_status("housing@330106", [system])
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_parked_rows_are_counted_and_the_section_that_is_named_is_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = said(capsys, received(odd=2))
+    assert "2 parked: odd" in text
+    document, heading = re.search(r"(docs/\S+\.md), section '([^']+)'", text).groups()
+    assert f"### {heading}\n" in (ROOT / document).read_text(encoding="utf-8")
+    assert not is_well({"receives": [received(odd=2)]})
+
+
+def test_nothing_is_said_of_parked_rows_where_there_are_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "parked" not in said(capsys, received())
+
+
+def test_a_recipient_whose_adapter_has_not_run_is_no_empty_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "its adapter has not run" in said(capsys)
