@@ -239,7 +239,8 @@ def _translated(place: str, error: asyncpg.PostgresError) -> DeptbusError:
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return DatabaseUnavailable(
             f"{place}: no right to do this ({_named(error)})",
-            mend="Grant the rights that `deptbus department install --dry-run` lists",
+            mend="Grant it; what capture needs, the tables' owner can install from the SQL that "
+            "`deptbus department install --dry-run` prints",
         )
     if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
         return DatabaseUnavailable(
