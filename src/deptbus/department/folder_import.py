@@ -215,7 +215,7 @@ class FolderImport:
             log.warning("file_refused", file=path.name, reason=str(refused))
             return
         await self._write(layout, plan)
-        await asyncio.to_thread(self._finish, path, sheet, plan)
+        await asyncio.to_thread(self._finish, path, sheet, plan, layout)
         log.info(
             "file_taken",
             file=path.name,
@@ -263,20 +263,22 @@ class FolderImport:
 
             await self._database.transaction(work)
 
-    def _finish(self, path: Path, sheet: Sheet, plan: Plan) -> None:
+    def _finish(self, path: Path, sheet: Sheet, plan: Plan, layout: Layout) -> None:
         if plan.refused:
-            self._write_refused(path, sheet, plan)
+            # A row that is refused a second time bears its new reason and line alone.
+            again = _was_given_back(sheet, columns_of(layout))
+            self._write_refused(path, sheet, plan, len(GIVEN_BACK) if again else 0)
         os.replace(path, _free(self._folder / "done", path.name))
 
-    def _write_refused(self, path: Path, sheet: Sheet, plan: Plan) -> None:
+    def _write_refused(self, path: Path, sheet: Sheet, plan: Plan, first: int) -> None:
         target = _free(self._folder / "bad", f"{path.stem}.csv")
         half = target.with_name(f".{target.name}.tmp")
         # With a mark, so that a spreadsheet program opens it as what it is.
         with half.open("w", encoding="utf-8-sig", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow([*GIVEN_BACK, *sheet.header])
+            writer.writerow([*GIVEN_BACK, *sheet.header[first:]])
             for line, cells, why in sorted(plan.refused, key=lambda r: r[0]):
-                writer.writerow([why, line, *("" if c is None else c for c in cells)])
+                writer.writerow([why, line, *("" if c is None else c for c in cells[first:])])
         os.replace(half, target)
 
     def _give_back(self, path: Path, reason: str) -> None:

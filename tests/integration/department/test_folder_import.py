@@ -133,8 +133,12 @@ async def test_rows_that_were_given_back_come_again_as_changes_and_never_as_a_fu
         encoding="utf-8"
     )
     assert drop.rows() == [("1", "甲", "p1")]
-    await drop.take("人员.changes.csv", mended)
+    await drop.take("人员.changes.csv", mended + "r,9,3,丙,错,x\n")
     assert drop.rows() == [("1", "甲", "p1"), ("2", "乙", "p2")]
+    assert drop.refused("人员.changes.csv") == [
+        ["reason", "line", "证件号", "姓名", "区划", "宗教"],
+        ["bad_division: 区划", "3", "3", "丙", "错", "x"],
+    ]
 
 
 async def test_a_full_list_without_rows_is_given_back_once_there_are_some(drop: Drop) -> None:
