@@ -24,7 +24,8 @@ from deptbus.change import (
     Reason,
 )
 from deptbus.connection import Connection
-from deptbus.contract.model import Policy
+from deptbus.contract.model import Contract, Policy
+from deptbus.errors import ContractUnreadable
 from deptbus.names import SCHEMAS, in_topic
 from deptbus.stream.log import Outgoing, Sender
 from deptbus.stream.schemas import write_schemas
@@ -35,24 +36,31 @@ PARTITIONS = 2
 
 
 class FixedPolicy:
-    """Stands in for PolicyFollower: one policy for ever."""
+    """Stands in for PolicyFollower: one policy, until a test puts the next."""
 
-    def __init__(self) -> None:
-        self.policy = Policy(
-            number=1,
+    def __init__(self, first: Contract = CONTRACT) -> None:
+        self.policies: dict[int, Policy] = {}
+        self.put(first)
+
+    def put(self, contract: Contract) -> None:
+        number = len(self.policies) + 1
+        self.policies[number] = Policy(
+            number=number,
             activated_at=datetime(2026, 1, 1, tzinfo=UTC),
             activated_by="test",
-            contract=CONTRACT,
+            contract=contract,
         )
 
     def current(self) -> Policy:
-        return self.policy
+        return self.policies[len(self.policies)]
 
     def history(self) -> dict[int, Policy]:
-        return {1: self.policy}
+        return dict(self.policies)
 
     async def at_least(self, number: int, deadline_seconds: float = 1) -> Policy:
-        return self.policy
+        if number not in self.policies:
+            raise ContractUnreadable(f"policy {number} is not on the bus")
+        return self.current()
 
 
 class Feed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import structlog
@@ -55,15 +55,18 @@ _POLICY_SECONDS = 5.0
 
 
 def mapping_of(
-    department: Department, system: str, contract: Contract
+    department: Department, system: str, contracts: Sequence[Contract]
 ) -> dict[str, tuple[Receive, tuple[str, ...]]]:
-    """Dataset -> (its mapping, columns of the row's own key), for datasets that the contract has.
+    """Dataset -> (its mapping, columns of the row's own key), for datasets that a contract has.
+
+    `contracts`: every one that was in force, the newest first. A dataset that left the contract is
+    still mapped: its copies have to be withdrawn.
 
     Raises SourceRefused when a mapping names no key; `department check` says so with its line.
     """
     found = {}
     for dataset, receive in department.systems[system].receives.items():
-        known = contract.datasets.get(dataset)
+        known = next((c.datasets[dataset] for c in contracts if dataset in c.datasets), None)
         if known is None:
             continue
         key = receive_key(receive, known.key)
@@ -102,6 +105,7 @@ class Applier:
         self._stopping = asyncio.Event()
         self._log = log.bind(unit=department.unit, system=system)
         self._policy: Policy | None = None
+        self._contracts: list[Contract] = []  # every one that was in force, the newest first
         self._shapes: ContractShapes | None = None
         self._export: FolderExport | None = None
         self.begun = asyncio.Event()  # set when the inbox is being read
@@ -140,7 +144,9 @@ class Applier:
             store = self._store(database, inbox.topic)
             identity, partitions = await inbox.start()
             await store.open(identity, partitions)
-            await inbox.seek(store.positions)
+            if store.read_before:
+                self._log.info("inbox_read_again", datasets=sorted(store.fresh))
+            await inbox.seek(store.positions, fresh=store.fresh, read_before=store.read_before)
             await inbox.commit(store.positions)
             if target.folder is not None:
                 self._export = FolderExport(target, store.targets)
@@ -158,10 +164,11 @@ class Applier:
     def _store(self, database: SqliteDatabase | PostgresDatabase, topic: str) -> Store:
         assert self._policy is not None
         assert self._shapes is not None
-        mapping = mapping_of(self._department, self._system, self._policy.contract)
-        if isinstance(database, SqliteDatabase):
-            return SqliteStore(database, topic, self._token, mapping, self._shapes)
-        return PostgresStore(database, topic, self._token, mapping, self._shapes)
+        mapping = mapping_of(self._department, self._system, self._contracts)
+        kind = SqliteStore if isinstance(database, SqliteDatabase) else PostgresStore
+        store: Store = kind(database, topic, self._token, mapping, self._shapes)  # type: ignore[arg-type]
+        store.declared = frozenset(self._department.systems[self._system].receives)
+        return store
 
     async def _loop(
         self, store: Store, inbox: Inbox, database: SqliteDatabase | PostgresDatabase
@@ -181,6 +188,13 @@ class Applier:
                 arrived, reading = reading.result(), None
                 if self._follow_policy(arrived.policy) and self._changed(store):
                     return  # other datasets: open anew, from the offsets in SQL
+                unknown = arrived.others & store.declared
+                if unknown:
+                    # Left out now they would be lost: the offsets move on.
+                    raise ContractUnreadable(
+                        f"deliveries of {', '.join(sorted(unknown))} came before the contract "
+                        "that has it"
+                    )
                 if arrived.batch:
                     reading = asyncio.create_task(self._read(store, inbox))
                 await self._pass_on(arrived.requests)
@@ -251,12 +265,14 @@ class Applier:
                 return False
         else:
             policy = self._follower.current()
-        for known in self._follower.history().values():
-            self._codecs.add_contract(known.contract)
+        history = self._follower.history()
+        self._contracts = [history[number].contract for number in sorted(history, reverse=True)]
+        for contract in self._contracts:
+            self._codecs.add_contract(contract)
         if self._shapes is None:
-            self._shapes = ContractShapes(policy.contract, self._codecs)
+            self._shapes = ContractShapes(policy.contract, self._codecs, self._contracts)
         else:
-            self._shapes.replace(policy.contract, self._codecs)
+            self._shapes.replace(policy.contract, self._codecs, self._contracts)
         self._policy = policy
         missing = [
             name
@@ -269,7 +285,7 @@ class Applier:
 
     def _changed(self, store: Store) -> bool:
         assert self._policy is not None
-        wanted = mapping_of(self._department, self._system, self._policy.contract)
+        wanted = mapping_of(self._department, self._system, self._contracts)
         return wanted.keys() != store.targets.keys()
 
 

@@ -3,6 +3,7 @@
 `ledger`: one line per record (see `ledger.Entry`). `offsets`: how far each partition of the inbox
 is applied, of which cluster and topic, and the policy floors. `statistics`: what became of
 deliveries, by day. `unreadable`: places in the inbox whose bytes are no record of this bus.
+`mapped`: datasets for which the inbox was read up to the offsets; others were left out.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ def _tables(prefix: str, types: dict[str, str], ending: str) -> tuple[str, ...]:
   noted_at_us {long} NOT NULL,
   PRIMARY KEY (topic, part, place)
 )""",
+        f"CREATE TABLE IF NOT EXISTS {prefix}mapped (dataset {text} NOT NULL PRIMARY KEY)",
     )
 
 

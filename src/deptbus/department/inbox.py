@@ -35,6 +35,7 @@ class Arrived:
     batch: dict[int, PartitionBatch] = field(default_factory=dict)
     requests: list[ResendRequest] = field(default_factory=list)
     policy: int = 0  # the highest that a delivery names
+    others: set[str] = field(default_factory=set)  # datasets of deliveries that were left out
 
 
 class Inbox:
@@ -58,6 +59,7 @@ class Inbox:
         self._places: list[TopicPartition] = []
         self._committer: LagCommitter | None = None
         self._committed: dict[int, int] = {}
+        self._asked_before: Mapping[int, int] = {}
 
     async def start(self) -> tuple[BusIdentity, int]:
         """Which bus this is, and the number of partitions."""
@@ -67,8 +69,19 @@ class Inbox:
         self._committer = LagCommitter(consumer._client, self._group)
         return BusIdentity(*identity), len(self._places)
 
-    async def seek(self, positions: Mapping[int, Position]) -> None:
-        """Go on where SQL stands. Raises SourceRefused when the topic ends before that."""
+    async def seek(
+        self,
+        positions: Mapping[int, Position],
+        *,
+        fresh: Collection[str] = (),
+        read_before: Mapping[int, int] | None = None,
+    ) -> None:
+        """Go on where SQL stands. Raises SourceRefused when the topic ends before that.
+
+        `fresh`: datasets that are read for the first time; what retention took of them is told.
+        `read_before`: partition -> offset below which requests were passed on already.
+        """
+        self._asked_before = read_before or {}
         consumer = self._open()
         try:
             starts = await consumer.beginning_offsets(self._places)
@@ -89,6 +102,15 @@ class Inbox:
                         partition=place.partition,
                         deliveries=starts[place] - wanted,
                         mend="Ask the data office for a replay of what retention took",
+                    )
+                elif fresh and wanted == 0 < starts[place]:
+                    log.error(
+                        "inbox_begins_late",
+                        topic=self.topic,
+                        partition=place.partition,
+                        datasets=sorted(fresh),
+                        deliveries=starts[place],
+                        mend="Ask the data office for a replay of these datasets",
                     )
                 consumer.seek(place, max(wanted, starts[place]))
         except (KafkaError, OSError, TimeoutError) as error:
@@ -134,12 +156,16 @@ class Inbox:
         if isinstance(item, Received):
             if partition_of(item.key, len(self._places)) != record.partition:
                 part.unreadable.append(Unreadable(record.offset, WRONG_PARTITION))
-            elif item.dataset in datasets:
-                part.items.append(item)
+            else:
+                # Of a dataset that is left out too: only its policy may tell us of the dataset.
                 arrived.policy = max(arrived.policy, item.policy)
+                if item.dataset in datasets:
+                    part.items.append(item)
+                else:
+                    arrived.others.add(item.dataset)
         elif isinstance(item, PolicyMarker):
             part.items.append(item)
-        else:
+        elif record.offset >= self._asked_before.get(record.partition, 0):
             arrived.requests.append(item)
 
     async def _decode(

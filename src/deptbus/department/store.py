@@ -121,6 +121,11 @@ class Store(ABC):
         self.token = token
         self.targets: dict[str, MappedTarget] = {}
         self.positions: dict[int, Position] = {}
+        # Datasets that department.yml receives, also those that no contract has yet. Set before
+        # `open`, which tells those of them that the inbox was never read for.
+        self.declared: frozenset[str] = frozenset()
+        self.fresh: frozenset[str] = frozenset()
+        self.read_before: dict[int, int] = {}  # partition -> where reading stood, if it begins anew
         self.parents: dict[str, frozenset[str]] = {}  # dataset -> datasets its table refers to
         self._order: dict[str, int] = {}
         self._next_retry_us: int | None = None
@@ -131,7 +136,10 @@ class Store(ABC):
     @abstractmethod
     async def open(self, identity: BusIdentity, partitions: int) -> None:
         """Make absent tables, read the catalogue and the positions. Raises SourceRefused when the
-        offsets are of another cluster or topic."""
+        offsets are of another cluster or topic.
+
+        With a dataset that was not received until now the positions go back to the beginning: its
+        deliveries lie before them, and to the other datasets they are nothing new."""
 
     @abstractmethod
     async def close(self) -> None: ...
@@ -246,6 +254,14 @@ class Store(ABC):
                 continue
             folded.tallies = tallies.tallies
             return decision
+
+    def _begin(self, positions: dict[int, Position], remembered: Iterable[str]) -> None:
+        """Where to go on from; `remembered`: the datasets of `mapped`."""
+        self.fresh = self.declared - frozenset(remembered)
+        self.read_before, self.positions = {}, positions
+        if self.fresh and any(p.next_offset for p in positions.values()):
+            self.read_before = {n: p.next_offset for n, p in positions.items()}
+            self.positions = {n: Position(0, p.floors) for n, p in positions.items()}
 
     def _applied(self, folded: Folded, decision: Decision) -> Applied:
         written = frozenset(action.row.dataset for action in decision.actions)

@@ -66,6 +66,7 @@ class PostgresStore(Store):
     ) -> None:
         super().__init__(topic, token)
         self._database, self._mapping, self._shapes = database, mapping, shapes
+        self.declared = frozenset(mapping)
         self._tables: dict[str, PostgresTable] = {}
         self._pace = Pace(least=LEAST_BATCH, most=MOST_BATCH, start=1000, seconds=LONG_SECONDS)
         self._entries_stage: Stage | None = None  # None: this user may not make temporary tables
@@ -84,7 +85,7 @@ class PostgresStore(Store):
         with postgres_translated(self._database.place):
             await self._connection.execute("SET synchronous_commit = off; SET jit = off")
         async with self._fenced() as connection:
-            if await connection.fetchval("SELECT to_regclass('deptbus.ledger')") is None:
+            if await connection.fetchval("SELECT to_regclass('deptbus.mapped')") is None:
                 for statement in POSTGRES_TABLES:
                     await connection.execute(statement)
             for dataset, (receive, key) in self._mapping.items():
@@ -102,12 +103,23 @@ class PostgresStore(Store):
                 "WHERE topic = $1",
                 self.topic,
             )
+            self._begin(
+                positions_of(rows, self.topic, identity),
+                [r[0] for r in await connection.fetch("SELECT dataset FROM deptbus.mapped")],
+            )
+            await connection.execute("DELETE FROM deptbus.mapped")
+            await connection.executemany(
+                "INSERT INTO deptbus.mapped VALUES ($1)", [(d,) for d in sorted(self.declared)]
+            )
+            if self.read_before:
+                await connection.execute(
+                    "UPDATE deptbus.offsets SET next_offset = 0 WHERE topic = $1", self.topic
+                )
             self.parents = await read_parents(connection, self.targets)
             may_stage = await connection.fetchval(
                 "SELECT has_database_privilege(current_database(), 'TEMP')"
             )
         self._entries_stage = _entry_stage() if may_stage else None
-        self.positions = positions_of(rows, self.topic, identity)
         self.order_targets()
         self._next_retry_us = await self.next_retry_us()
 

@@ -59,6 +59,7 @@ class SqliteStore(Store):
     ) -> None:
         super().__init__(topic, token)
         self._database, self._mapping, self._shapes = database, mapping, shapes
+        self.declared = frozenset(mapping)
         self._statements: dict[str, _Statements] = {}
         self._pace = Pace(least=LEAST_BATCH, most=MOST_BATCH, start=200, seconds=LONG_SECONDS)
 
@@ -78,7 +79,19 @@ class SqliteStore(Store):
                     connection.execute(statement)
                 for dataset, (receive, key) in self._mapping.items():
                     self._make_table(connection, dataset, receive, key)
-                self.positions = _positions(connection, self.topic, identity, partitions)
+                positions = _positions(connection, self.topic, identity, partitions)
+                self._begin(
+                    positions,
+                    [d for (d,) in connection.execute("SELECT dataset FROM deptbus_mapped")],
+                )
+                connection.execute("DELETE FROM deptbus_mapped")
+                connection.executemany(
+                    "INSERT INTO deptbus_mapped VALUES (?)", [(d,) for d in self.declared]
+                )
+                if self.read_before:
+                    connection.execute(
+                        "UPDATE deptbus_offsets SET next_offset = 0 WHERE topic = ?", (self.topic,)
+                    )
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:

@@ -57,13 +57,14 @@ class Shapes(Protocol):
 
 
 class ContractShapes:
-    """Shapes under the contract in force; `replace` it when another comes into force."""
+    """Shapes under the contract in force; `replace` it when another comes into force. `former`:
+    contracts that were, the newest first, for datasets that left."""
 
-    def __init__(self, contract: Contract, codecs: Codecs) -> None:
-        self.replace(contract, codecs)
+    def __init__(self, contract: Contract, codecs: Codecs, former: Sequence[Contract] = ()) -> None:
+        self.replace(contract, codecs, former)
 
-    def replace(self, contract: Contract, codecs: Codecs) -> None:
-        self._contract, self._codecs = contract, codecs
+    def replace(self, contract: Contract, codecs: Codecs, former: Sequence[Contract] = ()) -> None:
+        self._contracts, self._codecs = (contract, *former), codecs
         self._types: dict[tuple[str, int], dict[str, Type]] = {}
 
     def decoder(self, dataset: str, schema_version: int, fields: tuple[str, ...]) -> Decoder:
@@ -71,15 +72,20 @@ class ContractShapes:
         return self._codecs.record_codec(dataset, schema_version, fields)
 
     def types(self, dataset: str, schema_version: int) -> Mapping[str, Type]:
-        """Raises KeyError for a schema that the contract has not."""
+        """Raises KeyError for a schema that no contract has."""
         shape = (dataset, schema_version)
         if shape not in self._types:
-            tree = resolve(self._contract.record_schema(dataset, schema_version))
+            name = f"{dataset}.v{schema_version}"
+            holder = next((c for c in self._contracts if name in c.schemas), self._contracts[0])
+            tree = resolve(holder.record_schema(dataset, schema_version))
             self._types[shape] = {field.name: field.type for field in tree.fields}
         return self._types[shape]
 
     def newest_types(self, dataset: str) -> Mapping[str, Type]:
-        return self.types(dataset, self._contract.datasets[dataset].schema_version)
+        known = next((c.datasets[dataset] for c in self._contracts if dataset in c.datasets), None)
+        if known is None:
+            raise KeyError(dataset)
+        return self.types(dataset, known.schema_version)
 
 
 class MappedTarget:

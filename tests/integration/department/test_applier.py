@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions
 from inbox_feed import PARTITIONS, Feed, FixedPolicy, department_file, upsert, withdrawal
-from recipient_contract import CODECS
+from recipient_contract import CODECS, CONTRACT
 from structlog.testing import capture_logs
 
 from deptbus.connection import Connection
@@ -50,6 +50,7 @@ class Desk:
             sqlite3.connect(self.path).close()
         self.department = load_department(department_file(folder, feed.unit, database, **receive))
         self.requests: list[ResendRequest] = []
+        self.follower = FixedPolicy()
 
     async def token(self) -> bytes:
         target = target_of(self.department.systems["main"].database)
@@ -75,7 +76,7 @@ class Desk:
             self.department,
             "main",
             await self.token(),
-            follower=FixedPolicy(),  # type: ignore[arg-type]
+            follower=self.follower,  # type: ignore[arg-type]
             schemas=schemas,
             codecs=codecs,
             resend=resend,
@@ -284,3 +285,64 @@ async def test_postgres_lives_through_a_broken_connection(
         await connection.close()
         await feed.deliver([upsert(n) for n in range(500, 1000)])
         await wait_for(1000)
+
+
+async def test_a_dataset_that_is_received_from_now_on_brings_what_came_before(
+    feed: Feed, tmp_path: Path
+) -> None:
+    """A clerk adds it to `receives:`; its deliveries lie behind the offsets."""
+    desk = Desk(feed, tmp_path)
+    both = desk.department
+    house = (
+        both.systems["main"]
+        .receives["person"]
+        .model_copy(update={"table": "houses", "columns": {"id": "id", "address": "address"}})
+    )
+    desk.department = _receiving(both, {"house": house})
+    async with desk.applying():
+        await feed.deliver([upsert(n) for n in range(9)])
+        await feed.control(ResendRequest("r", "person", None, "x"))
+        await until(lambda: sum(o for _, o in desk.rows(_OFFSETS)) == 11)
+    assert desk.rows() == []
+    desk.department = _receiving(both, {"house": house, **both.systems["main"].receives})
+    desk.requests.clear()
+    async with desk.applying():
+        await until(lambda: len(desk.rows()) == 9)
+        await until(lambda: sum(o for _, o in desk.rows(_OFFSETS)) == 11)
+    assert desk.requests == []  # they were passed on the first time
+
+
+_OFFSETS = "SELECT part, next_offset FROM deptbus_offsets ORDER BY part"
+
+
+def _receiving(department: Any, receives: dict[str, Any]) -> Any:
+    system = department.systems["main"].model_copy(update={"receives": receives})
+    return department.model_copy(update={"systems": {"main": system}})
+
+
+async def test_copies_of_a_dataset_that_left_the_contract_are_withdrawn(
+    feed: Feed, tmp_path: Path
+) -> None:
+    desk = Desk(feed, tmp_path)
+    async with desk.applying():
+        await feed.deliver([upsert(n) for n in range(5)])
+        await until(lambda: len(desk.rows()) == 5)
+        without = {n: d for n, d in CONTRACT.datasets.items() if n != "person"}
+        desk.follower.put(CONTRACT.model_copy(update={"datasets": without}))
+        await feed.deliver([withdrawal(n, 1) for n in range(5)], policy=2)
+        await until(lambda: desk.rows() == [])
+
+
+async def test_deliveries_that_are_quicker_than_their_contract_are_not_lost(
+    feed: Feed, tmp_path: Path
+) -> None:
+    desk = Desk(feed, tmp_path)
+    without = {n: d for n, d in CONTRACT.datasets.items() if n != "person"}
+    desk.follower = FixedPolicy(CONTRACT.model_copy(update={"datasets": without}))
+    async with desk.applying():
+        with capture_logs() as told:
+            await feed.deliver([upsert(n) for n in range(5)], policy=2)
+            await until(lambda: any(e["event"] == "applying_stopped" for e in told))
+        assert sum(o for _, o in desk.rows(_OFFSETS)) == 0
+        desk.follower.put(CONTRACT)
+        await until(lambda: len(desk.rows()) == 5)
