@@ -138,10 +138,11 @@ class Publisher:
         memory = await read_control(self._connection, self.unit, self.system)
         assert self._policy is not None
         # Before the take-over: an adapter with a wrong secret must not fence the right one.
+        known = self._policy.contract.unit_by_name.get(self.unit)
         check_secret(
             memory,
             unit=self.unit,
-            agreed=self._policy.contract.unit_by_name[self.unit].key_fingerprint,
+            agreed=known.key_fingerprint if known is not None else None,
             fingerprint=self._fingerprint,
         )
         self._incarnation = await fence.take_over(
@@ -216,13 +217,16 @@ class Publisher:
         if self._policy is not None and policy.number == self._policy.number:
             return
         contract = policy.contract
-        unit = contract.unit_by_name.get(self.unit)
-        if unit is None:
+        history = self._follower.history().values()
+        if not any(self.unit in known.contract.unit_by_name for known in history):
             raise SourceRefused(
-                f"unit {self.unit} is not in the contract in force",
+                f"unit {self.unit} is in no contract that was ever in force",
                 mend="Ask the data office, or check `unit:` in department.yml",
             )
-        for known in self._follower.history().values():
+        if self.unit not in contract.unit_by_name:
+            # It publishes nothing, and goes on: its copies have yet to be withdrawn.
+            self._log.error("unit_left_the_contract", policy=policy.number)
+        for known in history:
             self._codecs.add_contract(known.contract)
         installed = await self._capture.layouts()
         fresh: dict[str, Publication] = {}

@@ -347,6 +347,33 @@ async def test_a_contract_that_comes_into_force_is_followed_and_parked_rows_are_
         assert (change.division, change.policy) == ("330106109054", 2)
 
 
+async def test_a_unit_that_left_the_contract_publishes_nothing_and_goes_on(source: Source) -> None:
+    """Were its adapter to end, what it received would never be withdrawn from it."""
+    mine = contract(source.unit, agreed=fingerprint(SECRET))
+    for again in (False, True):
+        async with source.running() as publisher:
+            if not again:
+                source.follower.put(contract("other@330106"))
+            await until(lambda: _holds(publisher))
+            source.do(source.person(int(again)))
+    assert await source.out() == []
+    source.follower.put(mine)
+    async with source.running():
+        await source.drained()
+    assert set(await source.names()) == {"0", "1"}
+
+
+async def _holds(publisher: Publisher) -> bool:
+    return not publisher.datasets
+
+
+async def test_a_unit_that_no_contract_ever_had_is_refused(source: Source) -> None:
+    source.follower = StandingPolicy(contract("other@330106"))
+    async with source.publisher() as publisher:
+        with pytest.raises(SourceRefused, match="no contract"):
+            await publisher.start()
+
+
 async def test_what_was_mended_while_no_adapter_ran_lets_parked_rows_go(source: Source) -> None:
     """The contract, or a code in department.yml: nothing in the row itself tells."""
     async with source.running():
