@@ -196,7 +196,10 @@ def resend(
             department, system, dataset, agreed, key=wanted, natural=tuple(natural or ()) or None
         )
     )
-    print(f"{dataset} {found.hex()}: asked for; the adapter publishes it")
+    print(
+        f"{dataset} {found.hex()}: asked for; the adapter publishes its present state, "
+        "or a delete if it is gone"
+    )
 
 
 @app.command()
