@@ -36,6 +36,7 @@ from deptbus.errors import (
     RowRefused,
     SourceRefused,
 )
+from deptbus.garbage import spare_what_is_loaded
 from deptbus.readiness import tell_ready
 from deptbus.stream.log import Sender
 from deptbus.stream.policies import PolicyFollower
@@ -288,5 +289,6 @@ async def _run_systems(runs: Sequence[SystemRun], waiting: asyncio.Task[Any]) ->
 async def _tell_ready(runs: Sequence[SystemRun]) -> None:
     for run in runs:
         await run.settled.wait()
+    spare_what_is_loaded()
     log.info("adapter_begun", systems=len(runs))
     tell_ready()

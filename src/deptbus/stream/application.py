@@ -24,6 +24,7 @@ from faust.types import StreamT
 from deptbus.connection import Connection, find_connection
 from deptbus.contract.model import Contract
 from deptbus.errors import BusRefused, Exit
+from deptbus.garbage import spare_what_is_loaded
 from deptbus.logs import set_up_logging
 from deptbus.names import AGENTS, QUARANTINE, SCHEMAS, WORKER_GROUP, in_topic
 from deptbus.readiness import tell_ready
@@ -160,6 +161,7 @@ class BusApp(faust.App):
     async def on_started(self) -> None:
         await super().on_started()
         self.is_ready.set()
+        spare_what_is_loaded()
         tell_ready()
         log.info("worker_ready", agent=self.desk.agent, policy=self.desk.bench().policy.number)
 
