@@ -14,7 +14,7 @@ from deptbus.connection import Connection
 from deptbus.department.store import BusIdentity, PartitionBatch, Position, Unreadable
 from deptbus.errors import DeptbusError, SourceRefused, WireRefused
 from deptbus.names import adapter_group, in_topic
-from deptbus.stream.brokers import open_consumer, partitions_of, translate
+from deptbus.stream.brokers import open_consumer, partitions_of, translate, wait_long
 from deptbus.stream.group import LagCommitter
 from deptbus.stream.identity import topic_identity
 from deptbus.stream.schemas import SchemaFollower
@@ -120,9 +120,11 @@ class Inbox:
         """What came, at most `limit` records; empty when nothing did in time. Deliveries of other
         datasets than these are another system's."""
         try:
-            found = await self._open().getmany(
+            consumer = self._open()
+            found = await consumer.getmany(
                 *self._places, timeout_ms=int(timeout_seconds * 1000), max_records=limit
             )
+            wait_long(consumer, not found)
         except (KafkaError, OSError, TimeoutError) as error:
             raise translate(error, topic=self.topic) from error
         arrived = Arrived()

@@ -32,6 +32,11 @@ REQUEST_TIMEOUT_MS = 10_000
 # New topics and rights need about a second to reach every broker: one "no" is no answer yet.
 PATIENCE_SECONDS = 5.0
 _PAUSE_SECONDS = 0.1
+# How long the broker may hold a fetch that finds nothing. It answers at the first byte, so a long
+# wait delays no record of the partitions that it asks for, and an idle consumer costs next to
+# nothing. A partition whose last records lie unread in the client is not asked for: where records
+# come, its turn must come soon.
+SHORT_WAIT_MS, LONG_WAIT_MS = 50, 1000
 
 _CREDENTIALS = (
     AuthenticationFailedError,
@@ -137,7 +142,7 @@ async def open_consumer(
         group_id=group,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
-        fetch_max_wait_ms=50,
+        fetch_max_wait_ms=SHORT_WAIT_MS,
         max_partition_fetch_bytes=2 * 1024 * 1024,
         request_timeout_ms=REQUEST_TIMEOUT_MS,
         **connection.aiokafka(),
@@ -145,6 +150,12 @@ async def open_consumer(
     )
     await _start(consumer, connection)
     return consumer
+
+
+def wait_long(consumer: AIOKafkaConsumer, is_idle: bool) -> None:
+    """How the next fetches wait; to be told after every poll whether it found nothing. Reaches into
+    the client, whose version is pinned."""
+    consumer._fetcher._fetch_max_wait_ms = LONG_WAIT_MS if is_idle else SHORT_WAIT_MS
 
 
 @asynccontextmanager

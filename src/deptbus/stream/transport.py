@@ -40,7 +40,7 @@ from mode import Service
 
 from deptbus.connection import Connection
 from deptbus.stream.batches import BATCH_RECORDS, Batch, Progress
-from deptbus.stream.brokers import REQUEST_TIMEOUT_MS
+from deptbus.stream.brokers import REQUEST_TIMEOUT_MS, SHORT_WAIT_MS, wait_long
 
 log = structlog.get_logger(__name__)
 
@@ -70,13 +70,17 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             auto_offset_reset="earliest",
             max_poll_records=BATCH_RECORDS,
             max_partition_fetch_bytes=FETCH_BYTES,
-            fetch_max_wait_ms=50,
+            fetch_max_wait_ms=SHORT_WAIT_MS,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,
             rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
             **transport.connection.aiokafka(),
         )
+
+    def wait_long(self, is_idle: bool) -> None:
+        """See brokers.wait_long."""
+        wait_long(self._ensure_consumer(), is_idle)
 
     async def rewind(self) -> dict[TP, int]:
         """Set every position to the committed offset, or to the beginning where there is none."""
@@ -188,6 +192,7 @@ class BatchConsumer(driver.Consumer):
             await asyncio.sleep(FETCH_SECONDS / 10)
             return
         found = await self._getmany(active_partitions=wanted, timeout=FETCH_SECONDS)
+        self._thread.wait_long(not found)
         if not found or self.should_stop:
             return
         if generation != self.app.consumer_generation_id or not self.flow_active:
