@@ -7,13 +7,15 @@ both.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from deptbus.change import Cause
 from deptbus.department.connect import Database
 from deptbus.department.layout import Layout
+
+T = TypeVar("T")
 
 RawKey = tuple[Any, ...]  # own key columns' values, as the database gives them
 LIVE = Cause.LIVE.value
@@ -142,6 +144,11 @@ class Capture(ABC):
     @abstractmethod
     def database(self) -> Database:
         """The connection behind this, for the fence. Closed by `close`."""
+
+    async def together(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Awaits `work()`, which awaits nothing but this capture: a database that is reached by way
+        of another thread is gone to once for all of it."""
+        return await work()
 
     # --- triggers -------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from deptbus.department.capture import (
     RawKey,
     Snapshot,
     SourceState,
+    T,
     Variant,
     Wanted,
 )
@@ -29,8 +31,14 @@ from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.layout import Layout, comma, quoted
 from deptbus.department.raw import raw_text
 from deptbus.department.sqlite_schema import examine_table
+from deptbus.department.sqlite_watch import Watch, end_watch, watch_database
 from deptbus.errors import SourceRefused
 
+# Once we are told of a write, its commit is looked for: at first every millisecond, then ever less
+# often, for the file is written to before the disk has it and the commit can be seen.
+_LOOK_SECONDS, _PATIENCE = 0.001, 0.25
+_SAFETY_SECONDS = 0.25  # though nobody told of a write
+# Where the system does not tell:
 _POLL_SECONDS = 0.005
 _IDLE_POLL_SECONDS = 0.02
 _ACTIVE_SECONDS = 2.0  # after a commit somebody is likely to commit again soon
@@ -46,11 +54,16 @@ class SqliteCapture(Capture):
         self._layouts: dict[int, Layout] = {}  # every layout that rows may name, by number
         self._watcher: sqlite3.Connection | None = None
         self._seen: int | None = None  # data_version when something was last read
-        self._active_until = 0.0
+        self._watch: Watch | None = None
+        self._written_at = float("-inf")  # when we were told of a write whose commit is not seen
+        self._seen_at = float("-inf")  # when a commit was last seen
 
     @property
     def database(self) -> SqliteDatabase:
         return self._database
+
+    async def together(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return await self._database.together(work)
 
     # --- triggers -------------------------------------------------------------------------
 
@@ -204,27 +217,57 @@ class SqliteCapture(Capture):
         # A thousand rows a transaction: the department's program never waits for more than that.
         for start in range(0, len(positions), 1000):
             part = positions[start : start + 1000]
-            await self._database.transaction(partial(rows_of.delete_published, token, part))
+            # Lost in a power cut, they are sent again: no reason to keep the disk waiting.
+            await self._database.transaction(
+                partial(rows_of.delete_published, token, part), is_durable=False
+            )
 
     async def wait(self, timeout_seconds: float) -> bool:
+        if self._watch is None:
+            self._watch = watch_database(Path(self._database.target.location))
         until = time.monotonic() + timeout_seconds
-        while self._data_version() == self._seen:
+        while True:
             now = time.monotonic()
+            was_told = self._watch.written.is_set()
+            if was_told:
+                self._watch.written.clear()  # before the look: the next write must wake us again
+                self._written_at = now
+            if self._data_version() != self._seen:
+                self._seen_at = now
+                if not was_told:  # else the write may be that of a next commit
+                    self._written_at = float("-inf")
+                return True
             if now >= until:
                 return False
-            pause = _POLL_SECONDS if now < self._active_until else _IDLE_POLL_SECONDS
-            await asyncio.sleep(min(pause, until - now))
-        self._active_until = time.monotonic() + _ACTIVE_SECONDS
-        return True
+            await self._pause(self._watch, now, until - now)
+
+    async def _pause(self, watch: Watch, now: float, longest: float) -> None:
+        if not watch.is_told:
+            is_active = now - self._seen_at < _ACTIVE_SECONDS
+            pause = _POLL_SECONDS if is_active else _IDLE_POLL_SECONDS
+            await asyncio.sleep(min(pause, longest))
+            return
+        pause = (now - self._written_at) * _PATIENCE
+        if pause < _LOOK_SECONDS:
+            # Not woken by more writes: a program that writes a lot must not keep us busy.
+            await asyncio.sleep(min(_LOOK_SECONDS, longest))
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(min(pause, _SAFETY_SECONDS, longest)):
+                await watch.written.wait()
 
     def _data_version(self) -> int:
-        """Changes whenever any other connection commits. Asked on the event loop's own thread: it
-        takes 3 microseconds and waits for nobody."""
+        """Changes whenever any other connection commits. Takes microseconds and waits for nobody:
+        fit to be asked on the event loop's own thread."""
         with sqlite_translated(self._place):
             if self._watcher is None:
                 path = Path(self._database.target.location).absolute()
                 self._watcher = sqlite3.connect(
-                    path.as_uri() + "?mode=rw", uri=True, isolation_level=None, timeout=0
+                    path.as_uri() + "?mode=rw",
+                    uri=True,
+                    isolation_level=None,
+                    timeout=0,
+                    check_same_thread=False,  # also asked within `together`, by turns
                 )
             return int(self._watcher.execute("PRAGMA data_version").fetchone()[0])
 
@@ -343,6 +386,9 @@ class SqliteCapture(Capture):
         return await self._database.run(rows_of.status)
 
     async def close(self) -> None:
+        if self._watch is not None:
+            end_watch(self._watch)
+            self._watch = None
         if self._watcher is not None:
             self._watcher.close()
             self._watcher = None

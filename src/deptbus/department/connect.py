@@ -12,12 +12,14 @@ import hashlib
 import re
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -111,6 +113,7 @@ class SqliteDatabase:
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        self._ident = 0  # of the thread, once it has opened the connection
         self.place = str(target)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         self._connection: sqlite3.Connection | None = None
@@ -127,6 +130,7 @@ class SqliteDatabase:
         return database
 
     def _connect(self, create: bool) -> None:
+        self._ident = threading.get_ident()
         path = Path(self.target.location)
         if create:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,11 +167,33 @@ class SqliteDatabase:
                     raise DatabaseUnavailable(f"{self.place}: the connection is closed")
                 return work(self._connection)
 
+        if threading.get_ident() == self._ident:  # within `together`
+            return on_thread()
         return await asyncio.get_running_loop().run_in_executor(self._thread, on_thread)
 
-    async def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def together(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Awaits `work()`, which awaits nothing but this database, in one visit to its thread. Each
+        `run` of its own is a way there and back, which on a busy machine takes longer than the
+        statement that it is for. `asyncio.sleep(0)` lets other threads run."""
+
+        def on_thread() -> T:
+            running = work()
+            try:
+                while running.send(None) is None:
+                    time.sleep(0)
+            except StopIteration as done:
+                return cast(T, done.value)
+            running.close()
+            raise RuntimeError("waits for something else than this database")
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, on_thread)
+
+    async def transaction(
+        self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = True
+    ) -> T:
         """Runs `work` between BEGIN IMMEDIATE and COMMIT; any exception rolls back. Keep it short:
         SQLite has one writer, and the department's program waits meanwhile (aim below 10 ms).
+        What is not `is_durable` may be lost in a power cut, never in a crash of the process.
         """
 
         def bracketed(connection: sqlite3.Connection) -> T:
@@ -181,7 +207,14 @@ class SqliteDatabase:
                 raise
             return result
 
-        return await self.run(bracketed)
+        def lightly(connection: sqlite3.Connection) -> T:
+            connection.execute("PRAGMA synchronous = NORMAL")
+            try:
+                return bracketed(connection)
+            finally:
+                connection.execute("PRAGMA synchronous = FULL")
+
+        return await self.run(bracketed if is_durable else lightly)
 
     async def close(self) -> None:
         def shut() -> None:

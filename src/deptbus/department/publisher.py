@@ -1,7 +1,7 @@
 """The publisher of one system: outbox rows -> `out.<unit>`, in order, never lost, by one adapter.
 
-One turn: read the rows of least position; judge them (`publication`); make durable what must be
-remembered, and the batch's number; send; delete the rows when the broker has acked. The next batch
+One turn: delete the rows that the broker has acked; read those of least position; judge them
+(`publication`); make durable what must be remembered, and the batch's number; send. The next batch
 is read and judged while one is on its way, and sent only after it.
 
 A crash anywhere between reading and deleting sends rows again, at the same versions: harmless.
@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -28,7 +29,7 @@ from deptbus.department.bus_memory import (
     read_behind,
     read_control,
 )
-from deptbus.department.capture import Capture, OutboxRow, RawKey
+from deptbus.department.capture import Capture, RawKey
 from deptbus.department.chores import Chores
 from deptbus.department.layout import layout_of
 from deptbus.department.publication import Batch, KeyOf, Publication, Stamp
@@ -48,6 +49,16 @@ _SLICE_ROWS = 100  # judged in one go: about 4 ms, in which nothing else of this
 HEARTBEAT_SECONDS = 2.0
 _IDLE_SECONDS = 1.0  # at least so often the policy is looked at
 _BACKOFF_SECONDS = (0.2, 5.0)
+
+
+class Turn(NamedTuple):
+    """What one look at the outbox gave: rows read, changes to send with their bytes, their number,
+    and whether rows are wanted afresh."""
+
+    rows: int = 0
+    values: Sequence[tuple[Change, bytes]] = ()
+    publication: int = 0
+    wants: bool = False
 
 
 class Publisher:
@@ -279,30 +290,36 @@ class Publisher:
     async def _publish_for_ever(self) -> None:
         sending: asyncio.Task[None] | None = None
         in_flight: list[int] = []
+        acked: list[int] = []
         try:
             while True:
                 await self._follow_policy()
-                rows = await self._capture.read(BATCH_ROWS, in_flight, self._hold)
-                values, publication = await self._prepare(rows)
+                turn = await self._capture.together(partial(self._turn, acked, in_flight))
+                acked = []
+                if turn.wants:
+                    self.chores.wake()
                 if sending is not None:
                     await sending
-                    await self._capture.delete(self.incarnation.token, in_flight)
-                    sending, in_flight = None, []
-                if values:
-                    in_flight = [change.version for change, _ in values]
-                    sending = asyncio.create_task(self._send(values, publication))
-                elif not rows:
+                    sending, acked, in_flight = None, in_flight, []
+                if turn.values:
+                    in_flight = [change.version for change, _ in turn.values]
+                    sending = asyncio.create_task(self._send(turn.values, turn.publication))
+                elif not turn.rows and not acked:
                     await self._capture.wait(_IDLE_SECONDS)
         finally:
             if sending is not None:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
 
-    async def _prepare(self, rows: Sequence[OutboxRow]) -> tuple[list[tuple[Change, bytes]], int]:
-        """The changes of these rows with their bytes, and their number; all that has to be
-        remembered of them is durable when this returns."""
+    async def _turn(self, acked: Sequence[int], in_flight: Sequence[int]) -> Turn:
+        """Forgets what the broker has, then reads and judges the next rows. All that has to be
+        remembered of them is durable when this returns. May run in another thread than the event
+        loop's: awaits the capture only and touches nothing of the loop."""
+        if acked:
+            await self._capture.delete(self.incarnation.token, acked)
+        rows = await self._capture.read(BATCH_ROWS, in_flight, self._hold)
         if not rows:
-            return [], 0
+            return Turn()
         assert self._policy is not None
         keyed = []
         for number, row in enumerate(rows, 1):
@@ -326,8 +343,6 @@ class Publisher:
         number = await self._capture.prepare(
             self.incarnation.token, batch.prepared, sends=bool(values)
         )
-        if batch.prepared.wanted:
-            self.chores.wake()
         if values:
             if number != stamp.publication:
                 raise SourceRefused(
@@ -335,7 +350,7 @@ class Publisher:
                     mend="Run one adapter per system",
                 )
             self._publication = number
-        return values, number
+        return Turn(len(rows), values, number, bool(batch.prepared.wanted))
 
     def _encoded(self, batch: Batch, keys: dict[int, KeyOf]) -> list[tuple[Change, bytes]]:
         values: list[tuple[Change, bytes]] = []

@@ -23,9 +23,11 @@ from deptbus.department.layout import quoted, quoted_table
 from deptbus.department.ledger import Entry, RecordId, Row, glimpse
 from deptbus.department.store import (
     REFERENCE,
+    Applied,
     BusIdentity,
     DatasetStatus,
     Pace,
+    PartitionBatch,
     Position,
     Store,
     Work,
@@ -107,6 +109,10 @@ class SqliteStore(Store):
 
     async def close(self) -> None:
         await self._database.close()
+
+    async def apply(self, batch: Mapping[int, PartitionBatch], now_us: int) -> Applied:
+        apply = super().apply
+        return await self._database.together(lambda: apply(batch, now_us))
 
     # -- reading ---------------------------------------------------------------------------------
 
