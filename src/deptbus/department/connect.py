@@ -117,6 +117,7 @@ class SqliteDatabase:
         self.place = str(target)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None  # which file the connection has open
 
     @classmethod
     async def open(cls, target: Target, *, create: bool = False) -> SqliteDatabase:
@@ -152,7 +153,7 @@ class SqliteDatabase:
         connection.execute("PRAGMA journal_mode = WAL").fetchone()
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
-        self._connection = connection
+        self._connection, self._file = connection, _file_of(path)
 
     async def run(
         self, work: Callable[[sqlite3.Connection], T], *, _open: Callable[[], None] | None = None
@@ -165,6 +166,9 @@ class SqliteDatabase:
                     _open()
                 if self._connection is None:
                     raise DatabaseUnavailable(f"{self.place}: the connection is closed")
+                if _file_of(Path(self.target.location)) != self._file:
+                    # A backup was put in its place: ours is a file that nobody writes any more.
+                    raise DatabaseUnavailable(f"{self.place}: the file was replaced or removed")
                 return work(self._connection)
 
         if threading.get_ident() == self._ident:  # within `together`
@@ -224,6 +228,14 @@ class SqliteDatabase:
 
         await asyncio.get_running_loop().run_in_executor(self._thread, shut)
         self._thread.shutdown(wait=False)
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @contextmanager

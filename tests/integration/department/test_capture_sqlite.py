@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from deptbus.department import fence
 from deptbus.department.capture import Capture
 from deptbus.department.capture_sqlite import SqliteCapture
 from deptbus.department.connect import SqliteDatabase, target_of
+from deptbus.errors import DatabaseUnavailable
 
 
 class SqliteDesk:
@@ -64,6 +66,17 @@ class TestSqliteCapture(CaptureSuite):
         await self.desk.do(
             f'CREATE TRIGGER own_{self.own} AFTER {event} ON "居民 Table" BEGIN {statement}; END'
         )
+
+    async def test_a_file_put_in_its_place_is_noticed(self, capture: Capture, where: Path) -> None:
+        """A backup that is moved there while the adapter runs: what is typed into it would never
+        be read, and nobody would know."""
+        token = await self.token(capture)
+        await capture.check(token)
+        backup = where.with_name("backup.db")
+        await asyncio.to_thread(shutil.copy, where, backup)
+        await asyncio.to_thread(backup.replace, where)
+        with pytest.raises(DatabaseUnavailable, match="replaced"):
+            await capture.check(token)
 
     async def test_a_trigger_of_the_department_does_not_hide_what_a_statement_replaced(
         self, capture: Capture
