@@ -132,8 +132,10 @@ def _report(outcome: Outcome) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if outcome.story is not None:
         told = Table(title="The police moved one resident, once. Nobody else typed it.")
-        for heading in ("who", "after", "fields", "not typed any more on"):
-            told.add_column(heading)
+        told.add_column("who", no_wrap=True)
+        told.add_column("after", no_wrap=True, justify="right")
+        told.add_column("fields")
+        told.add_column("no more typed on", no_wrap=True)
         for line in outcome.story.moved_in:
             told.add_row(line.unit, _ms(line), ", ".join(line.fields), line.form)
         for line in outcome.story.gone_from:
