@@ -149,11 +149,12 @@ class SystemRun:
                 return
             except (*TRANSIENT, RowRefused) as error:
                 # A row of our own bookkeeping refused: this system's matter, not its neighbours'.
-                if error.what != said:
+                settled = time.monotonic() - began > _SETTLED_SECONDS
+                if error.what != said or settled:
                     self._log.warning("system_waits", error=str(error))
                     said = error.what
                 self.settled.set()
-                if time.monotonic() - began > _SETTLED_SECONDS:
+                if settled:
                     pause = _BACKOFF_SECONDS[0]
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause):

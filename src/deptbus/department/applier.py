@@ -109,6 +109,7 @@ class Applier:
         self._shapes: ContractShapes | None = None
         self._export: FolderExport | None = None
         self.begun = asyncio.Event()  # set when the inbox is being read
+        self._works = True  # since it last stopped it has begun again, so the next stop is news
 
     def stop(self) -> None:
         self._stopping.set()
@@ -120,9 +121,10 @@ class Applier:
             try:
                 await self._session()
             except TRANSIENT as error:
-                if error.what != said:
+                if error.what != said or self._works:
                     self._log.warning("applying_stopped", error=str(error))
                     said = error.what
+                self._works = False
                 if time.monotonic() - began > 60:
                     pause = _BACKOFF_SECONDS[0]
                 with suppress(TimeoutError):
@@ -151,7 +153,8 @@ class Applier:
             if target.folder is not None:
                 self._export = FolderExport(target, store.targets)
                 exporting = asyncio.create_task(self._export.run())
-            self._log.info("applying_begun", datasets=sorted(store.targets))
+            if self._works:
+                self._log.info("applying_begun", datasets=sorted(store.targets))
             self.begun.set()
             await self._loop(store, inbox, database)
         finally:
@@ -201,15 +204,23 @@ class Applier:
                 await self._apply(store, arrived)
                 if arrived.batch:
                     applied.set()
+                    self._begun_again(store)
                 elif time.monotonic() - checked_at > _CHECK_SECONDS:
                     # Who has nothing to apply notices a younger adapter too.
                     await fence.check(database, self._token)
                     checked_at = time.monotonic()
+                    self._begun_again(store)
         finally:
             await _ended(committing)
             await _ended(reading)
             await _ended(stopping)
         await inbox.commit(store.positions)
+
+    def _begun_again(self, store: Store) -> None:
+        """What stopped it is over: it has written, or asked the database."""
+        if not self._works:
+            self._works = True
+            self._log.info("applying_begun", datasets=sorted(store.targets))
 
     async def _read(self, store: Store, inbox: Inbox) -> Arrived:
         retry = store.retry_in_seconds(_now_us())
