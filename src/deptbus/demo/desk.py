@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -35,8 +35,8 @@ class Desk:
             self._sqlite.execute("PRAGMA journal_mode=WAL")
             self._sqlite.execute("PRAGMA synchronous=FULL")
         else:
-            self._loop = asyncio.new_event_loop()
-            self._postgres = self._loop.run_until_complete(asyncpg.connect(database))
+            self._runner = asyncio.Runner()
+            self._postgres = self._complete(asyncpg.connect(database))
 
     @property
     def is_postgres(self) -> bool:
@@ -60,7 +60,7 @@ class Desk:
             self._sqlite.executemany(statement, [[_plain(v) for v in row] for row in rows])
             self._sqlite.execute("COMMIT")
         elif self._postgres is not None:
-            self._loop.run_until_complete(self._postgres.executemany(_numbered(statement), rows))
+            self._complete(self._postgres.executemany(_numbered(statement), rows))
 
     def rows(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         if self._sqlite is not None:
@@ -71,12 +71,24 @@ class Desk:
         if self._sqlite is not None:
             self._sqlite.close()
         elif self._postgres is not None:
-            self._loop.run_until_complete(self._postgres.close())
-            self._loop.close()
+            try:
+                self._complete(self._postgres.close())
+            finally:
+                self._runner.close()
 
     def _run(self, statement: str, parameters: Sequence[Any], method: str) -> Any:
         call = getattr(self._postgres, method)
-        return self._loop.run_until_complete(call(_numbered(statement), *parameters))
+        return self._complete(call(_numbered(statement), *parameters))
+
+    def _complete(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Runs `work` to its end. Ctrl-C in the midst of it ends the desk in order: work left half
+        done would be told of with a traceback when the program ends."""
+        try:
+            return self._runner.run(work)
+        except (KeyboardInterrupt, SystemExit):
+            self._postgres = None
+            self._runner.close()
+            raise
 
 
 def _numbered(statement: str) -> str:
