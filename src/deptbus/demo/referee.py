@@ -153,7 +153,7 @@ class Referee:
         coded = mapping.get("values") or {}
         first_key = mapping["columns"].get(self._topics[dataset]["key"][0])
         rows: dict[tuple[str | None, ...], Row] = {}
-        for raw in _read(folder, database, mapping["table"], dataset):
+        for raw in _read(folder, database, mapping["table"]):
             row = {
                 c: _text(raw.get(c), "text" if f in coded else self._kinds[dataset][f])
                 for f, c in columns.items()
@@ -234,12 +234,17 @@ def _row_key(row: Row, terms: dict[str, Any], mapping: dict[str, Any]) -> tuple[
     return tuple(row[c] for c in columns)
 
 
-def _read(folder: Path, database: str, table: str, dataset: str = "") -> list[dict[str, Any]]:
+def _read(folder: Path, database: str, table: str) -> list[dict[str, Any]]:
+    """Every row of a table. A table that is not there yet has none: adapters make tables when they
+    begin, and what should be in it is then missing."""
     scheme, _, rest = database.partition(":")
     if scheme == "sqlite":
         path = folder / rest.removeprefix("///")
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             connection.row_factory = sqlite3.Row
+            named = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE"
+            if connection.execute(named, (table,)).fetchone() is None:
+                return []
             return [dict(r) for r in connection.execute(f'SELECT * FROM "{table}"')]
     return asyncio.run(_read_postgres(database, table))
 
@@ -247,6 +252,8 @@ def _read(folder: Path, database: str, table: str, dataset: str = "") -> list[di
 async def _read_postgres(database: str, table: str) -> list[dict[str, Any]]:
     connection = await asyncpg.connect(database)
     try:
+        if await connection.fetchval("SELECT to_regclass($1)", f'"{table}"') is None:
+            return []
         return [dict(r) for r in await connection.fetch(f'SELECT * FROM "{table}"')]
     finally:
         await connection.close()
