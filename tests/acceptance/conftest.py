@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from installed import Room, Said
+from installed import Room, Said, is_ci
 from wheel_environment import build_wheel, make_environment
 
 from deptbus.cluster.jars import ensure_jars
@@ -17,10 +16,6 @@ from deptbus.cluster.postgres import PostgresServer
 from deptbus.errors import NoNetwork
 
 PROJECT = Path(__file__).resolve().parents[2]
-
-
-def is_ci() -> bool:
-    return os.environ.get("DEPTBUS_REQUIRE_SERVICES") == "1" or os.environ.get("CI") == "true"
 
 
 @pytest.fixture(scope="session")

@@ -55,6 +55,11 @@ class Said:
         )
 
 
+def is_ci() -> bool:
+    """Where everything runs in full, and what cannot run is a failure."""
+    return os.environ.get("DEPTBUS_REQUIRE_SERVICES") == "1" or os.environ.get("CI") == "true"
+
+
 class Room:
     """An empty folder outside of the checkout, and what is run in it."""
 
