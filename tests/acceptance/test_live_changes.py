@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -41,11 +41,19 @@ class World:
     def adapter_of(self, unit: str) -> tuple[str, int]:
         """Name and process id of the adapter process that runs this unit."""
         config = str(self.district.config(unit))
-        for process in self.up.run_file()["processes"]:
-            line = Path(f"/proc/{process['pid']}/cmdline").read_bytes().decode().split("\0")
-            if config in line:
-                return process["name"], process["pid"]
-        raise AssertionError(f"nobody runs {unit}")
+        found: list[tuple[str, int]] = []
+
+        def look() -> bool:
+            for process in self.up.run_file()["processes"]:
+                # One that was killed is named until its successor is ready.
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    line = Path(f"/proc/{process['pid']}/cmdline").read_bytes().decode()
+                    if config in line.split("\0"):
+                        found.append((process["name"], process["pid"]))
+            return bool(found)
+
+        wait_until(look, SOON)
+        return found[0]
 
 
 @pytest.fixture(scope="module")
