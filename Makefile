@@ -4,7 +4,7 @@
 #   make test     the whole suite; it starts its own broker and databases
 #   make quick    all tests that need no service
 #   make lint     ruff, mypy and the import contract
-#   make bench    small benchmarks of routing and codec
+#   make bench    the main path beside its rivals; as in: make bench ARGS="--quick routing"
 
 ARGS ?=
 # The first Python on this machine that is young enough.
@@ -33,7 +33,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 bench: $(READY)
-	$(BIN)/python benchmarks/quick.py $(ARGS)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 # Everything comes from the lock, digest by digest; the project itself is built without downloads.
 $(READY): requirements.lock pyproject.toml Makefile
