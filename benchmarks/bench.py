@@ -183,8 +183,7 @@ class Bench:
 
 
 def _create_topics(connection: Connection, contract: Contract) -> None:
-    wanted = [*topics.wanted_before_any_contract(), *topics.wanted(contract)]
-    topics.apply(connection, topics.plan(connection, wanted))
+    topics.apply(connection, topics.plan(connection, topics.wanted(contract)))
 
 
 @asynccontextmanager
