@@ -27,6 +27,8 @@ from deptbus.department.capture import (
     Wanted,
 )
 from deptbus.department.layout import Layout
+from deptbus.department.pressure import fill_percent
+from deptbus.department.pulse import Publishing, Pulse
 from deptbus.errors import DeptbusError, Fenced, SourceRefused
 
 # Names as real tables have them: Chinese, mixed case, spaces, quotes; and an unpublished column.
@@ -337,6 +339,49 @@ class CaptureSuite:
         await capture.delete(token, [r.position for r in rows])
         await self.desk.do(person("later"))
         assert [r.raw[0] for r in await capture.read(CAP)] == ["later"]
+
+    async def test_status_tells_how_near_capture_is_to_giving_way(self, capture: Capture) -> None:
+        await capture.install(LAYOUTS, 40)
+        token = await self.token(capture)
+        empty = await capture.status()
+        assert (empty.cap_rows, fill_percent(empty)) == (40, 0.0)
+        for n in range(20):
+            await self.desk.do(person(n))
+        half = await capture.status()
+        assert half.outbox_rows == 20
+        assert 17 <= half.room_rows <= 21
+        for n in range(20, 60):
+            await self.desk.do(person(n))
+        full = await capture.status()
+        assert (full.room_rows, fill_percent(full)) == (0, 100.0)
+        assert full.gave_way >= 60 - 40 - 1
+        await capture.delete(token, [r.position for r in await capture.read(CAP)])
+        await capture.state()
+        empty = await capture.status()
+        assert fill_percent(empty) == 0.0
+        assert 35 <= empty.room_rows <= 40
+
+    async def test_signs_of_life_are_kept_and_a_zombie_does_not_overwrite_them(
+        self, capture: Capture
+    ) -> None:
+        assert (await capture.status()).pulse is None
+        old, new = await self.token(capture), await self.token(capture)
+        said = Pulse(Publishing.GOING_ON, None, {"resident": "不可"}, 1_000_000, 90_000_000)
+        await capture.tell(new, said)
+        await capture.tell(old, Pulse(Publishing.STOPPED, "zombie", {}, 2, 91_000_000))
+        await capture.tell(None, Pulse(Publishing.STOPPED, "stranger", {}, 2, 92_000_000))
+        assert (await capture.status()).pulse == said
+        # The same state goes on; another begins.
+        await capture.tell(new, Pulse(Publishing.GOING_ON, None, {}, 95_000_000, 95_000_000))
+        pulse = (await capture.status()).pulse
+        assert pulse == Pulse(Publishing.GOING_ON, None, {}, 1_000_000, 95_000_000)
+        stall = Pulse(Publishing.STALLED, "no broker", {}, 96_000_000, 97_000_000)
+        await capture.tell(new, stall)
+        assert (await capture.status()).pulse == stall
+        # Who cannot take the system over may say why, once nobody else has spoken for long.
+        refused = Pulse(Publishing.STOPPED, "wrong secret", {}, 200_000_000, 200_000_000)
+        await capture.tell(None, refused)
+        assert (await capture.status()).pulse == refused
 
     # --- the queue ------------------------------------------------------------------------
 

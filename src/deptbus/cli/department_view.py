@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -10,12 +11,21 @@ if TYPE_CHECKING:
     from deptbus.contract.department import Department
 
 
+_PUBLISHING_WORDS = {
+    "stalled": "publishing has stalled",
+    "stopped": "publishing was stopped",
+    "not_seen": "its adapter does not run",
+    "never_seen": "its adapter has never run",
+}
+
+
 async def document(department: Department, system: str) -> dict[str, Any]:
     """What one system's database knows, source side and recipient side.
 
     Unknown is null, never zero: a side that is not in use is absent.
     """
     from deptbus.department.install import source_status
+    from deptbus.department.pressure import pressure_of
     from deptbus.department.recipient_status import recipient_status
 
     settings = department.systems[system]
@@ -23,6 +33,7 @@ async def document(department: Department, system: str) -> dict[str, Any]:
     if settings.publishes:
         source = await source_status(department, system)
         capture = source.capture
+        pressure = pressure_of(capture, time.time_ns() // 1000)
         found["source"] = {
             "installed": capture.installed,
             "publishes": sorted(settings.publishes),
@@ -31,11 +42,22 @@ async def document(department: Department, system: str) -> dict[str, Any]:
             "version": capture.version,
             "outbox_rows": capture.outbox_rows,
             "oldest_age_seconds": capture.oldest_age_seconds,
+            "outbox_cap_rows": capture.cap_rows,
+            "outbox_room_rows": capture.room_rows,
+            "outbox_fill_percent": pressure.fill_percent,
+            "publishing": {
+                "state": pressure.publishing,
+                "reason": pressure.reason,
+                "since_seconds": pressure.since_seconds,
+                "seen_seconds_ago": pressure.seen_seconds_ago,
+            },
+            "held": dict(capture.pulse.held) if capture.pulse is not None else {},
             "wanted": capture.wanted,
             "parked": dict(capture.parked),
             "resync_needed": capture.gave_way > 0,
             "captures_missed": capture.gave_way,
             "snapshots": [asdict(snapshot) for snapshot in capture.snapshots],
+            "findings": [finding._asdict() for finding in pressure.findings],
         }
     if settings.receives:
         found["receives"] = [
@@ -46,11 +68,10 @@ async def document(department: Department, system: str) -> dict[str, Any]:
 
 
 def is_well(system: Mapping[str, Any]) -> bool:
-    """Nothing parked, nothing missed, and capture installed where something is published."""
+    """Nothing parked, nothing found wrong with the outbox, and capture installed where something is
+    published."""
     source = system.get("source")
-    if source is not None and (
-        not source["installed"] or source["parked"] or source["resync_needed"]
-    ):
+    if source is not None and (not source["installed"] or source["parked"] or source["findings"]):
         return False
     return not any(d["parked"] for d in system.get("receives", ()))
 
@@ -84,6 +105,10 @@ def print_status(unit: str, systems: Sequence[Mapping[str, Any]]) -> None:
             table.add_row(system["system"], "recipient", "", "nothing yet: its adapter has not run")
     console = Console()
     console.print(table)
+    for system in systems:
+        for finding in system.get("source", {}).get("findings", ()):
+            sentence = ". ".join(filter(None, (finding["what"], finding["mend"])))
+            console.print(f"{system['system']}: {sentence}", markup=False, highlight=False)
     if any(map(_has_parked, systems)):
         console.print(
             "Which rows are parked, and what to do: docs/contract.md, section 'Parked rows'"
@@ -97,8 +122,12 @@ def _source_line(source: Mapping[str, Any]) -> str:
     age = source["oldest_age_seconds"]
     if age is not None:
         words.append(f"the oldest for {age:.0f} s")
+        words.append(f"{source['outbox_fill_percent']:g} % of the outbox is used")
     words += [f"{n} parked: {reason}" for reason, n in source["parked"].items()]
     if source["resync_needed"]:
         words.append(f"capture gave way {source['captures_missed']} times: resync needed")
+    publishing = source["publishing"]
+    if publishing["state"] in _PUBLISHING_WORDS:
+        words.append(_PUBLISHING_WORDS[publishing["state"]])
     words += [f"snapshot of {s['dataset']} open" for s in source["snapshots"] if not s["done"]]
     return "; ".join(words)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from deptbus.change import Cause
 from deptbus.department.connect import Database
 from deptbus.department.layout import Layout
+from deptbus.department.pulse import Pulse
 
 T = TypeVar("T")
 
@@ -131,6 +132,9 @@ class CaptureStatus:
     version: int = 0
     gave_way: int = 0
     snapshots: tuple[Snapshot, ...] = ()
+    cap_rows: int = 0
+    room_rows: int = 0  # changes until capture gives way, if nothing is published meanwhile
+    pulse: Pulse | None = None  # None: no adapter has spoken yet
 
 
 class Capture(ABC):
@@ -268,6 +272,10 @@ class Capture(ABC):
     @abstractmethod
     async def check(self, token: bytes) -> None:
         """Raises Fenced when somebody else has taken over; says nothing of the next moment."""
+
+    @abstractmethod
+    async def tell(self, token: bytes | None, pulse: Pulse) -> None:
+        """Keeps the publisher's sign of life; see `pulse`."""
 
     @abstractmethod
     async def state(self) -> SourceState: ...

@@ -16,7 +16,7 @@ from typing import Any
 
 import asyncpg
 
-from deptbus.department import fence
+from deptbus.department import fence, pulse
 from deptbus.department import postgres_rows as rows_of
 from deptbus.department import postgres_triggers as sql
 from deptbus.department.capture import (
@@ -488,6 +488,10 @@ class PostgresCapture(Capture):
         async with self._lightly() as c:
             await fence.check_postgres(c, token)
 
+    async def tell(self, token: bytes | None, said: pulse.Pulse) -> None:
+        async with self._lightly() as c:
+            await pulse.write_postgres(c, token, said)
+
     async def state(self) -> SourceState:
         async with self._lightly() as c:
             await c.execute(rows_of.LIFT)
@@ -504,10 +508,13 @@ class PostgresCapture(Capture):
                 f"SELECT publication, version, {rows_of.GAVE_WAY} AS gave_way, "
                 "(SELECT count(*) FROM deptbus.outbox) AS outbox_rows, "
                 "(SELECT source_time_us FROM deptbus.outbox ORDER BY position LIMIT 1) AS oldest, "
-                "(SELECT count(*) FROM deptbus.wanted) AS wanted FROM deptbus.published"
+                "(SELECT count(*) FROM deptbus.wanted) AS wanted, cap_rows, "
+                "greatest(0, limit_position - (SELECT last_value FROM deptbus.position)) AS room "
+                "FROM deptbus.published"
             )
             parked = await c.fetch("SELECT reason, count(*) FROM deptbus.parked GROUP BY reason")
             runs = await rows_of.snapshots(c, "")
+            said = await pulse.read_postgres(c)
         oldest = row["oldest"]
         return CaptureStatus(
             installed=True,
@@ -519,6 +526,9 @@ class PostgresCapture(Capture):
             version=row["version"],
             gave_way=row["gave_way"],
             snapshots=runs,
+            cap_rows=row["cap_rows"],
+            room_rows=row["room"],
+            pulse=said,
         )
 
     async def close(self) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deptbus.department import fence
+from deptbus.department import fence, pulse
 from deptbus.department import sqlite_rows as rows_of
 from deptbus.department import sqlite_triggers as sql
 from deptbus.department.capture import (
@@ -373,6 +373,11 @@ class SqliteCapture(Capture):
 
     async def check(self, token: bytes) -> None:
         await self._database.run(lambda c: fence.check_sqlite(c, token))
+
+    async def tell(self, token: bytes | None, said: pulse.Pulse) -> None:
+        await self._database.transaction(
+            lambda c: pulse.write_sqlite(c, token, said), is_durable=False
+        )
 
     async def state(self) -> SourceState:
         row = await self._database.run(

@@ -117,6 +117,7 @@ TABLE_NAMES = (
     "parked",
     "wanted",
     "snapshot",
+    "pulse",
 )
 
 _SETTINGS = (

@@ -33,6 +33,7 @@ from deptbus.department.capture import Capture, RawKey
 from deptbus.department.chores import Chores
 from deptbus.department.layout import layout_of
 from deptbus.department.publication import Batch, KeyOf, Publication, Stamp
+from deptbus.department.pulse import Signs
 from deptbus.errors import BusUnreachable, DeptbusError, SourceRefused, WireRefused
 from deptbus.names import control_topic, out_topic
 from deptbus.stream.log import Outgoing, Sender
@@ -91,7 +92,7 @@ class Publisher:
         self._fingerprint = fingerprint(secret)
         self._log = log.bind(unit=self.unit, system=system)
         self._publications: dict[str, Publication] = {}
-        self._hold: set[str] = set()  # datasets whose rows stay where they are
+        self._hold: dict[str, str] = {}  # datasets whose rows stay where they are, and why
         self._codecs = Codecs()
         self._policy: Policy | None = None
         self._incarnation: Incarnation | None = None
@@ -102,6 +103,7 @@ class Publisher:
         self._parked: set[tuple[str, str]] = set()
         self.memory = BusMemory()  # what the bus knew of this system when it was taken over
         self.chores = Chores(capture, self._publications)
+        self._signs = Signs(capture.tell)
 
     @property
     def capture(self) -> Capture:
@@ -140,6 +142,13 @@ class Publisher:
         The order matters: once the announcements stand, nothing that an older adapter sends counts,
         so what the bus knows at that point is all that there is to know.
         """
+        try:
+            return await self._take_over(resync)
+        except DeptbusError as error:
+            await self._signs.ended(error)
+            raise
+
+    async def _take_over(self, resync: bool) -> Incarnation:
         if not await self._capture.layouts():
             raise SourceRefused(
                 f"{self._capture.database.place}: capture is not installed",
@@ -159,6 +168,7 @@ class Publisher:
         self._incarnation = await fence.take_over(
             self._capture.database, memory.incarnation, unit=self.unit, system=self.system
         )
+        self._signs.token = self._incarnation.token
         self._ends = [offset + 1 for offset in await self._announce()]
         memory = await self._recall()
         if resync:
@@ -241,7 +251,7 @@ class Publisher:
             self._codecs.add_contract(known.contract)
         installed = await self._capture.layouts()
         fresh: dict[str, Publication] = {}
-        hold: set[str] = set()
+        hold: dict[str, str] = {}
         for dataset, publish in self._settings.publishes.items():
             try:
                 if not contract.may_publish(self.unit, dataset):
@@ -255,10 +265,12 @@ class Publisher:
                     )
                 fresh[dataset] = Publication(self.unit, dataset, publish, contract, self._secret)
             except DeptbusError as refused:
-                hold.add(dataset)
+                hold[dataset] = str(refused)
                 self._log.error("dataset_held", dataset=dataset, reason=str(refused))
         # Rows of datasets that are not published any more wait, in case they are again.
-        self._hold = hold | (installed.keys() - fresh.keys())
+        gone = dict.fromkeys(installed.keys() - fresh.keys(), "it is not published any more")
+        self._hold = gone | hold
+        self._signs.held = self._hold
         for dataset in self._publications.keys() - fresh.keys():
             del self._publications[dataset]
         # Never empty in between: a file's rows are judged on another thread.
@@ -277,6 +289,7 @@ class Publisher:
             asyncio.create_task(self._publish_for_ever()),
             asyncio.create_task(self._beat_for_ever()),
             asyncio.create_task(self.chores.run()),
+            asyncio.create_task(self._signs.run()),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -285,7 +298,11 @@ class Publisher:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
-            await task  # raises what stopped it
+            try:
+                await task  # raises what stopped it
+            except DeptbusError as error:
+                await self._signs.ended(error)
+                raise
 
     async def _publish_for_ever(self) -> None:
         sending: asyncio.Task[None] | None = None
@@ -372,17 +389,20 @@ class Publisher:
             for place, (change, value) in zip(places, values, strict=True)
         ]
         pause = _BACKOFF_SECONDS[0]
+        self._signs.sending()
         while True:
             try:
                 offsets = await self._sender.send(records)
                 break
             except BusUnreachable as error:
+                self._signs.refused(error)
                 if pause == _BACKOFF_SECONDS[0]:
                     self._log.warning("publishing_stalled", error=error.what)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _BACKOFF_SECONDS[1])
         for place, offset in zip(places, offsets, strict=True):
             self._ends[place] = max(self._ends[place], offset + 1)
+        self._signs.acked()
         self._acked = publication
         self._version = max(self._version, max(change.version for change, _ in values))
 

@@ -11,6 +11,7 @@ from deptbus.department import fence
 from deptbus.department import sqlite_triggers as sql
 from deptbus.department.capture import CaptureStatus, RawKey, Snapshot, Wanted
 from deptbus.department.layout import Layout, comma, quoted, text_literal
+from deptbus.department.pulse import read_sqlite
 from deptbus.department.raw import raw_of, raw_text
 from deptbus.department.sqlite_schema import key_collations, unique_columns
 
@@ -243,8 +244,12 @@ def status(c: sqlite3.Connection) -> CaptureStatus:
         "SELECT count(*), (SELECT source_time_us FROM deptbus_outbox ORDER BY position LIMIT 1) "
         "FROM deptbus_outbox"
     ).fetchone()
-    publication, version, gave_way = c.execute(
-        "SELECT publication, version, gave_way - gave_way_seen FROM deptbus_published"
+    publication, version, gave_way, cap, limit = c.execute(
+        "SELECT publication, version, gave_way - gave_way_seen, cap_rows, limit_position "
+        "FROM deptbus_published"
+    ).fetchone()
+    (drawn,) = c.execute(
+        "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'deptbus_outbox'"
     ).fetchone()
     return CaptureStatus(
         installed=True,
@@ -256,4 +261,7 @@ def status(c: sqlite3.Connection) -> CaptureStatus:
         version=version,
         gave_way=gave_way,
         snapshots=snapshots(c, ""),
+        cap_rows=cap,
+        room_rows=max(0, limit - drawn),
+        pulse=read_sqlite(c),
     )

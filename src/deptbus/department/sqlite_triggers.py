@@ -121,6 +121,7 @@ TABLE_NAMES = (
     "deptbus_parked",
     "deptbus_wanted",
     "deptbus_snapshot",
+    "deptbus_pulse",
 )
 
 

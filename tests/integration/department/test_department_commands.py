@@ -80,11 +80,16 @@ def test_the_life_of_a_source(config: Path, capsys: pytest.CaptureFixture[str]) 
     assert secret.read_text(encoding="ascii") == before
     assert call(config, "snapshot") == Exit.DONE
     assert "person: 1200 rows enqueued" in capsys.readouterr().out
-    assert call(config, "status", "-o", "json") == Exit.DONE
+    assert call(config, "status", "-o", "json") == Exit.ANSWER_IS_NO
     (system,) = json.loads(capsys.readouterr().out)["systems"]
     assert system["source"]["outbox_rows"] == 1200
     assert system["source"]["parked"] == {}
-    assert call(config, "status") == Exit.DONE
+    assert system["source"]["publishing"]["state"] == "never_seen"
+    assert system["source"]["outbox_room_rows"] == 1_000_000 - 1200
+    assert system["source"]["outbox_fill_percent"] == 0.1
+    assert call(config, "status") == Exit.ANSWER_IS_NO
+    told = " ".join(capsys.readouterr().out.split())
+    assert "rows wait, and its adapter has never run. Start it: `deptbus department run`" in told
 
     words = ["--dataset", "person", "--natural", "7", *folder]
     assert call(config, "resend", *words) == Exit.DONE

@@ -43,3 +43,31 @@ def test_a_recipient_whose_adapter_has_not_run_is_no_empty_table(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert "its adapter has not run" in said(capsys)
+
+
+def source(**changed: Any) -> dict[str, Any]:
+    return {
+        "installed": True,
+        "publishes": ["person"],
+        "publication": 7,
+        "outbox_rows": 900,
+        "oldest_age_seconds": 61.0,
+        "outbox_fill_percent": 90.0,
+        "publishing": {"state": "stalled"},
+        "parked": {},
+        "resync_needed": False,
+        "snapshots": [],
+        "findings": [{"what": "publishing has stalled for 61 s: [no] broker", "mend": "Start it"}],
+    } | changed
+
+
+def test_an_outbox_that_is_not_emptied_says_how_full_how_old_and_what_to_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    system = {"system": "main", "source": source()}
+    print_status("housing@330106", [system])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "main: publishing has stalled for 61 s: [no] broker. Start it" in text
+    assert "90 % of the outbox" in text
+    assert not is_well(system)
+    assert is_well({"source": source(findings=[])})
