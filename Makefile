@@ -5,6 +5,7 @@
 #   make quick    all tests that need no service
 #   make lint     ruff, mypy and the import contract
 #   make bench    the main path beside its rivals; as in: make bench ARGS="--quick routing"
+#   make torture  kills, stops, cuts and poisons the bus and counts what went wrong; options by ARGS
 
 ARGS ?=
 # The first Python on this machine that is young enough.
@@ -15,7 +16,7 @@ ENV := .make/env
 BIN := $(ENV)/bin
 READY := $(ENV)/.ready
 
-.PHONY: demo test quick lint bench lock clean
+.PHONY: demo test quick lint bench torture lock clean
 
 demo: $(READY)
 	$(BIN)/deptbus demo $(ARGS)
@@ -34,6 +35,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+torture: $(READY)
+	$(BIN)/python -m tests.torture $(ARGS)
 
 # Everything comes from the lock, digest by digest; the project itself is built without downloads.
 $(READY): requirements.lock pyproject.toml Makefile
