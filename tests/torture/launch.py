@@ -1,4 +1,4 @@
-"""Becomes a worker, an adapter, operations or `up`, after the patches that it is given were put in.
+"""Becomes a worker, an adapter or `up`, after the patches that it is given were put in.
 
     python launch.py ROLE PATCHES ARGUMENTS...
 
@@ -15,6 +15,11 @@ from pathlib import Path
 
 FILE = Path(__file__).resolve()
 sys.path.insert(0, str(FILE.parents[1]))
+COMMANDS = {
+    "adapter": ("department", "run"),
+    "snapshot": ("department", "snapshot"),
+    "operations": ("operations", "run"),
+}
 
 
 def launched(role: str, patches: list[str], *arguments: str) -> list[str]:
@@ -38,8 +43,7 @@ def main() -> None:
     else:
         from deptbus.cli.main import main as command
 
-        verb = ["department", "run"] if role == "adapter" else ["operations", "run"]
-        command([*verb, *arguments])
+        command([*COMMANDS[role], *arguments])
 
 
 def _up(patches: list[str], data: str, workers: str, adapters: str) -> None:

@@ -43,7 +43,7 @@ class Scenario:
 
 
 # Modules of this package, in the order in which they are run.
-MODULES = ("calm",)
+MODULES = ("calm", "kills")
 
 
 def scenarios() -> dict[str, Scenario]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class Verdict:
     did: list[str] = field(default_factory=list)
     counted: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    began: float = field(default_factory=time.monotonic, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, kind: str, what: str, count: int = 1) -> None:

@@ -65,6 +65,7 @@ class Witness:
         self.samples = 0
         self._readers: dict[str, Reader] = {}
         self._sources: dict[str, Desk] = {}
+        self._lock = threading.Lock()  # desks are used by one thread at a time
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -101,12 +102,13 @@ class Witness:
                 return
 
     def sample(self) -> None:
-        for reader in self._all_readers():
-            try:
-                self._sample(reader)
-            except AWAY:
-                reader.away += 1
-        self.samples += 1
+        with self._lock:
+            for reader in self._all_readers():
+                try:
+                    self._sample(reader)
+                except AWAY:
+                    reader.away += 1
+            self.samples += 1
 
     def _all_readers(self) -> list[Reader]:
         for unit in {unit for unit, _ in self.rights} - self._readers.keys():
@@ -160,8 +162,9 @@ class Witness:
         deadline = time.monotonic() + seconds
         while True:
             try:
-                if not any(self._differences(units)):
-                    return True
+                with self._lock:
+                    if not any(self._differences(units)):
+                        return True
             except AWAY:
                 pass  # a database is being started again
             if time.monotonic() > deadline:

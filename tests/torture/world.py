@@ -156,7 +156,7 @@ class World:
     def did(self, what: str) -> None:
         """One line of what was done, told at once and kept in the verdict."""
         self.verdict.did.append(what)
-        self.say(f"  {what}")
+        self.say(f"  {time.monotonic() - self.verdict.began:6.1f} s  {what}")
 
     def begin(
         self,
@@ -260,7 +260,8 @@ class World:
 
     # -- our processes ----------------------------------------------------------------------------
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Of a child of ours; it names the bus."""
         return {**os.environ, **(self.connection.environment() if self._bus() else {}),
                 "PYTHONWARNINGS": "default", "TORTURE_FOLDER": str(self.folder)}  # fmt: skip
 
@@ -270,7 +271,7 @@ class World:
 
     def _child(self, name: str, role: str, patches: Sequence[str], *arguments: str) -> Child:
         argv = launched(role, self._patches(role, patches), *arguments)
-        child = Child(name, argv, self.folder / "logs", self._environment)
+        child = Child(name, argv, self.folder / "logs", self.environment)
         self.children[name] = child
         return child.start()
 
@@ -349,6 +350,19 @@ class World:
         for writer in self.writers.values():
             pace = None if per_second is None else per_second / share
             writer.start(-(-changes // share), per_second=pace)
+
+    def write_on(self, *, per_second: float) -> None:
+        """Both clerks write until `write_until`."""
+        for writer in self.writers.values():
+            writer.start(per_second=per_second / len(self.writers))
+
+    def write_until(self, changes: int, seconds: float = 1200) -> None:
+        """Ends what `write_on` began, once so many changes were made in all."""
+        settled(
+            lambda: self.changes >= changes or not self.is_writing, seconds, f"{changes} changes"
+        )
+        for writer in self.writers.values():
+            writer.stop()
 
     @property
     def is_writing(self) -> bool:
