@@ -21,6 +21,7 @@ from typing import Any
 
 import structlog
 
+from deptbus.change import Incarnation
 from deptbus.connection import Connection
 from deptbus.contract.department import Department, load_department
 from deptbus.department import fence
@@ -132,6 +133,8 @@ class SystemRun:
         self._log = log.bind(unit=department.unit, system=system)
         self.settled = asyncio.Event()
         self.ended: DeptbusError | None = None
+        self._incarnation: Incarnation | None = None
+        self._secret: bytes | None = None
 
     def stop(self) -> None:
         self._stopping.set()
@@ -143,6 +146,9 @@ class SystemRun:
             try:
                 await self._live()
             except (Fenced, SourceRefused) as error:
+                if isinstance(error, Fenced) and await self._was_restored():
+                    self._log.warning("database_was_replaced")
+                    continue
                 self.ended = error
                 self._log.error("system_stopped", reason=str(error))
                 self.settled.set()
@@ -161,6 +167,22 @@ class SystemRun:
                         await self._stopping.wait()
                 pause = min(pause * 2, _BACKOFF_SECONDS[1])
 
+    async def _was_restored(self) -> bool:
+        """After Fenced: no younger adapter is there, but our own database is another one, which has
+        to be taken over like any other. Waits for a database that is away."""
+        mine = self._incarnation
+        while mine is not None and not self._stopping.is_set():
+            with suppress(*TRANSIENT):
+                database = await open_system(self._department, self._system)
+                try:
+                    return await fence.is_restored(database, mine)
+                finally:
+                    await database.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_BACKOFF_SECONDS[1]):
+                    await self._stopping.wait()
+        return False
+
     async def _live(self) -> None:
         """One incarnation: ends with the first of its parts, or when it is asked to."""
         async with AsyncExitStack() as stack:
@@ -168,21 +190,23 @@ class SystemRun:
             publisher: Publisher | None = None
             if self._settings.publishes:
                 publisher = await self._publisher(stack)
-                token = publisher.incarnation.token
+                self._incarnation = publisher.incarnation
                 parts.append(publisher.run())
                 if self._settings.kind == "folder":
                     parts.append((await folder_import_of(publisher, self._settings.path)).run())
             else:
-                token = await self._take_over()
+                self._incarnation = await self._take_over()
             applier: Applier | None = None
             if self._settings.receives:
-                applier = self._applier(token, publisher)
+                applier = self._applier(self._incarnation.token, publisher)
                 parts.append(applier.run())
             self.settled.set()
             await self._until_first(parts, applier)
 
     async def _publisher(self, stack: AsyncExitStack) -> Publisher:
-        secret = read_secret(self._department.secret_file)
+        if self._secret is None:
+            # Once: a folder that goes away for a while takes this file along, not the secret.
+            self._secret = read_secret(self._department.secret_file)
         capture = await open_capture(self._department, self._system)
         stack.push_async_callback(capture.close)
         publisher = Publisher(
@@ -192,22 +216,21 @@ class SystemRun:
             capture=capture,
             sender=self._shared.sender,
             follower=self._shared.follower,
-            secret=secret,
+            secret=self._secret,
         )
         await publisher.start()
         return publisher
 
-    async def _take_over(self) -> bytes:
+    async def _take_over(self) -> Incarnation:
         """A system that only receives has no announcements: its own database is its fence."""
         database = await open_system(self._department, self._system)
         try:
             await fence.ensure_adapter_table(database)
-            taken = await fence.take_over(
+            return await fence.take_over(
                 database, 0, unit=self._department.unit, system=self._system
             )
         finally:
             await database.close()
-        return taken.token
 
     def _applier(self, token: bytes, publisher: Publisher | None) -> Applier:
         async def resend(request: ResendRequest) -> None:

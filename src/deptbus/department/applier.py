@@ -32,6 +32,7 @@ from deptbus.errors import (
     ContractUnreadable,
     DatabaseBusy,
     DatabaseUnavailable,
+    Fenced,
     SourceRefused,
 )
 from deptbus.stream.policies import PolicyFollower
@@ -143,6 +144,8 @@ class Applier:
         )
         exporting: asyncio.Task[None] | None = None
         try:
+            if not await fence.has_adapter_table(database):
+                raise Fenced("another database stands where ours was")
             store = self._store(database, inbox.topic)
             identity, partitions = await inbox.start()
             await store.open(identity, partitions)
@@ -205,9 +208,10 @@ class Applier:
                 if arrived.batch:
                     applied.set()
                     self._begun_again(store)
-                elif time.monotonic() - checked_at > _CHECK_SECONDS:
-                    # Who has nothing to apply notices a younger adapter too.
+                if time.monotonic() - checked_at > _CHECK_SECONDS:
+                    # Also who has nothing to apply notices a younger adapter.
                     await fence.check(database, self._token)
+                    await inbox.check_identity()
                     checked_at = time.monotonic()
                     self._begun_again(store)
         finally:

@@ -96,6 +96,24 @@ async def check(database: Database, token: bytes) -> None:
         raise Fenced(FENCED, mend=FENCED_MEND)
 
 
+async def has_adapter_table(database: Database) -> bool:
+    """False in a database that no adapter ever worked on."""
+    if isinstance(database, SqliteDatabase):
+        table = "SELECT 1 FROM sqlite_master WHERE name = 'deptbus_adapter'"
+        return await database.run(lambda c: c.execute(table).fetchone() is not None)
+    with postgres_translated(database.place):
+        found = await database.connection.fetchval("SELECT to_regclass('deptbus.adapter')")
+    return found is not None
+
+
+async def is_restored(database: Database, mine: Incarnation) -> bool:
+    """Whether another database stands where ours was (a backup was put back, a file replaced): one
+    that bears a lesser incarnation than `mine`. A younger adapter bears a greater one."""
+    if not await has_adapter_table(database):
+        return True
+    return (await read_adapter(database)).incarnation.number < mine.number
+
+
 async def take_over(
     database: Database, bus_number: int, *, unit: str, system: str, deadline_s: float = 10
 ) -> Incarnation:

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from deptbus.change import Received
 from deptbus.connection import Connection
 from deptbus.department.store import BusIdentity, PartitionBatch, Position, Unreadable
-from deptbus.errors import DeptbusError, SourceRefused, WireRefused
+from deptbus.errors import BusUnreachable, DeptbusError, SourceRefused, WireRefused
 from deptbus.names import adapter_group, in_topic
 from deptbus.stream.brokers import open_consumer, partitions_of, translate, wait_long
 from deptbus.stream.group import LagCommitter
@@ -59,15 +59,26 @@ class Inbox:
         self._places: list[TopicPartition] = []
         self._committer: LagCommitter | None = None
         self._committed: dict[int, int] = {}
+        self._identity: BusIdentity | None = None
         self._asked_before: Mapping[int, int] = {}
 
     async def start(self) -> tuple[BusIdentity, int]:
         """Which bus this is, and the number of partitions."""
-        consumer = self._consumer = await open_consumer(self._connection)
+        # Where reading goes on is decided by SQL, never by the client: it would begin anew without
+        # a word where a topic that was made again is shorter.
+        consumer = self._consumer = await open_consumer(self._connection, reset="none")
         self._places = await partitions_of(consumer, self.topic)
         identity = await topic_identity(consumer._client, self.topic)
         self._committer = LagCommitter(consumer._client, self._group)
-        return BusIdentity(*identity), len(self._places)
+        self._identity = BusIdentity(*identity)
+        return self._identity, len(self._places)
+
+    async def check_identity(self) -> None:
+        """Raises BusUnreachable when the topic is another one than at the start: whoever opens it
+        anew compares it with the one that was applied."""
+        identity = BusIdentity(*await topic_identity(self._open()._client, self.topic))
+        if identity != self._identity:
+            raise BusUnreachable(f"topic {self.topic} was made again")
 
     async def seek(
         self,

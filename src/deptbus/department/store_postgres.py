@@ -91,8 +91,10 @@ class PostgresStore(Store):
             for dataset, (receive, key) in self._mapping.items():
                 await self._open_table(connection, dataset, receive, key)
             await connection.executemany(
-                "INSERT INTO deptbus.offsets VALUES ($1, $2, 0, $3, $4, '{}') "
-                "ON CONFLICT DO NOTHING",
+                # Where nothing was applied yet, nothing is lost with a topic that was made again.
+                "INSERT INTO deptbus.offsets AS o VALUES ($1, $2, 0, $3, $4, '{}') "
+                "ON CONFLICT (topic, part) DO UPDATE SET cluster_id = excluded.cluster_id, "
+                "topic_id = excluded.topic_id WHERE o.next_offset = 0",
                 [
                     (self.topic, n, identity.cluster_id, identity.topic_id)
                     for n in range(partitions)

@@ -425,6 +425,12 @@ def _positions(
         "INSERT OR IGNORE INTO deptbus_offsets VALUES (?, ?, 0, ?, ?, '{}')",
         [(topic, n, identity.cluster_id, identity.topic_id) for n in range(partitions)],
     )
+    # Where nothing was applied yet, nothing is lost with a topic that was made again.
+    connection.execute(
+        "UPDATE deptbus_offsets SET cluster_id = ?, topic_id = ? "
+        "WHERE topic = ? AND next_offset = 0",
+        (identity.cluster_id, identity.topic_id, topic),
+    )
     rows = connection.execute(
         "SELECT part, next_offset, floors, cluster_id, topic_id FROM deptbus_offsets "
         "WHERE topic = ?",

@@ -134,14 +134,15 @@ async def open_producer(connection: Connection, **words: Any) -> AIOKafkaProduce
 
 
 async def open_consumer(
-    connection: Connection, *, group: str | None = None, **words: Any
+    connection: Connection, *, group: str | None = None, reset: str = "earliest", **words: Any
 ) -> AIOKafkaConsumer:
     """A started consumer; assign partitions only after `partition_count`, because `assign` on a
-    forbidden topic spins for ever. Raises BusUnreachable, BusRefused."""
+    forbidden topic spins for ever. `reset`: what a position outside of the log becomes ("none": an
+    error). Raises BusUnreachable, BusRefused."""
     consumer = AIOKafkaConsumer(
         group_id=group,
         enable_auto_commit=False,
-        auto_offset_reset="earliest",
+        auto_offset_reset=reset,
         fetch_max_wait_ms=SHORT_WAIT_MS,
         max_partition_fetch_bytes=2 * 1024 * 1024,
         request_timeout_ms=REQUEST_TIMEOUT_MS,
