@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from deptbus.change import Cause
+from deptbus.department.capture_check import Broken
 from deptbus.department.connect import Database
 from deptbus.department.layout import Layout
 from deptbus.department.pulse import Pulse
@@ -172,6 +173,14 @@ class Capture(ABC):
     @abstractmethod
     async def uninstall(self) -> None:
         """Removes every trigger, function and table of the source side. Works at any time."""
+
+    @abstractmethod
+    async def broken(self) -> list[Broken]:
+        """Installed datasets that cannot be captured as the tables are now."""
+
+    @abstractmethod
+    async def give_way(self) -> None:
+        """Notes that something was written which was not captured: a resync is needed."""
 
     @abstractmethod
     async def layouts(self) -> dict[str, Layout]:

@@ -31,6 +31,7 @@ from deptbus.department.capture import (
     Variant,
     Wanted,
 )
+from deptbus.department.capture_check import Broken, broken_postgres
 from deptbus.department.connect import PostgresDatabase, postgres_translated
 from deptbus.department.layout import Layout, quoted
 from deptbus.department.postgres_install import drop_statements, install_statements
@@ -143,6 +144,15 @@ class PostgresCapture(Capture):
                 return {}
             rows = await c.fetch("SELECT layout FROM deptbus.layout WHERE is_current")
         return {x.dataset: x for x in (Layout.from_json(r[0]) for r in rows)}
+
+    async def broken(self) -> list[Broken]:
+        current = (await self.layouts()).values()
+        async with self._durable() as c:
+            return await broken_postgres(c, current)
+
+    async def give_way(self) -> None:
+        async with self._durable() as c:
+            await c.execute("SELECT nextval('deptbus.gave_way')")
 
     async def _load_layouts(self, c: asyncpg.Connection) -> None:
         self._numbers.clear()

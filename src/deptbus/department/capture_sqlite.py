@@ -27,6 +27,7 @@ from deptbus.department.capture import (
     Variant,
     Wanted,
 )
+from deptbus.department.capture_check import Broken, broken_sqlite
 from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.layout import Layout, comma, quoted
 from deptbus.department.raw import raw_text
@@ -105,6 +106,15 @@ class SqliteCapture(Capture):
             return {x.dataset: x for x in (Layout.from_json(text) for (text,) in rows)}
 
         return await self._database.run(work)
+
+    async def broken(self) -> list[Broken]:
+        current = (await self.layouts()).values()
+        return await self._database.run(lambda c: broken_sqlite(c, current))
+
+    async def give_way(self) -> None:
+        await self._database.transaction(
+            lambda c: c.execute("UPDATE deptbus_published SET gave_way = gave_way + 1")
+        )
 
     # --- the queue ------------------------------------------------------------------------
 

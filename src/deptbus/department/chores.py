@@ -13,6 +13,7 @@ import structlog
 from deptbus.department.capture import HOLDS, Capture, RawKey, Wanted
 from deptbus.department.publication import Publication
 from deptbus.department.raw import raw_of
+from deptbus.errors import DatabaseBusy
 
 log = structlog.get_logger(__name__)
 
@@ -29,6 +30,7 @@ class Chores:
         self._capture = capture
         self._publications = publications
         self._woken = asyncio.Event()
+        self.rests = False  # a table cannot be read as it is now: what is wanted of it waits
 
     def wake(self) -> None:
         self._woken.set()
@@ -48,8 +50,11 @@ class Chores:
     async def run(self) -> None:
         while True:
             self._woken.clear()
-            busy = await self._work_off()
-            busy = await self._advance() or busy
+            try:
+                busy = await self._work_off()
+                busy = await self._advance() or busy
+            except DatabaseBusy:
+                busy = False  # somebody holds a lock for long: what is wanted is written down
             if not busy:
                 try:
                     async with asyncio.timeout(_IDLE_SECONDS):
@@ -59,6 +64,8 @@ class Chores:
             await asyncio.sleep(0)
 
     async def _work_off(self) -> bool:
+        if self.rests:
+            return False
         done, by_key = await self._capture.work_off(100)
         datasets = {w.dataset for w in by_key}
         for dataset in datasets:

@@ -97,13 +97,24 @@ def sqlite_translated(place: str) -> Iterator[None]:
             sqlite3.SQLITE_LOCKED,
         ):
             raise DatabaseBusy(f"{place}: another program holds the database") from None
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         raise DatabaseUnavailable(
-            f"{place}: {error}", mend="Check the file, its rights and its tables"
+            f"{place}: {error}",
+            mend=_SQLITE_MENDS.get(code, "Check the file, its rights and its tables"),
         ) from None
     except sqlite3.DatabaseError as error:
         raise DatabaseUnavailable(
             f"{place}: {error}", mend="Check that it is a sound database"
         ) from None
+
+
+# What a person can do, by the primary code of the error; all else is the file or its tables.
+_SQLITE_MENDS = {
+    sqlite3.SQLITE_FULL: "Make room on the disk; it goes on by itself",
+    sqlite3.SQLITE_IOERR: "Check the disk and its room; it goes on by itself",
+    sqlite3.SQLITE_READONLY: "Make file and folder writable for this user; it goes on by itself",
+    sqlite3.SQLITE_CANTOPEN: "Check folder and file, and this user's right to write both",
+}
 
 
 class SqliteDatabase:
@@ -168,7 +179,10 @@ class SqliteDatabase:
                     raise DatabaseUnavailable(f"{self.place}: the connection is closed")
                 if _file_of(Path(self.target.location)) != self._file:
                     # A backup was put in its place: ours is a file that nobody writes any more.
-                    raise DatabaseUnavailable(f"{self.place}: the file was replaced or removed")
+                    raise DatabaseUnavailable(
+                        f"{self.place}: the file was replaced or removed",
+                        mend="It is opened anew; if it is gone, put it back",
+                    )
                 return work(self._connection)
 
         if threading.get_ident() == self._ident:  # within `together`
@@ -277,9 +291,7 @@ def _translated(place: str, error: asyncpg.PostgresError) -> DeptbusError:
     own = isinstance(error, asyncpg.UnknownPostgresError) and kind not in _OF_THE_SERVER
     if kind in _OF_A_ROW or own:
         return RowRefused(f"{place}: {_named(error)}")
-    if kind == "40" or isinstance(
-        error, asyncpg.LockNotAvailableError | asyncpg.QueryCanceledError
-    ):
+    if kind == "40" or isinstance(error, _OF_THE_MOMENT):
         return DatabaseBusy(f"{place}: {_named(error)}")
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return DatabaseUnavailable(
@@ -291,7 +303,29 @@ def _translated(place: str, error: asyncpg.PostgresError) -> DeptbusError:
         return DatabaseUnavailable(
             f"{place}: the database refuses user or password", mend="Check `database:`"
         )
-    return DatabaseUnavailable(f"{place}: {_named(error)}")
+    state = error.sqlstate or ""
+    mend = _POSTGRES_MENDS.get(state) or _POSTGRES_MENDS.get(kind) or _ELSE
+    return DatabaseUnavailable(f"{place}: {_named(error)}", mend=mend)
+
+
+# What a person can do, by SQLSTATE or by its class (PostgreSQL, appendix A).
+_POSTGRES_MENDS = {
+    "53300": "Raise max_connections or end connections of others; it goes on by itself",
+    "53100": "Make room on the server's disk; it goes on by itself",
+    "53": "Give the server more of what it lacks; it goes on by itself",
+    "57": "It goes on by itself when the server runs again",
+    "58": "Look at the server's log and its disk; it goes on by itself",
+    "25": "Make the database writable again; it goes on by itself",
+    "42": "A table was altered: look at the tables that department.yml names, and run `deptbus "
+    "department install` again where it is one that is published",
+}
+_ELSE = "Look at the server's log"
+# A statement that was prepared before a table was altered is prepared anew at the next try.
+_OF_THE_MOMENT = (
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.InvalidCachedStatementError,
+)
 
 
 def _named(error: asyncpg.PostgresError) -> str:

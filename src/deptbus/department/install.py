@@ -128,7 +128,14 @@ async def install_system(department: Department, system: str, contract: Contract
                 "SQLite has one writer: give the department's program a busy time-out of some "
                 "seconds (PRAGMA busy_timeout = 5000)"
             )
+        is_blind = any(broken.is_blind for broken in await capture.broken())
         await capture.install(layouts, settings.outbox_cap_rows)
+        if is_blind:
+            await capture.give_way()
+            notes.append(
+                "what was written while the triggers were away was not captured: run "
+                "`deptbus department resync`"
+            )
     return notes
 
 

@@ -14,7 +14,7 @@ from deptbus.department.postgres_schema import table_facts
 # Ours by name and by the schema of their functions.
 OUR_TRIGGERS = (
     "SELECT t.tgname, format('%I.%I', n.nspname, k.relname) AS on_table, p.proname, "
-    "pg_get_triggerdef(t.oid) AS definition FROM pg_trigger t "
+    "t.tgenabled IN ('O', 'A') AS is_on FROM pg_trigger t "
     "JOIN pg_class k ON k.oid = t.tgrelid JOIN pg_namespace n ON n.oid = k.relnamespace "
     "JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace pn ON pn.oid = p.pronamespace "
     "WHERE pn.nspname = 'deptbus' AND NOT t.tgisinternal"
@@ -37,7 +37,7 @@ async def install_statements(
         "FROM deptbus.outbox), (SELECT last_value FROM deptbus.position))",
         "UPDATE deptbus.layout SET is_current = false",
     ]
-    there = {(r["tgname"], r["on_table"]): r["definition"] for r in await c.fetch(OUR_TRIGGERS)}
+    there = {(r["tgname"], r["on_table"]): r["is_on"] for r in await c.fetch(OUR_TRIGGERS)}
     kept: set[tuple[str, str]] = set()
     functions: set[str] = set()
     for layout in layouts:
@@ -62,6 +62,8 @@ async def install_statements(
             kept.add(place)
             if place not in there:
                 made.append(sql.trigger(layout, facts, event))
+            elif not there[place]:
+                made.append(f"ALTER TABLE {on_table} ENABLE TRIGGER {quoted(place[0])}")
     made += [f"DROP TRIGGER {quoted(n)} ON {t}" for n, t in there if (n, t) not in kept]
     made += [
         f"DROP FUNCTION {r['signature']}"

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -30,11 +30,18 @@ from deptbus.department.bus_memory import (
     read_control,
 )
 from deptbus.department.capture import Capture, RawKey
+from deptbus.department.capture_check import Broken
 from deptbus.department.chores import Chores
 from deptbus.department.layout import layout_of
 from deptbus.department.publication import Batch, KeyOf, Publication, Stamp
 from deptbus.department.pulse import Signs
-from deptbus.errors import BusUnreachable, DeptbusError, SourceRefused, WireRefused
+from deptbus.errors import (
+    BusUnreachable,
+    DatabaseBusy,
+    DeptbusError,
+    SourceRefused,
+    WireRefused,
+)
 from deptbus.names import control_topic, out_topic
 from deptbus.stream.log import Outgoing, Sender
 from deptbus.stream.policies import PolicyFollower
@@ -50,6 +57,19 @@ _SLICE_ROWS = 100  # judged in one go: about 4 ms, in which nothing else of this
 HEARTBEAT_SECONDS = 2.0
 _IDLE_SECONDS = 1.0  # at least so often the policy is looked at
 _BACKOFF_SECONDS = (0.2, 5.0)
+_BUSY_SECONDS = (0.02, 0.25)
+_BUSY_TOLD_SECONDS = 5.0
+LOOK_SECONDS = 5.0  # at least so often it is looked whether the tables are still captured
+_CAPTURE_MEND = (
+    "Mend the table, or the mapping in department.yml; run `deptbus department install` again, and "
+    "then what `deptbus department status` asks for"
+)
+_RESYNC_MEND = (
+    "Something was written that could not be captured: run `deptbus department resync`, and then "
+    "start the adapter again"
+)
+
+T = TypeVar("T")
 
 
 class Turn(NamedTuple):
@@ -93,6 +113,8 @@ class Publisher:
         self._log = log.bind(unit=self.unit, system=system)
         self._publications: dict[str, Publication] = {}
         self._hold: dict[str, str] = {}  # datasets whose rows stay where they are, and why
+        self._broken: dict[str, Broken] = {}  # datasets that cannot be captured as the tables are
+        self._gave_way = 0  # how often, as was last told
         self._codecs = Codecs()
         self._policy: Policy | None = None
         self._incarnation: Incarnation | None = None
@@ -154,6 +176,7 @@ class Publisher:
                 f"{self._capture.database.place}: capture is not installed",
                 mend="Run `deptbus department install`",
             )
+        await self._look_at_capture()
         await self._follow_policy()
         memory = await read_control(self._connection, self.unit, self.system)
         assert self._policy is not None
@@ -237,6 +260,14 @@ class Publisher:
         policy = self._follower.current()
         if self._policy is not None and policy.number == self._policy.number:
             return
+        changed = self._policy is not None
+        await self._take_up(policy)
+        if changed:
+            await self._capture.retry_parked("live")
+            self._log.info("policy_followed", policy=policy.number)
+
+    async def _take_up(self, policy: Policy) -> None:
+        """Which datasets are published under this contract, and which have to wait."""
         contract = policy.contract
         history = self._follower.history().values()
         if not any(self.unit in known.contract.unit_by_name for known in history):
@@ -254,6 +285,9 @@ class Publisher:
         hold: dict[str, str] = {}
         for dataset, publish in self._settings.publishes.items():
             try:
+                if dataset in self._broken:
+                    hold[dataset] = self._broken[dataset].reason  # told already
+                    continue
                 if not contract.may_publish(self.unit, dataset):
                     raise SourceRefused(f"{self.unit} may not publish {dataset}")
                 wanted = layout_of(dataset, publish, contract)
@@ -275,11 +309,28 @@ class Publisher:
             del self._publications[dataset]
         # Never empty in between: a file's rows are judged on another thread.
         self._publications.update(fresh)
-        changed = self._policy is not None
         self._policy = policy
-        if changed:
-            await self._capture.retry_parked("live")
-            self._log.info("policy_followed", policy=policy.number)
+
+    async def _look_at_capture(self) -> None:
+        """Says once what is wrong with capture and once that it is well again. Rows of a dataset
+        whose table was altered wait; the other datasets go on."""
+        found = {broken.dataset: broken for broken in await self._capture.broken()}
+        for dataset, broken in found.items():
+            if dataset not in self._broken:
+                self._log.error("capture_broken", reason=broken.reason, mend=_CAPTURE_MEND)
+                if broken.is_blind:
+                    await self._capture.give_way()
+        for dataset in self._broken.keys() - found.keys():
+            self._log.info("capture_mended", dataset=dataset)
+        if found.keys() != self._broken.keys():
+            self._broken = found
+            self.chores.rests = bool(found)
+            if self._policy is not None:
+                await self._take_up(self._policy)
+        gave_way = (await self._capture.state()).gave_way
+        if gave_way > 0 and self._gave_way == 0:
+            self._log.error("resync_needed", captures_missed=gave_way, mend=_RESYNC_MEND)
+        self._gave_way = gave_way
 
     # --- the loop -------------------------------------------------------------------------
 
@@ -311,7 +362,8 @@ class Publisher:
         try:
             while True:
                 await self._follow_policy()
-                turn = await self._capture.together(partial(self._turn, acked, in_flight))
+                turning = partial(self._turn, acked, in_flight)
+                turn = await self._when_free(partial(self._capture.together, turning))
                 acked = []
                 if turn.wants:
                     self.chores.wake()
@@ -322,11 +374,25 @@ class Publisher:
                     in_flight = [change.version for change, _ in turn.values]
                     sending = asyncio.create_task(self._send(turn.values, turn.publication))
                 elif not turn.rows and not acked:
-                    await self._capture.wait(_IDLE_SECONDS)
+                    await self._when_free(partial(self._capture.wait, _IDLE_SECONDS))
         finally:
             if sending is not None:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
+
+    async def _when_free(self, work: Callable[[], Awaitable[T]]) -> T:
+        """`work`, again for as long as somebody holds a lock that it needs. Whatever it does to the
+        database is done whole or not at all, so doing it again is right."""
+        pause, began, said = _BUSY_SECONDS[0], time.monotonic(), False
+        while True:
+            try:
+                return await work()
+            except DatabaseBusy as error:
+                if not said and time.monotonic() - began > _BUSY_TOLD_SECONDS:
+                    self._log.warning("publishing_waits_for_a_lock", error=error.what)
+                    said = True
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _BUSY_SECONDS[1])
 
     async def _turn(self, acked: Sequence[int], in_flight: Sequence[int]) -> Turn:
         """Forgets what the broker has, then reads and judges the next rows. All that has to be
@@ -409,11 +475,15 @@ class Publisher:
     # --- heartbeats -----------------------------------------------------------------------
 
     async def _beat_for_ever(self) -> None:
+        look_at = time.monotonic() + LOOK_SECONDS
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
                 await self._beat()
-            except BusUnreachable:
+                if time.monotonic() > look_at:
+                    await self._look_at_capture()
+                    look_at = time.monotonic() + LOOK_SECONDS
+            except (BusUnreachable, DatabaseBusy):
                 continue  # the loop that publishes says it
 
     async def _beat(self) -> None:

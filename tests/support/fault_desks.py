@@ -1,0 +1,274 @@
+"""Departments whose systems run as in the adapter's process, and clerks who never stop typing.
+
+What a fault does is asked from outside: the clerk knows how long each commit took and whether one
+failed, the table is read by plain SQL, and the bus by its topics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import asyncpg
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+from inbox_feed import FixedPolicy
+from source_world import PLACES, PUBLISH, SECRET, StandingPolicy, contract
+
+from deptbus.change import Change, ChangeOp
+from deptbus.connection import Connection
+from deptbus.contract.department import load_department
+from deptbus.department import install
+from deptbus.department.adapter import SystemRun
+from deptbus.department.publisher import Publisher
+from deptbus.department.resync import resync
+from deptbus.names import SCHEMAS, control_topic, out_topic
+from deptbus.stream.log import Sender, read_to_end
+from deptbus.stream.schemas import SchemaFollower
+from deptbus.wire.codecs import Codecs
+from deptbus.wire.keys import fingerprint
+
+TABLE = (
+    "CREATE TABLE people (身份证 TEXT PRIMARY KEY, area TEXT, 姓名 TEXT, sex INTEGER, born TEXT, "
+    "firm TEXT, religion TEXT)"
+)
+UPSERT = (
+    "INSERT INTO people (身份证, area, 姓名, sex) VALUES ({}, {}, {}, 1) "
+    "ON CONFLICT (身份证) DO UPDATE SET 姓名 = excluded.姓名"
+)
+
+
+async def until(condition: Callable[[], Any], what: str = "", seconds: float = 30) -> None:
+    """Waits until it is true; awaits it first when it gives an awaitable."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = condition()
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        if answer:
+            return
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        await asyncio.sleep(0.05)
+
+
+def said(logs: Sequence[Any], event: str, desk: Any) -> list[Any]:
+    """The lines with this event that the systems of a desk have logged."""
+    unit = desk.department.unit
+    return [line for line in logs if line["event"] == event and line.get("unit") == unit]
+
+
+class SourceDesk:
+    """One unit that publishes `person` out of a SQLite file or a PostgreSQL database."""
+
+    def __init__(self, bus: Connection, folder: Path, url: str | None = None) -> None:
+        self.bus = bus
+        self.unit = f"line{uuid.uuid4().hex[:12]}@330106"
+        self.contract = contract(self.unit, agreed=fingerprint(SECRET))
+        self.follower = StandingPolicy(self.contract)
+        self.url = url
+        self.folder = folder / self.unit
+        self.folder.mkdir()
+        self.file = self.folder / "own.db"
+        (self.folder / "key.secret").write_text(SECRET.hex(), encoding="ascii")
+        system = {
+            "database": url or "sqlite:///own.db",
+            "publishes": {"person": PUBLISH.model_dump(exclude_none=True)},
+        }
+        path = self.folder / "department.yml"
+        path.write_text(json.dumps({"unit": self.unit, "systems": {"main": system}}), "utf-8")
+        self.department = load_department(path)
+
+    async def open(self) -> SourceDesk:
+        await self.sql(TABLE)
+        await self.install()
+        admin = AdminClient(self.bus.librdkafka())
+        for topic, count in ((out_topic(self.unit), 4), (control_topic(self.unit), 1)):
+            admin.create_topics([NewTopic(topic, count, 1)])[topic].result(30)
+        with suppress(KafkaException):  # another desk made it
+            admin.create_topics([NewTopic(SCHEMAS, 1, 1)])[SCHEMAS].result(30)
+        return self
+
+    async def install(self) -> list[str]:
+        return await install.install_system(self.department, "main", self.contract)
+
+    async def sql(self, *statements: str) -> None:
+        """As the department's own program would, each in a transaction of its own."""
+        if self.url is None:
+            with closing(sqlite3.connect(self.file, timeout=30)) as connection:
+                for statement in statements:
+                    connection.execute(statement)
+                    connection.commit()
+            return
+        connection = await asyncpg.connect(self.url)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    async def table(self, name: str = "姓名") -> dict[str, str]:
+        query = f"SELECT 身份证, {name} FROM people"
+        if self.url is None:
+            with closing(sqlite3.connect(self.file, timeout=30)) as connection:
+                return dict(connection.execute(query).fetchall())
+        connection = await asyncpg.connect(self.url)
+        try:
+            return {r[0]: r[1] for r in await connection.fetch(query)}
+        finally:
+            await connection.close()
+
+    async def published(self) -> dict[str, str]:
+        """id -> name, of the highest version of every key that lies in `out`."""
+        codecs = Codecs(self.contract)
+        codec = codecs.record_codec("person", 1)
+        last: dict[bytes, Change] = {}
+        for record in await read_to_end(self.bus, out_topic(self.unit)):
+            change = codecs.decode_out(record.key, record.value)
+            if isinstance(change, Change):
+                before = last.get(change.key)
+                if before is None or change.version > before.version:
+                    last[change.key] = change
+        found = (codec.decode(c.record) for c in last.values() if c.op is ChangeOp.UPSERT)
+        return {record["id"]: record["name"] for record in found}
+
+    async def is_published(self) -> bool:
+        return await self.published() == await self.table()
+
+    async def resync(self) -> None:
+        """`deptbus department resync`, then as much of a run as publishes the rest."""
+        async with install.capture_of(self.department, "main") as capture, Sender(self.bus) as s:
+            publisher = Publisher(
+                self.bus,
+                self.department,
+                "main",
+                capture=capture,
+                sender=s,
+                follower=self.follower,  # type: ignore[arg-type]
+                secret=SECRET,
+            )
+            await resync(self.bus, self.department, "main", publisher, Codecs(self.contract))
+
+    async def status(self) -> Any:
+        async with install.capture_of(self.department, "main") as capture:
+            return await capture.status()
+
+
+class Clerk:
+    """Types one row after the other, each a commit of its own, and takes the time.
+
+    `slowest` seconds, `failed`: the errors of the writes that did not go through.
+    """
+
+    def __init__(self, desk: SourceDesk, *, rows: int = 40, seed: int = 1) -> None:
+        self._desk = desk
+        self._rows, self._random = rows, random.Random(seed)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._type, daemon=True)
+        self.written = 0
+        self.slowest = 0.0
+        self.failed: list[str] = []
+        self.forgives = False  # the database itself is away: not what the bus is to blame for
+
+    def _type(self) -> None:
+        with self._connected() as write:
+            while not self._stop.is_set():
+                number = self._random.randrange(self._rows)
+                began = time.monotonic()
+                try:
+                    write(f"{number:018}", PLACES[0], f"n{self.written}")
+                except (sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as e:
+                    if not self.forgives:
+                        self.failed.append(f"{type(e).__name__}: {e}")
+                    time.sleep(0.05)
+                    continue
+                self.written += 1
+                self.slowest = max(self.slowest, time.monotonic() - began)
+                self._stop.wait(0.004)
+
+    @contextmanager
+    def _connected(self) -> Iterator[Callable[..., None]]:
+        if self._desk.url is None:
+            yield self._write_sqlite
+            return
+        runner = asyncio.Runner()
+        kept: list[asyncpg.Connection] = []
+
+        async def write(*words: str) -> None:
+            if not kept or kept[0].is_closed():
+                kept[:] = [await asyncpg.connect(self._desk.url, timeout=5)]
+            await kept[0].execute(UPSERT.format("$1", "$2", "$3"), *words)
+
+        try:
+            yield lambda *words: runner.run(write(*words))
+        finally:
+            if kept:
+                runner.run(kept[0].close())
+            runner.close()
+
+    def _write_sqlite(self, *words: str) -> None:
+        # Opened each time: the file may have been replaced.
+        mode = f"file:{self._desk.file}?mode=rw"
+        with closing(sqlite3.connect(mode, uri=True, timeout=5)) as connection:
+            connection.execute(UPSERT.format("?", "?", "?"), words)
+            connection.commit()
+
+    async def wait_for(self, rows: int) -> None:
+        goal = self.written + rows
+        await until(lambda: self.written >= goal, f"{rows} rows typed; {self.failed[-2:]}")
+
+    def __enter__(self) -> Clerk:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(60)
+
+
+@asynccontextmanager
+async def running(
+    bus: Connection, desks: Sequence[Any], follower: Any = None
+) -> AsyncIterator[list[SystemRun]]:
+    """The systems of these desks (`department`, `follower`), as one adapter process runs them."""
+    codecs = Codecs()
+    schemas = SchemaFollower(bus, codecs)
+    await schemas.start()
+    async with Sender(bus) as sender:
+        runs = [
+            SystemRun(
+                SimpleNamespace(  # type: ignore[arg-type]
+                    connection=bus,
+                    codecs=codecs,
+                    follower=follower or getattr(desk, "follower", None) or FixedPolicy(),
+                    schemas=schemas,
+                    sender=sender,
+                ),
+                desk.department,
+                system,
+            )
+            for desk in desks
+            for system in desk.department.systems
+        ]
+        tasks = [asyncio.create_task(run.run()) for run in runs]
+        try:
+            for run in runs:
+                await run.settled.wait()
+            yield runs
+        finally:
+            for run in runs:
+                run.stop()
+            await asyncio.wait(tasks, timeout=10)
+            assert all(task.done() for task in tasks)
+            await schemas.stop()
+            for task in tasks:
+                task.result()
