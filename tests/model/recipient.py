@@ -6,12 +6,13 @@ way around refused rows are the product's.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deptbus.change import Received
 from deptbus.department.decide import Action, Clear, Decision, Remove, Write
-from deptbus.department.ledger import Entry, RecordId, Row, glimpse
+from deptbus.department.ledger import Entry, RecordId, Row, Sender
+from deptbus.department.plain import Known, entries_of
 from deptbus.department.store import (
     BusIdentity,
     DatasetStatus,
@@ -69,11 +70,17 @@ class ModelStore(Store):
     def batch_limit(self) -> int:
         return 5
 
-    async def glimpses(self, ids: Sequence[RecordId]) -> list[Entry]:
+    async def glimpses(self, wanted: Mapping[Sender, Collection[bytes]]) -> Known:
         await step()
         ledger = self.database.ledger
-        known = [ledger[rid] for rid in ids if rid in ledger]
-        return [glimpse(*e.id, *e.pair, e.op, e.row, e.held) for e in known]
+        return {
+            sender: {
+                key: (key, *e.pair, e.op, e.row, e.held)
+                for key in keys
+                if (e := ledger.get(RecordId(*sender, key))) is not None
+            }
+            for sender, keys in wanted.items()
+        }
 
     async def claimants(self, rows: Sequence[Row], without: Collection[RecordId]) -> list[Entry]:
         await step()
@@ -110,9 +117,22 @@ class ModelStore(Store):
             for before, _ in work.positions.values():
                 if before != database.position:
                     raise moved_offsets()
-        if any(database.is_refused(action) for action in work.decision.actions):
+        plain = [Entry._make(e) for lot in work.lots.values() for e in entries_of(lot, 0)]
+        writes = [
+            Write(
+                RecordId(dataset, one.received.source_unit, one.key),
+                Row(dataset, one.row),
+                0,
+                one.payload,
+            )
+            for dataset, lot in work.lots.items()
+            for one in lot.plain
+        ]
+        actions = [*work.decision.actions, *writes]
+        entries = [*work.decision.entries, *plain]
+        if any(database.is_refused(action) for action in actions):
             raise RowRefused("a constraint")
-        for action in work.decision.actions:
+        for action in actions:
             if isinstance(action, Remove):
                 database.rows.pop(action.row, None)
             elif isinstance(action, Clear) and action.row in database.rows:
@@ -120,26 +140,26 @@ class ModelStore(Store):
                     database.rows[action.row][at] = TARGET.cleared(at)
             elif isinstance(action, Write):
                 old = database.rows.get(action.row)
-                database.rows[action.row] = self._row(action, old, work.decision)
-        self._notice_stale(work.decision)
-        database.ledger |= {entry.id: entry for entry in work.decision.entries}
+                database.rows[action.row] = self._row(action, old, entries)
+        self._notice_stale(entries)
+        database.ledger |= {entry.id: entry for entry in entries}
         for _, after in work.positions.values():
             database.position = after
         await step()
 
-    def _notice_stale(self, decision: Decision) -> None:
+    def _notice_stale(self, entries: Iterable[Entry]) -> None:
         """Never, not even for a moment, does an older state overwrite a newer one."""
-        for entry in decision.entries:
+        for entry in entries:
             old = self.database.ledger.get(entry.id)
             if old is not None and entry.pair < old.pair:
                 self.world.wrong.append(
                     f"{self.database.unit}: {entry.pair} was written over {old.pair}"
                 )
 
-    def _row(self, action: Write, old: list[Any] | None, decision: Decision) -> list[Any]:
+    def _row(self, action: Write, old: list[Any] | None, entries: Iterable[Entry]) -> list[Any]:
         values = list(action.values)
         if self.world.bugs.closed_column_stands and old is not None:
-            entry = next(e for e in decision.entries if e.id == action.id)
+            entry = next(e for e in entries if e.id == action.id)
             for at in TARGET.closed_columns(entry.field_names):
                 values[at] = old[at]
         return values

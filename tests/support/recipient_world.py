@@ -18,7 +18,7 @@ from deptbus.department.decide import (
     touched_rows,
 )
 from deptbus.department.fold import Folded, add_retries, fold
-from deptbus.department.ledger import Entry, Prepared, RecordId, Row, Unfit
+from deptbus.department.ledger import Entry, Prepared, RecordId, Row, Taken, Unfit, entry_of
 from deptbus.wire.control import PolicyMarker
 from deptbus.wire.digest import encode_values, values_digest
 
@@ -62,6 +62,12 @@ def received(
 
 class PlainTarget:
     """Columns are the fields; a closed one gets CLEARED."""
+
+    replaces = True
+
+    def take(self, received: Received) -> Taken | None:
+        fit = self.prepare(entry_of(received, 0))
+        return (fit.row, fit.written, fit.values) if isinstance(fit, Prepared) else None
 
     def prepare(self, entry: Entry, record: RecordFields | None = None) -> Prepared | Unfit:
         assert entry.record is not None
@@ -116,7 +122,8 @@ class Recipient:
         fold(items, self.ledger, floors, now_us, replacing={"resident"}, into=folded, **planted)
         if retry:
             add_retries(folded, [e for e in self.ledger.values() if e.parked])
-        fits = prepare(folded, self.targets)
+        fits: dict[RecordId, Prepared | Unfit] = {}
+        prepare(folded, self.targets, fits)
         rows = touched_rows(folded, self.ledger, fits)
         known = {
             rid: e

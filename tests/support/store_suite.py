@@ -347,10 +347,7 @@ class StoreSuite:
         older = await self.opened(database)
         await self.take_over(database)
 
-        async def passed(*_: object) -> None:
-            return None
-
-        monkeypatch.setattr("deptbus.department.fence.check_postgres", passed)
+        monkeypatch.setattr("deptbus.department.fence.lock_postgres", lambda *_: "SELECT true")
         monkeypatch.setattr("deptbus.department.fence.check_sqlite", lambda *_: None)
         await self.feed(older, person(1, name="zombie"), part=1)
         assert await self.people(database, "name") == [("zombie",)]
@@ -365,6 +362,7 @@ class StoreSuite:
         store = await self.opened(database)
         await self.feed(store, person(1))
         old = MappedTarget.prepare
+        monkeypatch.setattr(MappedTarget, "take", lambda *_: None)
         kept = store.targets["person"].columns.index(
             next(c for c in store.targets["person"].columns if c.name == "phone")
         )

@@ -85,13 +85,13 @@ class Decision:
 Fits = Mapping[RecordId, Prepared | Unfit]
 
 
-def prepare(folded: Folded, targets: Mapping[str, Target]) -> dict[RecordId, Prepared | Unfit]:
-    """Bring the candidates' projections into the recipient's own words, once."""
-    return {
-        rid: targets[rid.dataset].prepare(entry, folded.records.get(rid))
-        for rid, entry in folded.candidates.items()
-        if entry.op == DeliveryOp.UPSERT
-    }
+def prepare(
+    folded: Folded, targets: Mapping[str, Target], fits: dict[RecordId, Prepared | Unfit]
+) -> None:
+    """Bring those candidates' projections into the recipient's own words that `fits` lacks."""
+    for rid, entry in folded.candidates.items():
+        if entry.op == DeliveryOp.UPSERT and rid not in fits:
+            fits[rid] = targets[rid.dataset].prepare(entry, folded.records.get(rid))
 
 
 def touched_rows(folded: Folded, known: Mapping[RecordId, Entry], fits: Fits) -> set[Row]:

@@ -191,6 +191,12 @@ async def check_postgres(connection: asyncpg.Connection, token: bytes) -> None:
         raise Fenced(FENCED, mend=FENCED_MEND)
 
 
+def lock_postgres(token: bytes) -> str:
+    """The same check as SQL without arguments, to be sent along with other statements: it finds one
+    row, locked until the transaction's end, or none. `check_postgres` then says why."""
+    return f"SELECT true FROM deptbus.adapter WHERE token = '\\x{token.hex()}' FOR SHARE"
+
+
 def begin_applying_sqlite(connection: sqlite3.Connection, datasets: Iterable[str]) -> None:
     """Rows written from here to `end_applying_sqlite` are received rows of these datasets."""
     connection.executemany(
@@ -206,6 +212,9 @@ def end_applying_sqlite(connection: sqlite3.Connection) -> None:
 async def begin_applying_postgres(connection: asyncpg.Connection, datasets: Iterable[str]) -> None:
     """Rows written from here to the end of the transaction (or the next call, which replaces the
     set) are received rows of these datasets."""
-    await connection.execute(
-        "SELECT set_config('deptbus.applying', $1, true)", f",{','.join(datasets)},"
-    )
+    await connection.execute("SELECT set_config($1, $2, true)", *applying_postgres(datasets))
+
+
+def applying_postgres(datasets: Iterable[str]) -> tuple[str, str]:
+    """Name and value of the setting by which capture knows."""
+    return "deptbus.applying", f",{','.join(datasets)},"

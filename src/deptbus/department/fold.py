@@ -51,12 +51,12 @@ class Folded:
     tallies: Counter[Tally] = field(default_factory=Counter)
 
 
-Newer = Callable[[tuple[int, int], str, Entry], bool]
+Newer = Callable[[tuple[int, int], str, tuple[int, int]], bool]
 
 
-def newer(pair: tuple[int, int], cause: str, known: Entry) -> bool:
+def newer(pair: tuple[int, int], cause: str, known: tuple[int, int]) -> bool:
     """A greater (version, policy) is newer; replay and repair also write an equal pair again."""
-    return pair > known.pair or (pair == known.pair and cause in REWRITES)
+    return pair > known or (pair == known and cause in REWRITES)
 
 
 def fold(
@@ -91,7 +91,7 @@ def fold(
             continue
         earlier = candidates.get(rid)
         current = earlier if earlier is not None else known.get(rid)
-        if current is not None and not is_newer((item.version, item.policy), cause, current):
+        if current is not None and not is_newer((item.version, item.policy), cause, current.pair):
             folded.tallies[Tally(dataset, cause, item.direction.value, Outcome.DUPLICATE)] += 1
             continue
         if earlier is not None:

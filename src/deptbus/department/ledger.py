@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from deptbus.change import Cause, DeliveryOp, Received, RecordFields
@@ -124,6 +125,11 @@ class Prepared(NamedTuple):
     written: bytes  # digest of the values
 
 
+# What the short cut makes of a projection: the row's own key, digest of the values, and the values
+# in the form in which the database takes them.
+Taken = tuple[bytes, bytes, Any]
+
+
 class Unfit(NamedTuple):
     """A projection that has no form in the recipient's table; `reason` names table and column,
     never the value."""
@@ -131,19 +137,17 @@ class Unfit(NamedTuple):
     reason: str
 
 
-def glimpse(
-    dataset: str,
-    source_unit: str,
-    key: bytes,
-    version: int,
-    policy: int,
-    op: str,
-    row: bytes | None,
-    held: bool,
-) -> Entry:
-    """An entry as far as it is needed to judge what comes for its record: cheaper to read. The
-    rest is empty, so it must never be written back; only whole entries of other claimants are."""
-    who, told = (dataset, source_unit, key, version, policy, op), ("", None, "", "", "", 0, 0, "")
+# Who published what: (dataset, source unit).
+Sender = tuple[str, str]
+# What is read of a record to judge what comes for it: (key, version, policy, op, row, held).
+Glimpse = Sequence[Any]
+
+
+def glimpsed(sender: Sender, glimpse: Glimpse) -> Entry:
+    """An entry as far as it was read. The rest is empty, so it must never be written back; only
+    whole entries of other claimants are."""
+    key, version, policy, op, row, held = glimpse
+    who, told = (*sender, key, version, policy, op), ("", None, "", "", "", 0, 0, "")
     return Entry._make((*who, *told, None, row, bool(held), None, None, None, None, 0, None, 0))
 
 
@@ -159,6 +163,9 @@ def holding(entry: Entry, fit: Prepared, now_us: int) -> Entry:
 
 class Target(Protocol):
     """How a dataset's projections become rows. Pure; `department.target` has the real one."""
+
+    def take(self, received: Received) -> Taken | None:
+        """The short cut: as `prepare`, or None where that has to be asked."""
 
     def prepare(self, entry: Entry, record: RecordFields | None = None) -> Prepared | Unfit:
         """The row for an upsert's projection (`record`: the entry's, when it is still at hand in

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -11,13 +11,15 @@ import asyncpg
 from deptbus.contract.department import Receive
 from deptbus.department.decide import Action, Clear, Remove, Write
 from deptbus.department.layout import quoted, quoted_table
+from deptbus.department.plain import Lot
+from deptbus.department.postgres_plain import PlainStage
 from deptbus.department.target import Column, MappedTarget
 from deptbus.department.values import POSTGRES_KINDS, ColumnKind, own_column_type
 from deptbus.wire.digest import decode_values
 from deptbus.wire.types import Type
 
 # What a kind of value is handed over as; the database casts it to the column's own type.
-_STAGED = {
+STAGED = {
     ColumnKind.TEXT: "text",
     ColumnKind.INTEGER: "bigint",
     ColumnKind.REAL: "double precision",
@@ -134,40 +136,13 @@ async def upsertable(
     return bool(unique) and not before
 
 
-# With so many rows COPY into a temporary table costs less than arrays do (1 us a row against 5).
-COPY_ROWS = 200
-
-
-class Stage:
-    """A temporary table that rows are copied into on their way; empty again with every commit."""
-
-    def __init__(self, name: str, columns: Sequence[tuple[str, str]]) -> None:
-        self.name = name
-        self._columns = [column for column, _ in columns]
-        types = ", ".join(f"{column} {kind}" for column, kind in columns)
-        self._make = f"CREATE TEMP TABLE IF NOT EXISTS {name} ({types}) ON COMMIT DELETE ROWS"
-        self._made = False
-
-    async def make(self, connection: asyncpg.Connection) -> None:
-        """Outside of a transaction that may be taken back."""
-        if not self._made:
-            await connection.execute(self._make)
-            self._made = True
-
-    async def fill(self, connection: asyncpg.Connection, rows: Iterable[Sequence[Any]]) -> None:
-        await connection.copy_records_to_table(
-            self.name, schema_name="pg_temp", columns=self._columns, records=rows
-        )
-
-
 class PostgresTable:
     """The statements of one target; each takes a whole set of actions of one kind."""
 
     def __init__(self, target: MappedTarget, number: int, *, upsert: bool) -> None:
         self._target = target
-        self.stage = Stage(
-            f"deptbus_stage_{number}",
-            [(f"v{at}", _STAGED[c.kind]) for at, c in enumerate(target.columns)],
+        self.stage = PlainStage(
+            number, [(f"v{at}", STAGED[c.kind]) for at, c in enumerate(target.columns)]
         )
         self._table = quoted_table(target.table)
         self._names = [quoted(c.name) for c in target.columns]
@@ -179,19 +154,12 @@ class PostgresTable:
             f"DELETE FROM {self._table} t USING {self._keys_source()} WHERE {self._match()}"
         )
 
-    async def run(
-        self, connection: asyncpg.Connection, actions: Sequence[Action], *, copy: bool = False
-    ) -> None:
-        """`copy`: the stage is there and empty, and many rows may go through it."""
+    async def run(self, connection: asyncpg.Connection, actions: Sequence[Action]) -> None:
         first = actions[0]
         if isinstance(first, Write):
             extra = [value for _, value in self._target.insert_only]
             rows = [a.values for a in actions if isinstance(a, Write)]
-            if copy and len(rows) >= COPY_ROWS:
-                await self.stage.fill(connection, rows)
-                await connection.execute(self._write_stage, *extra)
-            else:
-                await connection.execute(self._write, *zip(*rows, strict=True), *extra)
+            await connection.execute(self._write, *zip(*rows, strict=True), *extra)
         elif isinstance(first, Remove):
             await connection.execute(self._delete, *self._keys_of(actions))
         else:
@@ -200,6 +168,12 @@ class PostgresTable:
                 sorted(clears, key=lambda c: c.columns), key=lambda c: c.columns
             ):
                 await self._clear(connection, columns, list(group))
+
+    async def write_plain(self, connection: asyncpg.Connection, lot: Lot, now_us: int) -> None:
+        """Rows and their ledger; the stage is there and empty."""
+        await self.stage.fill(connection, lot)
+        await connection.execute(self._write_stage, *(v for _, v in self._target.insert_only))
+        await self.stage.write_books(connection, lot, now_us)
 
     async def _clear(
         self, connection: asyncpg.Connection, columns: tuple[int, ...], actions: Sequence[Action]
@@ -219,7 +193,7 @@ class PostgresTable:
         return list(zip(*(decode_values(a.row.key) for a in actions), strict=True))
 
     def _staged(self, at: int) -> str:
-        return _STAGED[self._target.columns[at].kind]
+        return STAGED[self._target.columns[at].kind]
 
     def _cast(self, at: int, expression: str) -> str:
         """Assignment casts refuse what does not fit; only types without one are cast by name."""
@@ -248,7 +222,7 @@ class PostgresTable:
         names = [*self._names, *(quoted(c.name) for c, _ in extra)]
         expressions = [self._cast(at, f"s.v{at}") for at in range(count)]
         for n, (column, _) in enumerate(extra, first):
-            staged = f"${n}::{_STAGED[column.kind]}"
+            staged = f"${n}::{STAGED[column.kind]}"
             other = column.kind is ColumnKind.OTHER
             expressions.append(f"{staged}::{column.declared}" if other else staged)
         return ", ".join(names), ", ".join(expressions)

@@ -27,7 +27,26 @@ from deptbus.department.decide import (
     touched_rows,
 )
 from deptbus.department.fold import Folded, Tally, add_retries, fold
-from deptbus.department.ledger import Entry, RecordId, Row
+from deptbus.department.ledger import (
+    Entry,
+    Prepared,
+    RecordId,
+    Row,
+    Sender,
+    Unfit,
+    glimpsed,
+)
+from deptbus.department.plain import (
+    Known,
+    Lot,
+    Plain,
+    Sifted,
+    fresh_rows,
+    judge,
+    lot_of,
+    sift,
+    tally_plain,
+)
 from deptbus.department.target import MappedTarget
 from deptbus.department.values import CHINA
 from deptbus.errors import DatabaseUnavailable, Fenced, RowRefused, SourceRefused
@@ -116,6 +135,9 @@ class Store(ABC):
     says Fenced or is right, as the offsets tell.
     """
 
+    # With so many deliveries in a batch the short way for plain ones pays.
+    plain_from = 1
+
     def __init__(self, topic: str, token: bytes) -> None:
         self.topic = topic
         self.token = token
@@ -150,8 +172,8 @@ class Store(ABC):
         """How many deliveries the next batch should have at most."""
 
     @abstractmethod
-    async def glimpses(self, ids: Sequence[RecordId]) -> list[Entry]:
-        """What is known of these records (`ledger.glimpse`)."""
+    async def glimpses(self, wanted: Mapping[Sender, Collection[bytes]]) -> Known:
+        """What is known of the records with these keys."""
 
     @abstractmethod
     async def claimants(self, rows: Sequence[Row], without: Collection[RecordId]) -> list[Entry]:
@@ -181,64 +203,93 @@ class Store(ABC):
     async def apply(self, batch: Mapping[int, PartitionBatch], now_us: int) -> Applied:
         """Apply what was read from some partitions, and parked entries whose time has come."""
         positions = dict(self.positions)
-        ids = {
-            RecordId(item.dataset, item.source_unit, item.key)
-            for part in batch.values()
-            for item in part.items
-            if isinstance(item, Received)
-        }
-        known = {entry.id: entry for entry in await self.glimpses(sorted(ids))} if ids else {}
-        folded = Folded()
         replacing = frozenset(d for d, t in self.targets.items() if t.replaces)
-        for number, part in sorted(batch.items()):
-            floors = dict(positions[number].floors)
-            fold(part.items, known, floors, now_us, replacing=replacing, into=folded)
-            positions[number] = Position(part.next_offset, floors)
         due = self._next_retry_us is not None and self._next_retry_us <= now_us
         again: list[Entry] = []
         if due or self._related:
             children = self.parents if self._related else ()
             again = await self.parked(now_us if due else None, children, RETRIES_AT_ONCE)
-            for entry in again:
-                known[entry.id] = entry
-            add_retries(folded, again)
-        unreadable = {number: part.unreadable for number, part in batch.items() if part.unreadable}
+        sifted, known_of = await self._look(batch, may_be_plain=not again)
+        plain = await self._judge(sifted, known_of) if sifted is not None else {}
+        known: dict[RecordId, Entry] = {}
+        folded = Folded()
+        for number, part in sorted(batch.items()):
+            floors = dict(positions[number].floors)
+            items = part.items if sifted is None else sifted.others[number]
+            recall(items, known_of, known)
+            fold(items, known, floors, now_us, replacing=replacing, into=folded)
+            positions[number] = Position(part.next_offset, floors)
+        for entry in again:
+            known[entry.id] = entry
+        add_retries(folded, again)
         work = Work(
             {number: (self.positions[number], positions[number]) for number in batch},
-            unreadable,
+            {number: part.unreadable for number, part in batch.items() if part.unreadable},
             now_us,
         )
-        decision = await self._settle(folded, known, work, replacing)
+        work = await self._settle(_Todo(folded, known, known_of, plain, replacing), work)
         self.positions = positions
-        applied = self._applied(folded, decision)
+        applied = self._applied(folded, work)
         if due or again:
             self._next_retry_us = await self.next_retry_us()
         return applied
 
-    async def _settle(
-        self,
-        folded: Folded,
-        known: dict[RecordId, Entry],
-        work: Work,
-        replacing: frozenset[str],
-    ) -> Decision:
+    async def _look(
+        self, batch: Mapping[int, PartitionBatch], *, may_be_plain: bool
+    ) -> tuple[Sifted | None, Known]:
+        """What is known of the records of a batch; and who may be plain, when anybody may."""
+        received = {
+            number: [item for item in part.items if isinstance(item, Received)]
+            for number, part in sorted(batch.items())
+        }
+        count = sum(map(len, received.values()))
+        wanted: dict[Sender, Any] = {}
+        sifted = None
+        if (
+            may_be_plain
+            and count >= self.plain_from
+            and count == sum(len(part.items) for part in batch.values())  # no marker among them
+        ):
+            floors = {number: self.positions[number].floors for number in batch}
+            sifted = sift(received, floors, self.targets)
+            wanted = dict(sifted.keys)
+        else:
+            for items in received.values():
+                for item in items:
+                    wanted.setdefault((item.dataset, item.source_unit), {})[item.key] = None
+        return sifted, (await self.glimpses(wanted) if wanted else {})
+
+    async def _judge(self, sifted: Sifted, known: Known) -> dict[str, dict[bytes, Plain]]:
+        fresh = fresh_rows(sifted, known)
+        named = {
+            Row(e.dataset, e.row)
+            for e in (await self.claimants(fresh, ()) if fresh else ())
+            if e.row is not None
+        }
+        return judge(sifted, known, named)
+
+    async def _settle(self, todo: _Todo, work: Work) -> Work:
         """Decide and commit, again for as long as the database refuses rows."""
-        fits = prepare(folded, self.targets)
-        rows = touched_rows(folded, known, fits)
-        if rows:
-            # Over glimpses: a record whose delivery was old news may have to be written back.
-            for entry in await self.claimants(sorted(rows), folded.candidates.keys()):
-                known[entry.id] = entry
+        folded, known = todo.folded, todo.known
+        fits: dict[RecordId, Prepared | Unfit] = {}
+        await self._weigh(todo, fits, work.now_us)
         refused: dict[RecordId, Refused] = {}
         fruitless = 0
         while True:
             decision = decide(folded, known, fits, self.targets, work.now_us, refused)
             tallies = Folded(had_copy=folded.had_copy, candidates=folded.candidates)
             tallies.retries, tallies.tallies = folded.retries, folded.tallies.copy()
-            tally(tallies, decision, replacing)
+            tally(tallies, decision, todo.replacing)
+            lots = {dataset: lot_of(rows.values()) for dataset, rows in todo.plain.items() if rows}
+            tally_plain(lots.values(), todo.replacing, tallies.tallies)
+            work = replace(work, decision=decision, lots=lots, tallies=tallies.tallies)
             try:
-                await self.commit(replace(work, decision=decision, tallies=tallies.tallies))
+                await self.commit(work)
             except RowRefused as error:
+                if lots:
+                    todo.take_back(None, work.now_us)
+                    await self._weigh(todo, fits, work.now_us)
+                    continue
                 found = await self.find_refused(decision)
                 fruitless = 0 if found else fruitless + 1
                 if fruitless > 3:
@@ -252,8 +303,20 @@ class Store(ABC):
                         action.level + 1, earlier.reason if earlier is not None else reason
                     )
                 continue
-            folded.tallies = tallies.tallies
-            return decision
+            return work
+
+    async def _weigh(
+        self, todo: _Todo, fits: dict[RecordId, Prepared | Unfit], now_us: int
+    ) -> None:
+        """Fit the candidates of the long way, and read who else claims their rows."""
+        prepare(todo.folded, self.targets, fits)
+        rows = touched_rows(todo.folded, todo.known, fits)
+        todo.take_back(rows, now_us)
+        prepare(todo.folded, self.targets, fits)
+        if rows:
+            # Over glimpses: a record whose delivery was old news may have to be written back.
+            for entry in await self.claimants(sorted(rows), todo.folded.candidates.keys()):
+                todo.known[entry.id] = entry
 
     def _begin(self, positions: dict[int, Position], remembered: Iterable[str]) -> None:
         """Where to go on from; `remembered`: the datasets of `mapped`."""
@@ -263,16 +326,17 @@ class Store(ABC):
             self.read_before = {n: p.next_offset for n, p in positions.items()}
             self.positions = {n: Position(0, p.floors) for n, p in positions.items()}
 
-    def _applied(self, folded: Folded, decision: Decision) -> Applied:
-        written = frozenset(action.row.dataset for action in decision.actions)
-        parked = [e for e in decision.entries if e.parked is not None]
+    def _applied(self, folded: Folded, work: Work) -> Applied:
+        written = frozenset(action.row.dataset for action in work.decision.actions)
+        written |= work.lots.keys()
+        parked = [e for e in work.decision.entries if e.parked is not None]
         for entry in parked:
             if self._next_retry_us is None or (entry.retry_at_us or 0) < self._next_retry_us:
                 self._next_retry_us = entry.retry_at_us
         # A parent row may have come: its children need not wait for their back-off.
         self._related = any(written & parents for parents in self.parents.values())
         new = tuple(e for e in parked if e.id not in folded.retries)
-        return Applied(folded.tallies, written, new)
+        return Applied(work.tallies, written, new)
 
     def retry_in_seconds(self, now_us: int) -> float | None:
         """When `apply` should be called even with an empty batch; None: no need."""
@@ -298,19 +362,63 @@ class Store(ABC):
                 del left[dataset]
 
 
+@dataclass(slots=True)
+class _Todo:
+    """A batch between its look-up and its commit: the candidates of the long way with what is known
+    for them, and the plain ones (dataset -> row -> record)."""
+
+    folded: Folded
+    known: dict[RecordId, Entry]
+    glimpses: Known
+    plain: dict[str, dict[bytes, Plain]]
+    replacing: frozenset[str]
+
+    def take_back(self, rows: Collection[Row] | None, now_us: int) -> None:
+        """Send those that hold these rows (None: all) the long way after all."""
+        back = []
+        for dataset, plain in self.plain.items():
+            touched = list(plain) if rows is None else [r.key for r in rows if r.dataset == dataset]
+            back += [plain.pop(key).received for key in touched if key in plain]
+        if back:
+            recall(back, self.glimpses, self.known)
+            fold(back, self.known, {}, now_us, replacing=self.replacing, into=self.folded)
+
+
+def recall(
+    items: Iterable[Received | PolicyMarker], glimpses: Known, known: dict[RecordId, Entry]
+) -> None:
+    """Add to `known` what was read of these deliveries' records."""
+    for item in items:
+        if isinstance(item, Received):
+            sender = item.dataset, item.source_unit
+            glimpse = glimpses.get(sender, {}).get(item.key)
+            if glimpse is not None:
+                known[RecordId(*sender, item.key)] = glimpsed(sender, glimpse)
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One transaction: `positions` (partition -> before, after), the decision, the counts."""
+    """One transaction: `positions` (partition -> before, after), the plain records and the decision
+    on the others, the counts."""
 
     positions: Mapping[int, tuple[Position, Position]]
     unreadable: Mapping[int, list[Unreadable]]
     now_us: int
     decision: Decision = field(default_factory=Decision)
+    lots: Mapping[str, Lot] = field(default_factory=dict)  # by dataset
     tallies: Counter[Tally] = field(default_factory=Counter)
 
     @property
     def day(self) -> str:
         return day_of(self.now_us)
+
+    @property
+    def size(self) -> int:
+        return len(self.decision.entries) + sum(len(lot.plain) for lot in self.lots.values())
+
+    def datasets(self) -> set[str]:
+        """Those whose tables are written to."""
+        return {action.row.dataset for action in self.decision.actions} | self.lots.keys()
 
 
 def day_of(now_us: int) -> str:

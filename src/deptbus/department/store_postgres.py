@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import Any
@@ -14,7 +15,6 @@ from deptbus.contract.department import Receive
 from deptbus.department import fence
 from deptbus.department.bookkeeping import (
     COLUMN_LIST,
-    ENTRY_COLUMNS,
     GLIMPSE_LIST,
     POSTGRES_TABLES,
     POSTGRES_TYPES,
@@ -23,11 +23,11 @@ from deptbus.department.bookkeeping import (
 )
 from deptbus.department.connect import PostgresDatabase, postgres_translated
 from deptbus.department.decide import Action, Decision
-from deptbus.department.ledger import Entry, RecordId, Row, glimpse
+from deptbus.department.ledger import Entry, RecordId, Row, Sender
+from deptbus.department.plain import Known, Lot
+from deptbus.department.postgres_binary import copy_field
 from deptbus.department.postgres_table import (
-    COPY_ROWS,
     PostgresTable,
-    Stage,
     make_table,
     read_columns,
     read_parents,
@@ -49,12 +49,16 @@ from deptbus.department.target import MappedTarget, Shapes
 from deptbus.errors import RowRefused
 
 LEAST_BATCH, MOST_BATCH = 200, 2000
+# With so many rows one binary COPY costs less than arrays do (1 us a row against 5).
+COPY_ROWS = 64
 # Somebody who wants a row that a batch has just written waits for its end.
 LONG_SECONDS = 0.050
 
 
 class PostgresStore(Store):
     """See Store. `mapping`: dataset -> (Receive, columns of the row's own key)."""
+
+    plain_from = COPY_ROWS
 
     def __init__(
         self,
@@ -69,7 +73,6 @@ class PostgresStore(Store):
         self.declared = frozenset(mapping)
         self._tables: dict[str, PostgresTable] = {}
         self._pace = Pace(least=LEAST_BATCH, most=MOST_BATCH, start=1000, seconds=LONG_SECONDS)
-        self._entries_stage: Stage | None = None  # None: this user may not make temporary tables
 
     @property
     def batch_limit(self) -> int:
@@ -83,7 +86,9 @@ class PostgresStore(Store):
         # A batch whose commit is lost in a crash is read from the inbox once more: its offsets are
         # lost with it. Compiling these small statements costs more than it saves.
         with postgres_translated(self._database.place):
-            await self._connection.execute("SET synchronous_commit = off; SET jit = off")
+            await self._connection.execute(
+                "SET synchronous_commit = off; SET jit = off; SET standard_conforming_strings = on"
+            )
         async with self._fenced() as connection:
             if await connection.fetchval("SELECT to_regclass('deptbus.mapped')") is None:
                 for statement in POSTGRES_TABLES:
@@ -121,7 +126,8 @@ class PostgresStore(Store):
             may_stage = await connection.fetchval(
                 "SELECT has_database_privilege(current_database(), 'TEMP')"
             )
-        self._entries_stage = _entry_stage() if may_stage else None
+        if not may_stage:
+            self.plain_from = sys.maxsize  # this user may not make temporary tables
         self.order_targets()
         self._next_retry_us = await self.next_retry_us()
 
@@ -135,7 +141,7 @@ class PostgresStore(Store):
         for name in (*receive.columns.values(), *receive.defaults):
             if name not in columns or columns[name].generated:
                 raise missing_column(self._database.place, dataset, receive.table, name)
-        target = MappedTarget(dataset, receive, key, columns, self._shapes)
+        target = MappedTarget(dataset, receive, key, columns, self._shapes, copy_field)
         self.targets[dataset] = target
         at_once = await upsertable(connection, target, columns)
         self._tables[dataset] = PostgresTable(target, len(self._tables), upsert=at_once)
@@ -151,18 +157,12 @@ class PostgresStore(Store):
 
     # -- reading ---------------------------------------------------------------------------------
 
-    async def glimpses(self, ids: Sequence[RecordId]) -> list[Entry]:
-        found: list[Entry] = []
+    async def glimpses(self, wanted: Mapping[Sender, Collection[bytes]]) -> Known:
+        found = {}
         with postgres_translated(self._database.place):
-            for (dataset, unit), group in groupby(ids, key=lambda i: i[:2]):
-                rows = await self._connection.fetch(
-                    f"SELECT {GLIMPSE_LIST} FROM deptbus.ledger WHERE dataset = $1 "
-                    "AND source_unit = $2 AND key = ANY($3::bytea[])",
-                    dataset,
-                    unit,
-                    [i.key for i in group],
-                )
-                found += [glimpse(*row) for row in rows]
+            for sender, keys in wanted.items():
+                rows = await self._connection.fetch(_GLIMPSE, *sender, list(keys))
+                found[sender] = {row[0]: row for row in rows}
         return found
 
     async def claimants(self, rows: Sequence[Row], without: Collection[RecordId]) -> list[Entry]:
@@ -211,72 +211,102 @@ class PostgresStore(Store):
     # -- writing ---------------------------------------------------------------------------------
 
     async def commit(self, work: Work) -> None:
-        if self._entries_stage is not None and len(work.decision.entries) >= COPY_ROWS:
-            with postgres_translated(self._database.place):
-                await self._entries_stage.make(self._connection)
-                for table in self._tables.values():
-                    await table.stage.make(self._connection)
-        began = time.monotonic()
-        async with self._fenced() as connection:
-            await self._write_rows(connection, work.decision)
-            if work.decision.actions:
-                # Keys that are checked at the end otherwise: their refusal must be met here.
-                await connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-            await self._write_books(connection, work)
-        self._pace.took(time.monotonic() - began, len(work.decision.entries))
+        with postgres_translated(self._database.place):
+            for dataset in work.lots:
+                await self._tables[dataset].stage.make(self._connection)
+            began = time.monotonic()
+            try:
+                await self._begin_work(work)
+                await self._write_rows(work)
+                await self._write_books(work)
+            except BaseException:
+                if self._connection.is_in_transaction():
+                    await self._connection.execute("ROLLBACK")
+                raise
+        self._pace.took(time.monotonic() - began, work.size)
 
-    async def _write_rows(self, connection: asyncpg.Connection, decision: Decision) -> None:
-        for dataset, group in self._groups(decision):
-            await fence.begin_applying_postgres(connection, [dataset])
-            stage = self._entries_stage is not None
-            await self._tables[dataset].run(connection, group, copy=stage)
+    async def _begin_work(self, work: Work) -> None:
+        """BEGIN, the fence and the offsets in one way there and back: no offset moves but behind
+        the fence's locked row."""
+        lock = fence.lock_postgres(self.token)
+        if work.positions:
+            moves = ", ".join(
+                f"({number}, {before.next_offset}, {after.next_offset}, "
+                f"{literal(floors_text(after.floors))})"
+                for number, (before, after) in work.positions.items()
+            )
+            lock = (
+                f"WITH fence AS MATERIALIZED ({lock}) UPDATE deptbus.offsets o "
+                "SET next_offset = s.after, floors = s.floors "
+                f"FROM fence, (VALUES {moves}) AS s(part, before, after, floors) "
+                f"WHERE o.topic = {literal(self.topic)} AND o.part = s.part "
+                "AND o.next_offset = s.before"
+            )
+        expected = f"UPDATE {len(work.positions)}" if work.positions else "SELECT 1"
+        datasets = sorted(work.datasets(), key=self._order.__getitem__)
+        setting, value = fence.applying_postgres(datasets[:1])
+        done = await self._connection.execute(
+            f"BEGIN; SELECT set_config('{setting}', {literal(value)}, true); {lock}"
+        )
+        if done != expected:
+            await fence.check_postgres(self._connection, self.token)
+            raise moved_offsets()
 
-    def _groups(self, decision: Decision) -> Iterable[tuple[str, list[Action]]]:
-        ordered = [
-            *self.in_order(decision.removes, parents_first=False),
-            *self.in_order(decision.clears, parents_first=True),
-            *self.in_order(decision.writes, parents_first=True),
-        ]
-        for (dataset, _), group in groupby(ordered, key=lambda a: (a.row.dataset, type(a))):
+    async def _write_rows(self, work: Work) -> None:
+        now = sorted(work.datasets(), key=self._order.__getitem__)[:1]
+        for dataset, group in self._groups(work):
+            if [dataset] != now:
+                now = [dataset]
+                await fence.begin_applying_postgres(self._connection, now)
+            if isinstance(group, Lot):
+                await self._tables[dataset].write_plain(self._connection, group, work.now_us)
+            else:
+                await self._tables[dataset].run(self._connection, group)
+
+    def _groups(self, work: Work) -> Iterator[tuple[str, list[Action] | Lot]]:
+        """What makes room first, then parents before children."""
+        decision = work.decision
+        yield from self._of_a_kind(self.in_order(decision.removes, parents_first=False))
+        yield from self._of_a_kind(self.in_order(decision.clears, parents_first=True))
+        writes = dict(self._of_a_kind(self.in_order(decision.writes, parents_first=True)))
+        for dataset in sorted(writes.keys() | work.lots.keys(), key=self._order.__getitem__):
+            if dataset in writes:
+                yield dataset, writes[dataset]
+            if dataset in work.lots:
+                yield dataset, work.lots[dataset]
+
+    def _of_a_kind(self, ordered: Iterable[Action]) -> Iterator[tuple[str, list[Action]]]:
+        for dataset, group in groupby(ordered, key=lambda a: a.row.dataset):
             yield dataset, list(group)
 
-    async def _write_books(self, connection: asyncpg.Connection, work: Work) -> None:
-        entries, stage = work.decision.entries, self._entries_stage
-        if stage is not None and len(entries) >= COPY_ROWS:
-            await stage.fill(connection, entries)
-            await connection.execute(_WRITE_STAGED_ENTRIES)
-        elif entries:
-            await connection.execute(_WRITE_ENTRIES, *zip(*entries, strict=True))
+    async def _write_books(self, work: Work) -> None:
+        """The other ledger lines; then constraints, counts and COMMIT in one way there and back."""
+        entries = work.decision.entries
+        if entries:
+            await self._connection.execute(_WRITE_ENTRIES, *zip(*entries, strict=True))
+        last = []
+        if work.decision.actions or work.lots:
+            # Keys that are checked at the end otherwise: their refusal must be met here.
+            last.append("SET CONSTRAINTS ALL IMMEDIATE")
         if work.tallies:
-            await connection.executemany(
-                "INSERT INTO deptbus.statistics AS s VALUES ($1, $2, $3, $4, $5, $6) "
+            counts = ", ".join(
+                f"({literal(work.day)}, {', '.join(map(literal, line))}, {count})"
+                for line, count in sorted(work.tallies.items())
+            )
+            last.append(
+                f"INSERT INTO deptbus.statistics AS s VALUES {counts} "
                 "ON CONFLICT (day, dataset, cause, direction, outcome) DO UPDATE "
-                "SET deliveries = s.deliveries + excluded.deliveries",
-                [(work.day, *line, count) for line, count in sorted(work.tallies.items())],
+                "SET deliveries = s.deliveries + excluded.deliveries"
             )
         if work.unreadable:
-            await connection.executemany(
-                "INSERT INTO deptbus.unreadable VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-                [
-                    (self.topic, number, place.offset, place.reason, work.now_us)
-                    for number, places in work.unreadable.items()
-                    for place in places
-                ],
+            places = ", ".join(
+                f"({literal(self.topic)}, {number}, {place.offset}, {literal(place.reason)}, "
+                f"{work.now_us})"
+                for number, places in work.unreadable.items()
+                for place in places
             )
-        if work.positions:
-            moved = await connection.fetch(
-                "UPDATE deptbus.offsets o SET next_offset = s.after, floors = s.floors "
-                "FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::text[]) "
-                "AS s(part, before, after, floors) "
-                "WHERE o.topic = $1 AND o.part = s.part AND o.next_offset = s.before RETURNING 1",
-                self.topic,
-                list(work.positions),
-                [before.next_offset for before, _ in work.positions.values()],
-                [after.next_offset for _, after in work.positions.values()],
-                [floors_text(after.floors) for _, after in work.positions.values()],
-            )
-            if len(moved) != len(work.positions):
-                raise moved_offsets()
+            last.append(f"INSERT INTO deptbus.unreadable VALUES {places} ON CONFLICT DO NOTHING")
+        await self._connection.execute("; ".join((*last, "COMMIT")))
 
     async def find_refused(self, decision: Decision) -> list[tuple[Action, str]]:
         found: list[tuple[Action, str]] = []
@@ -286,7 +316,12 @@ class PostgresStore(Store):
             try:
                 await fence.check_postgres(self._connection, self.token)
                 await self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-                for dataset, group in self._groups(decision):
+                ordered = (
+                    *self._of_a_kind(self.in_order(decision.removes, parents_first=False)),
+                    *self._of_a_kind(self.in_order(decision.clears, parents_first=True)),
+                    *self._of_a_kind(self.in_order(decision.writes, parents_first=True)),
+                )
+                for dataset, group in ordered:
                     await fence.begin_applying_postgres(self._connection, [dataset])
                     await self._halve(self._tables[dataset], group, found)
             finally:
@@ -314,22 +349,19 @@ class PostgresStore(Store):
 _ENTRY_TYPES = entry_types(POSTGRES_TYPES)
 _ENTRY_ARRAYS = ", ".join(f"${n}::{t}[]" for n, t in enumerate(_ENTRY_TYPES, 1))
 _NEWER = ", ".join(f"{c} = excluded.{c}" for c in UPDATED_COLUMNS)
-_ENTRY_STAGE = "deptbus_stage_ledger"
+_WRITE_ENTRIES = (
+    f"INSERT INTO deptbus.ledger ({COLUMN_LIST}) SELECT * FROM unnest({_ENTRY_ARRAYS}) "
+    f"ON CONFLICT (dataset, source_unit, key) DO UPDATE SET {_NEWER}"
+)
+_GLIMPSE = (
+    f"SELECT {GLIMPSE_LIST} FROM deptbus.ledger "
+    "WHERE dataset = $1 AND source_unit = $2 AND key = ANY($3::bytea[])"
+)
 
 
-def _entry_stage() -> Stage:
-    return Stage(_ENTRY_STAGE, list(zip(ENTRY_COLUMNS, _ENTRY_TYPES, strict=True)))
-
-
-def _write_entries(source: str) -> str:
-    return (
-        f"INSERT INTO deptbus.ledger ({COLUMN_LIST}) SELECT * FROM {source} "
-        f"ON CONFLICT (dataset, source_unit, key) DO UPDATE SET {_NEWER}"
-    )
-
-
-_WRITE_ENTRIES = _write_entries(f"unnest({_ENTRY_ARRAYS})")
-_WRITE_STAGED_ENTRIES = _write_entries(_ENTRY_STAGE)
+def literal(text: str) -> str:
+    """For statements that are sent several at once, which take no arguments."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 async def postgres_status(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from deptbus.contract.department import Receive
@@ -20,7 +22,8 @@ from deptbus.department.bookkeeping import (
 from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.decide import Action, Clear, Decision, Remove, Write
 from deptbus.department.layout import quoted, quoted_table
-from deptbus.department.ledger import Entry, RecordId, Row, glimpse
+from deptbus.department.ledger import Entry, RecordId, Row, Sender
+from deptbus.department.plain import Known, entries_of
 from deptbus.department.store import (
     REFERENCE,
     Applied,
@@ -116,17 +119,18 @@ class SqliteStore(Store):
 
     # -- reading ---------------------------------------------------------------------------------
 
-    async def glimpses(self, ids: Sequence[RecordId]) -> list[Entry]:
-        def read(connection: sqlite3.Connection) -> list[Entry]:
-            found: list[Entry] = []
-            for (dataset, unit), group in groupby(ids, key=lambda i: i[:2]):
-                for keys in _chunks([i.key for i in group]):
+    async def glimpses(self, wanted: Mapping[Sender, Collection[bytes]]) -> Known:
+        def read(connection: sqlite3.Connection) -> Known:
+            found: dict[Sender, dict[bytes, tuple[Any, ...]]] = {}
+            for sender, keys in wanted.items():
+                mine = found[sender] = {}
+                for some in _chunks(list(keys)):
                     rows = connection.execute(
                         f"SELECT {GLIMPSE_LIST} FROM deptbus_ledger WHERE dataset = ? "
-                        f"AND source_unit = ? AND key IN ({_marks(keys)})",
-                        (dataset, unit, *keys),
+                        f"AND source_unit = ? AND key IN ({_marks(some)})",
+                        (*sender, *some),
                     )
-                    found += [glimpse(*row) for row in rows]
+                    mine.update((row[0], row) for row in rows)
             return found
 
         return await self._database.run(read)
@@ -182,7 +186,7 @@ class SqliteStore(Store):
             began = time.monotonic()
             try:
                 fence.check_sqlite(connection, self.token)
-                self._write_rows(connection, work.decision)
+                self._write_rows(connection, work)
                 self._write_books(connection, work)
                 connection.execute("COMMIT")
             except BaseException:
@@ -192,7 +196,7 @@ class SqliteStore(Store):
             return time.monotonic() - began
 
         seconds = await self._database.run(write)
-        self._pace.took(seconds, len(work.decision.entries))
+        self._pace.took(seconds, work.size)
 
     async def find_refused(self, decision: Decision) -> list[tuple[Action, str]]:
         def look(connection: sqlite3.Connection) -> list[tuple[Action, str]]:
@@ -219,10 +223,8 @@ class SqliteStore(Store):
     def _attempt(self, connection: sqlite3.Connection, action: Action) -> str | None:
         statements = self._statements[action.row.dataset]
         try:
-            with sqlite_translated(self._database.place):
-                fence.begin_applying_sqlite(connection, [action.row.dataset])
+            with sqlite_translated(self._database.place), _applying(connection, action.row.dataset):
                 statements.run(connection, [action])
-                fence.end_applying_sqlite(connection)
         except RowRefused as error:
             return error.what.removeprefix(f"{self._database.place}: ")
         return None
@@ -253,16 +255,28 @@ class SqliteStore(Store):
             *self.in_order(decision.writes, parents_first=True),
         ]
 
-    def _write_rows(self, connection: sqlite3.Connection, decision: Decision) -> None:
-        for (dataset, _), group in groupby(
-            self._ordered(decision), key=lambda a: (a.row.dataset, type(a))
+    def _write_rows(self, connection: sqlite3.Connection, work: Work) -> None:
+        decision = work.decision
+        for ordered in (
+            self.in_order(decision.removes, parents_first=False),
+            self.in_order(decision.clears, parents_first=True),
         ):
-            fence.begin_applying_sqlite(connection, [dataset])
-            self._statements[dataset].run(connection, list(group))
-            fence.end_applying_sqlite(connection)
+            for dataset, group in groupby(ordered, key=lambda a: a.row.dataset):
+                with _applying(connection, dataset):
+                    self._statements[dataset].run(connection, list(group))
+        writes: dict[str, list[tuple[Any, ...]]] = {}
+        for write in sorted(decision.writes, key=lambda w: w.row):
+            writes.setdefault(write.row.dataset, []).append(write.values)
+        for dataset, lot in work.lots.items():
+            writes.setdefault(dataset, []).extend(one.payload for one in lot.plain)
+        for dataset in sorted(writes, key=self._order.__getitem__):
+            with _applying(connection, dataset):
+                self._statements[dataset].write(connection, writes[dataset])
 
     def _write_books(self, connection: sqlite3.Connection, work: Work) -> None:
         connection.executemany(_WRITE_ENTRY, work.decision.entries)
+        for lot in work.lots.values():
+            connection.executemany(_WRITE_ENTRY, entries_of(lot, work.now_us))
         connection.executemany(
             "INSERT INTO deptbus_statistics VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
             "SET deliveries = deliveries + excluded.deliveries",
@@ -321,7 +335,8 @@ class SqliteStore(Store):
                 raise missing_column(self._database.place, dataset, receive.table, column)
         target = MappedTarget(dataset, receive, key, catalogue, self._shapes)
         self.targets[dataset] = target
-        self._statements[dataset] = _Statements(target)
+        unique = _has_unique_key(connection, receive.table, key)
+        self._statements[dataset] = _Statements(target, is_unique=unique)
 
     def _read_parents(self, connection: sqlite3.Connection) -> None:
         datasets_of: dict[str, set[str]] = {}
@@ -340,14 +355,16 @@ class _Statements:
     """The SQL of one target. Update first, then insert where nothing was there: an upsert would
     need a unique index of its own and would trip over columns that no mapping names."""
 
-    def __init__(self, target: MappedTarget) -> None:
+    def __init__(self, target: MappedTarget, *, is_unique: bool) -> None:
+        """`is_unique`: the table has at most one row for a key."""
         table = quoted_table(target.table)
         names = [quoted(c.name) for c in target.columns]
         keys = target.key_positions
         others = [at for at in range(len(names)) if at not in keys]
         where = " AND ".join(f"{names[at]} = ?" for at in keys)
         extra = [quoted(c.name) for c, _ in target.insert_only]
-        self._target, self._keys, self._others = target, keys, others
+        self._target, self._keys, self._is_unique = target, keys, is_unique
+        self._in_update_order = itemgetter(*others, *keys) if others else tuple
         self._extra = tuple(value for _, value in target.insert_only)
         self._update = (
             f"UPDATE {table} SET {', '.join(f'{names[at]} = ?' for at in others)} WHERE {where}"
@@ -366,18 +383,22 @@ class _Statements:
         """Actions of one kind, in one go."""
         first = actions[0]
         if isinstance(first, Write):
-            rows = [a.values for a in actions if isinstance(a, Write)]
-            if self._update is not None:
-                order = (*self._others, *self._keys)
-                connection.executemany(self._update, [tuple(v[at] for at in order) for v in rows])
-            connection.executemany(
-                self._insert, [(*v, *self._extra, *(v[at] for at in self._keys)) for v in rows]
-            )
+            self.write(connection, [a.values for a in actions if isinstance(a, Write)])
         elif isinstance(first, Remove):
             connection.executemany(self._delete, [decode_values(a.row.key) for a in actions])
         else:
             for action in actions:
                 self._clear(connection, action)
+
+    def write(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Each becomes the row with its key; no two have the same."""
+        if self._update is not None:
+            found = connection.executemany(self._update, map(self._in_update_order, rows)).rowcount
+            if found == len(rows) and self._is_unique:
+                return  # each was there: nothing to insert
+        connection.executemany(
+            self._insert, [(*v, *self._extra, *(v[at] for at in self._keys)) for v in rows]
+        )
 
     def _clear(self, connection: sqlite3.Connection, action: Action) -> None:
         assert isinstance(action, Clear)
@@ -416,6 +437,29 @@ def _columns(connection: sqlite3.Connection, table: str) -> dict[str, Column]:
         )
         for name, declared, not_null, default, _, hidden in rows
     }
+
+
+def _has_unique_key(connection: sqlite3.Connection, table: str, key: Sequence[str]) -> bool:
+    """Whether no two rows can have the same key: a unique index over it, or the primary key."""
+    wanted = {name.lower() for name in key}
+    primary = connection.execute(
+        "SELECT lower(name) FROM pragma_table_xinfo(?) WHERE pk > 0", (table,)
+    ).fetchall()
+    found = [{name for (name,) in primary}] if primary else []
+    for (index,) in connection.execute(
+        'SELECT name FROM pragma_index_list(?) WHERE "unique" AND NOT partial', (table,)
+    ).fetchall():
+        names = connection.execute("SELECT lower(name) FROM pragma_index_info(?)", (index,))
+        found.append({name for (name,) in names})
+    return any(names <= wanted for names in found)
+
+
+@contextmanager
+def _applying(connection: sqlite3.Connection, dataset: str) -> Iterator[None]:
+    """Rows written within are received rows of this dataset."""
+    fence.begin_applying_sqlite(connection, [dataset])
+    yield
+    fence.end_applying_sqlite(connection)
 
 
 def _positions(

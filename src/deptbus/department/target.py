@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from deptbus.change import RecordFields
+from deptbus.change import Received, RecordFields
 from deptbus.contract.department import KEY_FIELD, Receive
 from deptbus.contract.model import Contract
-from deptbus.department.ledger import Entry, Prepared, Unfit
+from deptbus.department.form import Step, Take, write_form
+from deptbus.department.ledger import Entry, Prepared, Taken, Unfit
 from deptbus.department.values import (
     ColumnKind,
     Convert,
@@ -23,6 +24,7 @@ from deptbus.errors import WireRefused
 from deptbus.wire.codecs import Codecs
 from deptbus.wire.digest import encode_values, values_digest
 from deptbus.wire.types import Type, resolve
+from deptbus.wire.values import decoder
 
 
 class Decoder(Protocol):
@@ -103,7 +105,9 @@ class MappedTarget:
         key: Sequence[str],
         catalogue: Mapping[str, Column],
         shapes: Shapes,
+        field: Callable[[ColumnKind], Callable[[Any], bytes]] | None = None,
     ) -> None:
+        """`field`: how a value is handed over, for a database that takes bytes (see `form`)."""
         self.dataset, self.table = dataset, receive.table
         self.replaces = receive.replaces is not None
         self._receive, self._shapes = receive, shapes
@@ -123,6 +127,8 @@ class MappedTarget:
             for field, codes in receive.values.items()
         }
         self._readers: dict[tuple[int, str], _Reader] = {}
+        self._fields = None if field is None else [field(c.kind) for c in self.columns]
+        self._forms: dict[tuple[int, tuple[str, ...]], Take] = {}
 
     @property
     def key_columns(self) -> tuple[Column, ...]:
@@ -143,6 +149,18 @@ class MappedTarget:
             and self._field_of[column.name] not in fields
             and self._field_of[column.name] != KEY_FIELD
         )
+
+    def take(self, received: Received) -> Taken | None:
+        if received.record is None:
+            return None
+        shape = received.schema_version, received.fields
+        form = self._forms.get(shape)
+        if form is None:
+            try:
+                form = self._forms[shape] = self._form(*shape)
+            except (KeyError, WireRefused):
+                return None  # no contract has this schema yet
+        return form(received.record, received.key)
 
     def prepare(self, entry: Entry, record: RecordFields | None = None) -> Prepared | Unfit:
         if entry.record is None:
@@ -172,6 +190,41 @@ class MappedTarget:
             name = self.key_columns[key.index(None)].name
             return Unfit(f"key: {self.table}.{name} would be empty")
         return Prepared(encode_values(key), tuple(values), values_digest(values))
+
+    def _form(self, schema_version: int, fields: tuple[str, ...]) -> Take:
+        """The short cut for projections of one shape; it takes nothing where a column has no simple
+        form."""
+        types = self._shapes.types(self.dataset, schema_version)
+        steps = [self._step(at, c, types, fields) for at, c in enumerate(self.columns)]
+        simple = [step for step in steps if step is not None]
+        if len(simple) < len(steps):
+            return lambda record, key: None
+        return write_form(simple, self.key_positions, self._fields)
+
+    def _step(
+        self, at: int, column: Column, types: Mapping[str, Type], names: tuple[str, ...]
+    ) -> Step | None:
+        field, cleared = self._field_of[column.name], self._cleared[at]
+        if field == KEY_FIELD:
+            return None
+        if field not in names:
+            return Step(at, None, cell=cleared)
+        kind, place = types[field], names.index(field)
+        base = kind.optional[2] if kind.optional is not None else kind
+        null = cleared if column.not_null else None
+        convert = self._chain(kind, field, column)
+        if convert is None and base.kind == "string":
+            return Step(at, place, kind, null=null)
+        decode = decoder(kind)
+        if decode is None:
+            return None
+
+        def read(part: bytes) -> Any:
+            value = decode(part)
+            return value if value is None or convert is None else convert(value)
+
+        is_few = base.kind in ("enum", "boolean", "int") or field in self._own_codes
+        return Step(at, place, kind, read, null, is_few=is_few)
 
     def _default(self, column: Column) -> Any:
         value = self._receive.defaults.get(column.name)

@@ -28,13 +28,14 @@ def delivered_digest(
     An Avro record is the concatenation of its fields and is read back in one way only under a
     known schema, so the join needs no lengths.
     """
-    digest = _projection_hash(dataset, schema_version, fields).copy()
+    digest = projection_hash(dataset, schema_version, fields).copy()
     digest.update(b"".join(record))
     return digest.digest()
 
 
 @lru_cache(maxsize=4096)
-def _projection_hash(dataset: str, schema_version: int, fields: tuple[str, ...]) -> blake2b:
+def projection_hash(dataset: str, schema_version: int, fields: tuple[str, ...]) -> blake2b:
+    """What `delivered_digest` begins with. To be copied, never updated."""
     return blake2b(encode_values((dataset, schema_version, *fields)), digest_size=DIGEST_BYTES)
 
 
@@ -52,22 +53,29 @@ def encode_values(values: Iterable[Any]) -> bytes:
     """
     tags, bodies = bytearray(), []
     for value in values:
-        kind = type(value)
-        if kind is str:
-            tags.append(_TEXT)
+        if type(value) is str:
+            tags.append(TEXT)
             bodies.append(value.encode())
-        elif value is None:
-            tags.append(_NULL)
-            bodies.append(b"")
         else:
-            try:
-                tag, encode = _FORMS[kind]
-            except KeyError:
-                raise TypeError(f"no digest form for {kind.__name__}") from None
-            tags.append(tag if kind is not datetime or value.tzinfo is not None else _NAIVE)
-            bodies.append(encode(value))
+            tag, body = encode_value(value)
+            tags.append(tag)
+            bodies.append(body)
     head = _head(len(bodies)).pack(len(bodies), tags, *map(len, bodies))
     return head + b"".join(bodies)
+
+
+def encode_value(value: Any) -> tuple[int, bytes]:
+    """Type tag and bytes of one value, as they stand in `encode_values`. Raises TypeError as it."""
+    kind = type(value)
+    if kind is str:
+        return TEXT, value.encode()
+    if value is None:
+        return NULL, b""
+    try:
+        tag, encode = _FORMS[kind]
+    except KeyError:
+        raise TypeError(f"no digest form for {kind.__name__}") from None
+    return (_NAIVE if kind is datetime and value.tzinfo is None else tag), encode(value)
 
 
 def decode_values(data: bytes) -> tuple[Any, ...]:
@@ -92,7 +100,7 @@ def _micros(value: datetime) -> bytes:
     return b"%d" % ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
 
 
-_TEXT, _NULL, _NAIVE = b"SNL"
+TEXT, NULL, _NAIVE = b"SNL"
 _FORMS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
     bool: (ord("B"), lambda v: b"1" if v else b"0"),
     int: (ord("I"), lambda v: b"%d" % v),
@@ -104,8 +112,8 @@ _FORMS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
     datetime: (ord("U"), _micros),
 }
 _READERS: dict[int, Callable[[bytes], Any]] = {
-    _NULL: lambda _: None,
-    _TEXT: bytes.decode,
+    NULL: lambda _: None,
+    TEXT: bytes.decode,
     ord("B"): lambda b: b == b"1",
     ord("I"): int,
     ord("F"): lambda b: struct.unpack(">d", b)[0],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, date, datetime
 from typing import Any
 
 import asyncpg
@@ -181,4 +182,44 @@ class TestPostgresStore(StoreSuite):
         await self.feed(store, person(1, 2, name="new"))
         rows = await self.sql(database, 'SELECT n, "Id", name FROM "房管"."Own People" ORDER BY n')
         assert rows == [(1, "id000001", "new"), (2, "id000002", "李雷")]
+        await store.close()
+
+
+class TestPostgresStoreByCopy(TestPostgresStore):
+    """Everything once more with each batch, however small, going through the temporary table."""
+
+    async def make_store(self, database: str, words: Mapping[str, Any]) -> Store:
+        store = await super().make_store(database, words)
+        store.plain_from = 1
+        return store
+
+    async def test_values_that_are_hard_to_write_in_binary(self, database: str) -> None:
+        from decimal import Decimal
+
+        store = await self.opened(database)
+        sums = [
+            "0.00", "-0.01", "0.10", "1.00", "12.30", "9999.99", "10000.00", "-10000.01",
+            "100000000.00", "1234567890.12", "-9999999999.99", "0.99", "20000.50",
+        ]  # fmt: skip
+        times = [
+            datetime(1970, 1, 1, tzinfo=UTC), datetime(1999, 12, 31, 23, 59, 59, 999999, UTC),
+            datetime(9999, 12, 31, tzinfo=UTC),
+        ]  # fmt: skip
+        scores = [0.0, -1.5, 1e300, 5e-324]
+        days = [date(1, 1, 1), date(1999, 12, 31), date(2000, 1, 1), date(9999, 12, 31)]
+        wanted = []
+        for n, income in enumerate(sums):
+            words = {
+                "name": "字" * (n * 7), "income": Decimal(income), "seen_at": times[n % 3],
+                "score": scores[n % 4], "born": days[n % 4], "active": (True, False, None)[n % 3],
+                "children": (None, -(2**31), 2**31 - 1)[n % 3],
+            }  # fmt: skip
+            wanted.append(tuple(words.values()))
+            await self.feed(store, person(n, **words))
+        names = "name, income, seen_at, score, born, active, children"
+        assert await self.people(database, names) == wanted
+        ((written, waits),) = await self.sql(
+            database, "SELECT count(written), count(parked) FROM deptbus.ledger"
+        )
+        assert (written, waits) == (len(sums), 0)
         await store.close()

@@ -1,0 +1,98 @@
+"""Plain records into PostgreSQL: one binary COPY into a temporary table, two statements from there.
+
+Rows arrive as bytes that `form` made of the delivery's own; the ledger's columns that many records
+have in common come as arrays, by the place that each staged row names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from struct import Struct
+
+import asyncpg
+
+from deptbus.department.bookkeeping import COLUMN_LIST, UPDATED_COLUMNS
+from deptbus.department.plain import Lot, Terms
+from deptbus.department.postgres_binary import COPY_END, COPY_HEAD
+
+_OWN = (
+    "term int, key bytea, version bigint, source_time_us bigint, delivered bytea, written bytea, "
+    "record bytea, row_key bytea"
+)
+_FIELDS_BEFORE = 8
+# Field count; then length and value of each of `_OWN` up to the record, whose length comes last.
+_HEAD = Struct(">Hiii16siqiqi16si16si").pack
+_TERM_TYPES = {"policy": "bigint", "schema_version": "bigint"}
+_STATED = {
+    "op": "'upsert'",
+    "held": "true",
+    "parked": "NULL",
+    "parked_since_us": "NULL",
+    "attempts": "0",
+    "retry_at_us": "NULL",
+}
+
+
+class PlainStage:
+    """The temporary table of one dataset; empty again with every commit."""
+
+    def __init__(self, number: int, columns: Iterable[tuple[str, str]]) -> None:
+        self.name = f"deptbus_stage_{number}"
+        values = ", ".join(f"{column} {kind}" for column, kind in columns)
+        self._make = (
+            f"CREATE TEMP TABLE IF NOT EXISTS {self.name} ({_OWN}, {values}) ON COMMIT DELETE ROWS"
+        )
+        self._fields = _FIELDS_BEFORE + values.count(", ") + 1
+        self._made = False
+        self._write_books = _books(self.name)
+
+    async def make(self, connection: asyncpg.Connection) -> None:
+        """Outside of a transaction that may be taken back."""
+        if not self._made:
+            await connection.execute(self._make)
+            self._made = True
+
+    async def fill(self, connection: asyncpg.Connection, lot: Lot) -> None:
+        await connection.copy_to_table(
+            self.name, schema_name="pg_temp", source=self._pieces(lot), format="binary"
+        )
+
+    async def write_books(self, connection: asyncpg.Connection, lot: Lot, now_us: int) -> None:
+        await connection.execute(self._write_books, now_us, *zip(*lot.terms, strict=True))
+
+    async def _pieces(self, lot: Lot) -> AsyncIterator[bytes]:
+        count = self._fields
+        parts: list[bytes] = [COPY_HEAD]
+        for one, place in zip(lot.plain, lot.places, strict=True):
+            row, key, version, time, record, delivered, written, payload, _ = one
+            parts.append(
+                _HEAD(
+                    count, 4, place + 1, 16, key, 8, version, 8, time, 16, delivered, 16, written,
+                    len(record),
+                )
+            )  # fmt: skip
+            parts += (record, len(row).to_bytes(4, "big"), row, payload)
+        parts.append(COPY_END)
+        yield b"".join(parts)
+
+
+def _books(stage: str) -> str:
+    """The ledger's lines; $1 is the time, $2 and on the terms' arrays."""
+
+    def of_terms(name: str) -> str:
+        at = Terms._fields.index(name) + 2
+        return f"(${at}::{_TERM_TYPES.get(name, 'text')}[])[s.term]"
+
+    def source(column: str) -> str:
+        if column in _STATED:
+            return _STATED[column]
+        if column == "applied_at_us":
+            return "$1::bigint"
+        return of_terms(column) if column in Terms._fields else f"s.{column}"
+
+    newer = ", ".join(f"{c} = excluded.{c}" for c in UPDATED_COLUMNS)
+    return (
+        f"INSERT INTO deptbus.ledger ({COLUMN_LIST}) "
+        f"SELECT {', '.join(source(c) for c in COLUMN_LIST.split(', '))} FROM {stage} s "
+        f"ON CONFLICT (dataset, source_unit, key) DO UPDATE SET {newer}"
+    )

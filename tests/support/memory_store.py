@@ -1,0 +1,101 @@
+"""A Store whose database is some dicts, for tests of what is the same in every database."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from recipient_world import CLEARED, PlainTarget
+
+from deptbus.department.decide import Action, Clear, Decision, Remove, Write
+from deptbus.department.fold import Tally
+from deptbus.department.ledger import Entry, RecordId, Row, Sender
+from deptbus.department.plain import Known, entries_of
+from deptbus.department.store import BusIdentity, DatasetStatus, Position, Store, Work
+from deptbus.errors import RowRefused
+
+
+class MemoryStore(Store):
+    """`refuse`: (kind of action, row) that the database refuses now. `plain`: how many records went
+    the short way."""
+
+    def __init__(self, plain_from: int) -> None:
+        super().__init__("in.audit-330106", b"token")
+        self.plain_from = plain_from
+        self.targets = {"resident": PlainTarget()}  # type: ignore[dict-item]
+        self.parents = {"resident": frozenset()}
+        self.order_targets()
+        self.positions = {number: Position(0, {}) for number in (0, 1)}
+        self.ledger: dict[RecordId, Entry] = {}
+        self.rows: dict[Row, list[Any]] = {}
+        self.tallies: Counter[Tally] = Counter()
+        self.refuse: set[tuple[type, Row]] = set()
+        self.plain = 0
+
+    async def open(self, identity: BusIdentity, partitions: int) -> None: ...
+
+    async def close(self) -> None: ...
+
+    @property
+    def batch_limit(self) -> int:
+        return 100
+
+    async def glimpses(self, wanted: Mapping[Sender, Collection[bytes]]) -> Known:
+        return {
+            sender: {
+                key: (key, *e.pair, e.op, e.row, e.held)
+                for key in keys
+                if (e := self.ledger.get(RecordId(*sender, key))) is not None
+            }
+            for sender, keys in wanted.items()
+        }
+
+    async def claimants(self, rows: Sequence[Row], without: Collection[RecordId]) -> list[Entry]:
+        return [
+            e
+            for e in self.ledger.values()
+            if e.row is not None and Row(e.dataset, e.row) in rows and e.id not in without
+        ]
+
+    async def parked(self, due_us: int | None, datasets: Iterable[str], limit: int) -> list[Entry]:
+        return [
+            e
+            for e in self.ledger.values()
+            if e.parked is not None and due_us is not None and (e.retry_at_us or 0) <= due_us
+        ][:limit]
+
+    async def next_retry_us(self) -> int | None:
+        times = [e.retry_at_us for e in self.ledger.values() if e.retry_at_us is not None]
+        return min(times, default=None)
+
+    async def find_refused(self, decision: Decision) -> list[tuple[Action, str]]:
+        return [(a, "refused") for a in decision.actions if (type(a), a.row) in self.refuse]
+
+    async def commit(self, work: Work) -> None:
+        plain = [
+            (Row(dataset, one.row), one) for dataset, lot in work.lots.items() for one in lot.plain
+        ]
+        touched = [(type(a), a.row) for a in work.decision.actions]
+        if self.refuse & {*touched, *((Write, row) for row, _ in plain)}:
+            raise RowRefused("refused")
+        for action in work.decision.actions:
+            if isinstance(action, Remove):
+                self.rows.pop(action.row, None)
+            elif isinstance(action, Clear):
+                for at in action.columns:
+                    if action.row in self.rows:
+                        self.rows[action.row][at] = CLEARED
+            else:
+                self.rows[action.row] = list(action.values)
+        for row, one in plain:
+            self.rows[row] = list(one.payload)
+        self.plain += len(plain)
+        entries = [
+            Entry._make(e) for lot in work.lots.values() for e in entries_of(lot, work.now_us)
+        ]
+        self.ledger.update({e.id: e for e in (*work.decision.entries, *entries)})
+        self.tallies.update(work.tallies)
+
+    async def status(self, now_us: int) -> list[DatasetStatus]:
+        raise NotImplementedError("nobody asks")
