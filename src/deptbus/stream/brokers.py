@@ -183,6 +183,10 @@ async def partition_count(
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience
     while True:
+        if client._sync_task is None:
+            # Its producer was thrown away meanwhile. Nobody fetches its metadata any more, and who
+            # waits for them waits for ever.
+            raise BusUnreachable("the connection to the bus was replaced")
         answered = await client.force_metadata_update()
         known = client.cluster.partitions_for_topic(topic)
         if known:
