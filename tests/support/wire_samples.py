@@ -163,7 +163,7 @@ CONTROL: tuple[Control, ...] = (
     ResendRequest("resend-1", "person", KEY, "correction"),
     PolicyRecord(4, "cd" * 32, TIME_US, "operator", '{"territories":{}}'),
     QuarantineNote(
-        "out.housing-330106", 1, 99, "malformed", "李四", SOURCE, "person", KEY, 7, TIME_US
+        "out.housing-330106", 1, 99, 99, "malformed", "李四", SOURCE, "person", KEY, 7, TIME_US
     ),
     AgentReport("worker-0/horizontal", 4, "ef" * 32, "running", TIME_US),
     JobProgress(

@@ -39,6 +39,7 @@ from faust.types import TP, ConsumerMessage
 from mode import Service
 
 from deptbus.connection import Connection
+from deptbus.stream import unpack
 from deptbus.stream.batches import BATCH_RECORDS, Batch, Progress
 from deptbus.stream.brokers import REQUEST_TIMEOUT_MS, SHORT_WAIT_MS, wait_long
 
@@ -62,6 +63,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         assert isinstance(transport, BatchTransport)
         self._assignor = RoundRobinPartitionAssignor
+        unpack.install()
         return AIOKafkaConsumer(
             group_id=self.app.conf.id,
             client_id=self.app.conf.broker_client_id,
@@ -71,6 +73,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             max_poll_records=BATCH_RECORDS,
             max_partition_fetch_bytes=FETCH_BYTES,
             fetch_max_wait_ms=SHORT_WAIT_MS,
+            isolation_level="read_committed",  # what was aborted is no change
             request_timeout_ms=REQUEST_TIMEOUT_MS,
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,

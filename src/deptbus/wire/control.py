@@ -122,6 +122,7 @@ class QuarantineNote:
     topic: str
     partition: int
     offset: int
+    last_offset: int  # the same, unless a whole record batch could not be unpacked
     reason: str
     owner: str
     unit: str
@@ -184,6 +185,15 @@ def _symbols(name: str, *symbols: str) -> dict[str, Any]:
 
 # kind -> (class, Avro fields in the order of the class; `incarnation` is two of them).
 _INCARNATION = {"incarnation": "long", "token": _TOKEN}
+_NOTE = {
+    "reason": "string",
+    "owner": "string",
+    "unit": "string",
+    "dataset": "string",
+    "key": ["null", _KEY],
+    "version": ["null", "long"],
+    "noted_at_us": _TIME,
+}
 _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
     "announcement": (
         Announcement,
@@ -253,13 +263,8 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
             "topic": "string",
             "partition": "int",
             "offset": "long",
-            "reason": "string",
-            "owner": "string",
-            "unit": "string",
-            "dataset": "string",
-            "key": ["null", _KEY],
-            "version": ["null", "long"],
-            "noted_at_us": _TIME,
+            "last_offset": "long",
+            **_NOTE,
         },
     ),
     "agent_report": (
@@ -304,9 +309,16 @@ def _schema(kind: str, cls: type, avro_fields: Mapping[str, Any]) -> dict[str, A
 class _Kind:
     """One kind of control record: its schema, its id and how it is made from its fields."""
 
-    def __init__(self, kind: str, cls: type, avro_fields: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        cls: type,
+        avro_fields: Mapping[str, Any],
+        make: Callable[..., Any] | None = None,
+    ) -> None:
         self.kind = kind
         self.cls = cls
+        self._make = make or cls
         self.schema = _schema(kind, cls, avro_fields)
         self.id = schema_id(self.schema)
         self.codec = RecordCodec(self.schema, logical=False)
@@ -335,7 +347,7 @@ class _Kind:
         for name, value in values.items():
             if isinstance(value, list):
                 values[name] = tuple(value)
-        return cast(Control, self.cls(**values))
+        return cast(Control, self._make(**values))
 
 
 def _below_zero(values: Mapping[str, Any]) -> str | None:
@@ -349,13 +361,20 @@ def _below_zero(values: Mapping[str, Any]) -> str | None:
 
 
 _KINDS = [_Kind(kind, cls, avro_fields) for kind, (cls, avro_fields) in _RECORDS.items()]
-_BY_ID = {kind.id: kind for kind in _KINDS}
+# Read for ever, never written: a note before there were notes of a whole record batch.
+_EARLIER_NOTE = _Kind(
+    "quarantine_note",
+    QuarantineNote,
+    {"topic": "string", "partition": "int", "offset": "long", **_NOTE},
+    make=lambda offset, **values: QuarantineNote(offset=offset, last_offset=offset, **values),
+)
+_BY_ID = {kind.id: kind for kind in (*_KINDS, _EARLIER_NOTE)}
 _BY_CLASS = {kind.cls: kind for kind in _KINDS}
 
 
 def control_schemas() -> dict[int, str]:
     """id -> canonical JSON of every control schema."""
-    return {kind.id: canonical_json(kind.schema) for kind in _KINDS}
+    return {kind.id: canonical_json(kind.schema) for kind in _BY_ID.values()}
 
 
 def encode_control(record: Control) -> bytes:
