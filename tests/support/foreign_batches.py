@@ -11,11 +11,20 @@ from aiokafka.record.util import calc_crc32c, encode_varint
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 CODECS = {"gzip": GZIP, "snappy": SNAPPY, "lz4": LZ4, "zstd": ZSTD}
+
+
+def _lz4(data: bytes) -> bytes:
+    """The broker takes only blocks that do not refer to each other."""
+    compressor = cramjam.lz4.Compressor(level=1, content_checksum=False, block_linked=False)
+    compressor.compress(data)
+    return bytes(compressor.finish())
+
+
 COMPRESS: dict[int, Callable[[bytes], bytes]] = {
     NONE: bytes,
     GZIP: lambda data: gzip.compress(data, 1),
     SNAPPY: lambda data: bytes(cramjam.snappy.compress_raw(data)),
-    LZ4: lambda data: bytes(cramjam.lz4.compress(data)),
+    LZ4: _lz4,
     ZSTD: lambda data: bytes(cramjam.zstd.compress(data)),
 }
 TRANSACTIONAL, CONTROL = 0x10, 0x20
