@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 RawKey = tuple[Any, ...]  # own key columns' values, as the database gives them
 LIVE = Cause.LIVE.value
+MOST_REMEMBERED = 100_000  # keys held in memory: about 10 MB
 
 
 class OutboxRow(NamedTuple):
@@ -35,7 +36,13 @@ class OutboxRow(NamedTuple):
     was: Any  # own value of the place before this change, where it may differ; None: not known
     key: bytes | None  # bus key, given instead of `raw` where the row is gone and its key with it
     raw: RawKey
-    values: Mapping[str, Any]  # own column -> value; empty in a delete
+    columns: tuple[str, ...] = ()  # own columns of `cells`: one object for all rows of a layout
+    cells: Sequence[Any] = ()  # their values; none in a delete
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Own column -> value."""
+        return dict(zip(self.columns, self.cells, strict=True))
 
 
 class Variant(NamedTuple):
@@ -145,6 +152,10 @@ class Capture(ABC):
     take a `token` raise Fenced when another adapter has taken over, and have then changed nothing.
     """
 
+    # Bus keys of which something may be remembered: of all others `known` would say nothing. None:
+    # not looked at yet, or too many to hold.
+    remembered: set[bytes] | None = None
+
     @property
     @abstractmethod
     def database(self) -> Database:
@@ -203,6 +214,22 @@ class Capture(ABC):
     @abstractmethod
     async def known(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Known]:
         """What is remembered of these (dataset, key); those with nothing are left out."""
+
+    async def recollect(self) -> None:
+        """Fills `remembered`; `prepare` keeps it up from then on. To be called by an adapter that
+        has taken over: before, another one might still add to what is remembered."""
+        found = await self._remembered_keys(MOST_REMEMBERED + 1)
+        self.remembered = set(found) if len(found) <= MOST_REMEMBERED else None
+
+    @abstractmethod
+    async def _remembered_keys(self, at_most: int) -> list[bytes]: ...
+
+    def _remember_keys(self, prepared: Prepared) -> None:
+        """To be called when what was prepared is durable."""
+        if self.remembered is not None:
+            self.remembered.update(key for _, key in (*prepared.places, *prepared.variants))
+            if len(self.remembered) > MOST_REMEMBERED:
+                self.remembered = None
 
     @abstractmethod
     async def prepare(self, token: bytes, prepared: Prepared, *, sends: bool) -> int:

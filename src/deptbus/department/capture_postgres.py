@@ -174,15 +174,20 @@ class PostgresCapture(Capture):
                 await self._load_layouts(c)
         if found and self._is_idle:
             await self._leave_bell()
-        return [self._row(r) for r in found]
-
-    def _row(self, r: asyncpg.Record) -> OutboxRow:
-        position, number, op, cause, job, stamp, was, key, raw, vals = r
-        layout = self._layouts[number]
-        values = dict(zip(layout.columns, vals, strict=True)) if op == "u" and vals else {}
-        return OutboxRow(
-            position, layout.dataset, op, cause, job, stamp, was, key, tuple(raw), values
-        )
+        rows = []
+        for position, number, op, cause, job, stamp, was, key, raw, vals in found:
+            dataset, columns = self._layouts[number].dataset, self._layouts[number].columns
+            if vals is None:
+                columns = vals = ()
+            rows.append(
+                OutboxRow(
+                    *(position, dataset, op, cause, job, stamp, was, key),
+                    tuple(raw),
+                    columns,
+                    vals,
+                )
+            )
+        return rows
 
     async def parked(self) -> set[tuple[str, str]]:
         async with self._durable() as c:
@@ -204,18 +209,24 @@ class PostgresCapture(Capture):
             for pair in (*named, *by_key)
         }
 
+    async def _remembered_keys(self, at_most: int) -> list[bytes]:
+        async with self._durable() as c:
+            return [bytes(r[0]) for r in await c.fetch(rows_of.REMEMBERED, at_most)]
+
     async def prepare(self, token: bytes, prepared: Prepared, *, sends: bool) -> int:
         if sends and not prepared.needs_writing:
             # The common case in one round trip: the fence and the number.
             async with self._durable() as c:
                 number = await c.fetchval(rows_of.COUNT, token, prepared.version)
             return self._mine(number)
+        number = 0
         async with self._durable(transaction=True) as c:
             await fence.check_postgres(c, token)
             await rows_of.write_prepared(c, prepared)
-            if not sends:
-                return 0
-            return self._mine(await c.fetchval(rows_of.COUNT, token, prepared.version))
+            if sends:
+                number = self._mine(await c.fetchval(rows_of.COUNT, token, prepared.version))
+        self._remember_keys(prepared)
+        return number
 
     def _mine(self, number: int | None) -> int:
         if number is None:

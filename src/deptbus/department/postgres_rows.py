@@ -10,9 +10,12 @@ import asyncpg
 
 from deptbus.department.capture import Prepared, Snapshot, Wanted
 
-# The plan that is made while the outbox is empty is the wrong one for ever: only by index.
+# The plan that is made while the outbox is empty is the wrong one for ever: only by index. A plan
+# that knows the positions in flight looks them up by hash; one for all positions compares each row
+# with each of them (10 us a row).
 SESSION = (
-    "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off"
+    "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off; "
+    "SET plan_cache_mode = force_custom_plan"
 )
 READ = (
     "SELECT position, layout, op, cause, job, source_time_us, was, bus_key, raw, vals "
@@ -26,6 +29,10 @@ KNOWN = (
     "USING (dataset, bus_key) UNION ALL "
     "SELECT dataset, bus_key, NULL, raw, state FROM deptbus.variants JOIN asked "
     "USING (dataset, bus_key)"
+)
+REMEMBERED = (
+    "SELECT bus_key FROM (SELECT bus_key FROM deptbus.places UNION ALL "
+    "SELECT bus_key FROM deptbus.variants) AS k LIMIT $1"
 )
 COUNT = (
     "UPDATE deptbus.published SET publication = publication + 1, version = greatest(version, $2) "

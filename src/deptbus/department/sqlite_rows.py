@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from deptbus.department import fence
@@ -20,6 +21,35 @@ def is_installed(c: sqlite3.Connection) -> bool:
     return bool(
         c.execute("SELECT count(*) FROM sqlite_master WHERE name = 'deptbus_outbox'").fetchone()[0]
     )
+
+
+Pick = Callable[[tuple[Any, ...]], tuple[Any, ...]]
+
+
+def pick(places: Sequence[int]) -> Pick:
+    """The values at these places of a row, as a tuple."""
+    if len(places) == 1:
+        (only,) = places
+        return lambda row: (row[only],)
+    return itemgetter(*places)
+
+
+def fetch(
+    c: sqlite3.Connection, query: str, values: Sequence[Any]
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """(names, rows). Text that is no UTF-8 is rare, and to be ready for it takes a call for each
+    text: only when there is some, the rows are read again with stray bytes kept as surrogates."""
+    lenient = c.text_factory
+    c.text_factory = str
+    try:
+        found = c.execute(query, values)
+        return [d[0] for d in found.description], found.fetchall()
+    except sqlite3.OperationalError:
+        c.text_factory = lenient
+        found = c.execute(query, values)
+        return [d[0] for d in found.description], found.fetchall()
+    finally:
+        c.text_factory = lenient
 
 
 def _column_count(c: sqlite3.Connection, table: str, letter: str) -> int:

@@ -233,7 +233,7 @@ async def test_the_planted_bug_of_deleting_before_the_ack_is_caught(
     source.do(*[source.person(n) for n in range(50)])
 
     async def forget_then_die(self: Publisher, values: Any, publication: int) -> None:
-        await self._capture.delete(self.incarnation.token, [c.version for c, _ in values])
+        await self._capture.delete(self.incarnation.token, [change.version for change in values])
         raise RuntimeError("killed before the send")
 
     async with source.publisher() as publisher:

@@ -20,7 +20,8 @@ from source_world import (
 from deptbus.change import Cause, Change, ChangeOp, Reason
 from deptbus.contract.department import Publish
 from deptbus.department.capture import GONE, HOLDS, PARKED, OutboxRow, Variant
-from deptbus.department.publication import Batch, Publication, is_resident_id
+from deptbus.department.checks import is_resident_id
+from deptbus.department.publication import Batch, Publication
 from deptbus.wire.codecs import Codecs
 
 A, B, C = PLACES
