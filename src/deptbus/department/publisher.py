@@ -416,7 +416,9 @@ class Publisher:
             if isinstance(k, KeyOf) and k.plain is not None and k.key is not None
         }
         stamp = Stamp(self.incarnation, self._publication + 1, self._policy.number)
-        judge = Judge(Batch(self._publications, stamp, known, borne, self._parked), self._codecs)
+        # A copy: what cannot be made durable now, because somebody holds a lock, is judged again.
+        parked = set(self._parked)
+        judge = Judge(Batch(self._publications, stamp, known, borne, parked), self._codecs)
         for some in _slices(len(rows)):
             judge.take(rows[some], found[some])
             await asyncio.sleep(0)
@@ -424,6 +426,7 @@ class Publisher:
         number = await self._capture.prepare(
             self.incarnation.token, judge.prepared, sends=bool(ready)
         )
+        self._parked = parked
         if ready:
             if number != stamp.publication:
                 raise SourceRefused(

@@ -22,7 +22,7 @@ from deptbus.department.connect import SqliteDatabase, target_of
 from deptbus.department.layout import layout_of
 from deptbus.department.publisher import Publisher
 from deptbus.department.resync import resync
-from deptbus.errors import DeptbusError, Fenced, SourceRefused
+from deptbus.errors import DatabaseBusy, DeptbusError, Fenced, SourceRefused
 from deptbus.names import control_topic, out_topic
 from deptbus.stream.log import Sender, read_to_end
 from deptbus.wire.codecs import Codecs
@@ -330,6 +330,28 @@ async def test_a_refused_row_is_parked_and_its_neighbours_go_on(source: Source) 
         await until(lambda: _has(source, {"1", "2", "4"}))
         assert dict((await capture.status()).parked) == {"bad_division": 1}
         await capture.close()
+
+
+async def test_a_row_that_was_mended_while_the_database_was_held_is_not_parked_any_more(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with source.running() as publisher:
+        source.do(source.person(1, sex=9))
+        await until(lambda: _parked(source, 1))
+        prepare, refused = publisher.capture.prepare, asyncio.Event()
+
+        async def busy_once(*args: Any, **more: Any) -> int:
+            if refused.is_set():
+                return await prepare(*args, **more)
+            refused.set()
+            raise DatabaseBusy("somebody holds it")
+
+        monkeypatch.setattr(publisher.capture, "prepare", busy_once)
+        source.do(source.person(1))
+        await source.drained()
+        assert refused.is_set()
+        assert await source.names() == {"1": "李"}
+        assert await _parked(source, 0)
 
 
 async def test_a_contract_that_comes_into_force_is_followed_and_parked_rows_are_tried_again(
