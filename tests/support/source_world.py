@@ -134,9 +134,7 @@ class Desk:
                 "firm": None,
             } | values
         return OutboxRow(
-            *(self.position, "person", op, "live", None, 1000, was, None, (own_key,)),
-            tuple(state),
-            tuple(state.values()),
+            self.position, "person", op, "live", None, 1000, was, None, (own_key,), state
         )
 
     def judge(self, *rows: OutboxRow) -> Batch:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from deptbus.change import Change
 from deptbus.contract.model import Contract
 from deptbus.names import QUARANTINE, dataset_of_topic, unit_of_topic
-from deptbus.stream.log import LogRecord, Outgoing
+from deptbus.stream.log import Outgoing
 from deptbus.wire.control import QuarantineNote, encode_control, key_of
-from deptbus.wire.guard import first_offset
 
 # Who looks after what no unit answers for: foreign bytes in a canonical topic.
 OPERATIONS = "operations"
@@ -48,14 +47,14 @@ def note(
     contract: Contract,
     topic: str,
     partition: int,
-    record: LogRecord,
+    offset: int,
     reason: str,
     now_us: int,
     change: Change | None = None,
 ) -> Outgoing:
     """The record for `bus.quarantine`. Its key is the place: noting it again after a crash changes
-    nothing. A record batch that could not be unpacked has one note. Of texts in the record only
-    what the contract knows too is named: any other may be content."""
+    nothing. Of texts in the record only what the contract knows too is named: any other may be
+    content."""
     unit = dataset = ""
     key = version = None
     if topic.startswith("out."):
@@ -66,11 +65,10 @@ def note(
             unit = change.source_unit
     if change is not None:
         dataset, key, version = change.dataset, change.key, change.version
-    noted = QuarantineNote(
+    record = QuarantineNote(
         topic=topic,
         partition=partition,
-        offset=first_offset(record.offset, record.value),
-        last_offset=record.offset,
+        offset=offset,
         reason=reason,
         owner=owner_of(contract, topic),
         unit=unit,
@@ -79,4 +77,4 @@ def note(
         version=version,
         noted_at_us=now_us,
     )
-    return Outgoing(QUARANTINE, 0, key_of(noted), encode_control(noted))
+    return Outgoing(QUARANTINE, 0, key_of(record), encode_control(record))
