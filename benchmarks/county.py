@@ -14,7 +14,6 @@ from typing import Any
 from deptbus.change import Cause, Change, ChangeOp, Incarnation
 from deptbus.contract.model import Contract, Dataset, Line, Rule, Sharing, Unit
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.partitioner import partition_of
 
 DATASET = "resident"
 TERRITORY, CITY = "330106", "3301"
@@ -200,7 +199,3 @@ def changes(codecs: Codecs, count: int, first: int = 0) -> Iterator[Change]:
             schema_version=1,
             record=codec.encode(row),
         )
-
-
-def partition(key: bytes) -> int:
-    return partition_of(key, PARTITIONS)

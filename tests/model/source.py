@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from deptbus.change import Cause, Incarnation
 from deptbus.department.capture import Known, OutboxRow, Prepared, RawKey, Variant, Wanted
-from deptbus.department.publication import Batch, KeyOf, Stamp
+from deptbus.department.judge import Judge, find_keys
+from deptbus.department.publication import KeyOf, Stamp
 from deptbus.department.raw import raw_of, raw_text
 from deptbus.errors import Fenced
 from deptbus.names import out_topic
@@ -81,7 +82,9 @@ class SourceDatabase:
     ) -> OutboxRow:
         self.position += 1
         return OutboxRow(
-            self.position, DATASET, op, cause, None, self.position, was, key, raw, values
+            *(self.position, DATASET, op, cause, None, self.position, was, key, raw),
+            tuple(values),
+            tuple(values.values()),
         )
 
     # -- what the adapter does --------------------------------------------------------------------
@@ -232,35 +235,32 @@ async def publish(world: World, source: SourceDatabase, me: Instance) -> None:
             source.work_off()
             is_idle = not source.outbox
             continue
-        batch = _judge(world, source, rows, Stamp(mine, source.publication + 1, policy))
+        judge = _judge(world, source, rows, Stamp(mine, source.publication + 1, policy))
         await step()
-        source.prepare(mine.token, batch.prepared, sends=bool(batch.changes))
-        for change in batch.changes:
+        source.prepare(mine.token, judge.prepared, sends=bool(judge.ready))
+        for change in judge.ready:
             await step()
-            value = CODECS.encode_change(change)
-            offset = bus.append(Outgoing(topic, 0, change.key, value))
+            offset = bus.append(Outgoing(topic, 0, change.key, change.value))
             if not world.is_finishing and world.chance.random() < world.mixture.mangled:
                 bus.mangle(topic, offset)
         await step()
-        source.delete(mine.token, [change.version for change in batch.changes])
+        source.delete(mine.token, [change.version for change in judge.ready])
 
 
-def _judge(world: World, source: SourceDatabase, rows: list[OutboxRow], stamp: Stamp) -> Batch:
-    keyed: list[tuple[OutboxRow, KeyOf]] = [
-        (row, source.publications[row.dataset].key_of(row)) for row in rows
-    ]
-    pairs = {(r.dataset, k.key) for r, k in keyed if k.key is not None}
+def _judge(world: World, source: SourceDatabase, rows: list[OutboxRow], stamp: Stamp) -> Judge:
+    found = find_keys(source.publications, rows)
+    keys = [k.key if isinstance(k, KeyOf) else k[0] for k in found]
+    pairs = {(r.dataset, key) for r, key in zip(rows, keys, strict=True) if key is not None}
     borne = {
         (r.dataset, k.key): k.plain in source.rows
-        for r, k in keyed
-        if k.plain is not None and k.key is not None
+        for r, k in zip(rows, found, strict=True)
+        if isinstance(k, KeyOf) and k.plain is not None and k.key is not None
     }
     known = {pair: source.known[pair] for pair in pairs if pair in source.known}
     kind = world.bugs.batch
-    batch = kind(source.publications, stamp, known, borne, set(source.parked))
-    for row, found in keyed:
-        batch.take(row, found)
-    return batch
+    judge = Judge(kind(source.publications, stamp, known, borne, set(source.parked)), CODECS)
+    judge.take(rows, found)
+    return judge
 
 
 def resend(source: SourceDatabase, key: bytes) -> None:

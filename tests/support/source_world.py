@@ -134,7 +134,9 @@ class Desk:
                 "firm": None,
             } | values
         return OutboxRow(
-            self.position, "person", op, "live", None, 1000, was, None, (own_key,), state
+            *(self.position, "person", op, "live", None, 1000, was, None, (own_key,)),
+            tuple(state),
+            tuple(state.values()),
         )
 
     def judge(self, *rows: OutboxRow) -> Batch:

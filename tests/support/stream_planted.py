@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from typing import Any
 
-from deptbus.stream import application, work, worker
+import stream_town
+from aiokafka import AIOKafkaProducer
+
+from deptbus.names import in_topic
+from deptbus.stream import application, transport, work, worker
 from deptbus.stream.batches import Batch
 from deptbus.stream.desk import Desk
 
@@ -44,8 +49,65 @@ def agent_raises() -> None:
     work._send = broken
 
 
+STUCK_PARTITION = 1
+UNANSWERED = in_topic(stream_town.TOWN_POLICE)
+
+
+def stuck() -> None:
+    """The batches of one partition never end."""
+    send = work._send
+
+    async def stuck_send(desk: Desk, agent: str, batch: Batch, routed: Any) -> None:
+        if batch.partition == STUCK_PARTITION:
+            print("planted_stuck", flush=True)
+            await asyncio.Event().wait()
+        await send(desk, agent, batch, routed)
+
+    work._send = stuck_send
+
+
+def unanswered() -> None:
+    """The broker never answers what is sent to one inbox."""
+    send_batch = AIOKafkaProducer.send_batch
+
+    async def never(self: AIOKafkaProducer, batch: Any, topic: str, *, partition: int) -> Any:
+        if topic == UNANSWERED:
+            return asyncio.get_running_loop().create_future()
+        return await send_batch(self, batch, topic, partition=partition)
+
+    AIOKafkaProducer.send_batch = never
+
+
+def hog() -> None:
+    """One batch computes for a minute without giving way."""
+    route = work._route
+
+    async def busy(desk: Desk, batch: Batch, bench: Any) -> Any:
+        if batch.partition == STUCK_PARTITION:
+            print("planted_hog", flush=True)
+            end = time.monotonic() + 60
+            while time.monotonic() < end:
+                pass
+        return await route(desk, batch, bench)
+
+    work._route = busy
+
+
+def stuck_and_waited_for() -> None:
+    """`stuck`, with a stop that waits for what runs, and nobody who ends it."""
+    stuck()
+    transport.STOP_GRACE_SECONDS = 60.0
+    worker.STOP_SECONDS = 60.0
+
+
 if __name__ == "__main__":
-    {"slow": slow, "ack_before_delivery": ack_before_delivery, "agent_raises": agent_raises}[
-        sys.argv[1]
-    ]()
+    {
+        "slow": slow,
+        "ack_before_delivery": ack_before_delivery,
+        "agent_raises": agent_raises,
+        "stuck": stuck,
+        "hog": hog,
+        "unanswered": unanswered,
+        "stuck_and_waited_for": stuck_and_waited_for,
+    }[sys.argv[1]]()
     worker.main()

@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 RawKey = tuple[Any, ...]  # own key columns' values, as the database gives them
 LIVE = Cause.LIVE.value
+MOST_REMEMBERED = 100_000  # keys held in memory: about 10 MB
 
 
 class OutboxRow(NamedTuple):
@@ -35,7 +36,13 @@ class OutboxRow(NamedTuple):
     was: Any  # own value of the place before this change, where it may differ; None: not known
     key: bytes | None  # bus key, given instead of `raw` where the row is gone and its key with it
     raw: RawKey
-    values: Mapping[str, Any]  # own column -> value; empty in a delete
+    columns: tuple[str, ...] = ()  # own columns of `cells`: one object for all rows of a layout
+    cells: Sequence[Any] = ()  # their values; none in a delete
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Own column -> value."""
+        return dict(zip(self.columns, self.cells, strict=True))
 
 
 class Variant(NamedTuple):
@@ -145,6 +152,10 @@ class Capture(ABC):
     take a `token` raise Fenced when another adapter has taken over, and have then changed nothing.
     """
 
+    # Bus keys of which something may be remembered: of all others `known` would say nothing. None:
+    # not looked at yet, or too many to hold.
+    remembered: set[bytes] | None = None
+
     @property
     @abstractmethod
     def database(self) -> Database:
@@ -203,6 +214,22 @@ class Capture(ABC):
     @abstractmethod
     async def known(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Known]:
         """What is remembered of these (dataset, key); those with nothing are left out."""
+
+    async def recollect(self) -> None:
+        """Fills `remembered`; `prepare` keeps it up from then on. To be called by an adapter that
+        has taken over: before, another one might still add to what is remembered."""
+        found = await self._remembered_keys(MOST_REMEMBERED + 1)
+        self.remembered = set(found) if len(found) <= MOST_REMEMBERED else None
+
+    @abstractmethod
+    async def _remembered_keys(self, at_most: int) -> list[bytes]: ...
+
+    def _remember_keys(self, prepared: Prepared) -> None:
+        """To be called when what was prepared is durable."""
+        if self.remembered is not None:
+            self.remembered.update(key for _, key in (*prepared.places, *prepared.variants))
+            if len(self.remembered) > MOST_REMEMBERED:
+                self.remembered = None
 
     @abstractmethod
     async def prepare(self, token: bytes, prepared: Prepared, *, sends: bool) -> int:
@@ -271,37 +298,6 @@ class Capture(ABC):
         order. Counts as giving way once, so that a resync that is killed is still asked for: the
         numbers alone do not tell any more. Returns when every transaction that drew a lesser
         version has ended: what is read from the own tables after that holds all they wrote."""
-
-    @abstractmethod
-    async def reserve(self, token: bytes, count: int) -> int:
-        """Draws `count` versions at once and returns the first. As `lift`, returns when every
-        transaction that drew a lesser version has ended: a delete at one of them is right for a
-        key whose row is not met from then on, because whatever brings that row back is greater."""
-
-    @abstractmethod
-    async def rows_after(
-        self, dataset: str, after: RawKey | None, limit: int
-    ) -> list[tuple[RawKey, Mapping[str, Any]]]:
-        """Rows as an outbox row would have them, in the order of their own keys, without locks. A
-        row that nobody writes meanwhile is met by the chunks of one walk; the others are captured.
-        """
-
-    @abstractmethod
-    async def enqueue(
-        self, dataset: str, raws: Sequence[RawKey], cause: str, job: str | None
-    ) -> None:
-        """The present state of these own keys, each under its row's lock, in one short transaction;
-        what others hold locked and what is gone is wanted."""
-
-    @abstractmethod
-    async def enqueue_deletes(
-        self, token: bytes, dataset: str, keys: Sequence[tuple[bytes, int]], cause: str, job: str
-    ) -> None:
-        """Deletes of (bus key, version from `reserve`)."""
-
-    @abstractmethod
-    async def is_pending(self, job: str) -> bool:
-        """True while something of this job waits in the outbox or is wanted."""
 
     @abstractmethod
     async def forgive(self, token: bytes, count: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -126,31 +126,41 @@ class SqliteCapture(Capture):
 
         def work(c: sqlite3.Connection) -> list[OutboxRow]:
             # Rows in flight are the ones of least position; their deletion is under way.
-            rows = c.execute(
+            heads, rows = rows_of.fetch(
+                c,
                 "SELECT * FROM deptbus_outbox WHERE layout NOT IN (SELECT number FROM "
                 f"deptbus_layout WHERE dataset IN ({comma('?' for _ in hold)})) "
                 "ORDER BY position LIMIT ?",
                 (*hold, limit + len(in_flight)),
             )
-            heads = [d[0] for d in rows.description]
-            found = [self._row(c, heads, r) for r in rows if r[0] not in in_flight]
-            return found[:limit]
+            flying = frozenset(in_flight)
+            fresh = [r for r in rows if r[0] not in flying][:limit]
+            return self._rows(c, heads, fresh)
 
         return await self._database.run(work)
 
-    def _row(self, c: sqlite3.Connection, heads: list[str], row: tuple[Any, ...]) -> OutboxRow:
-        layout = self._layouts.get(row[1]) or self._load_layout(c, row[1])
-        k, v = heads.index("k0"), heads.index("v0")
+    def _rows(
+        self, c: sqlite3.Connection, heads: Sequence[str], rows: Sequence[tuple[Any, ...]]
+    ) -> list[OutboxRow]:
         # Columns k0.. and v0.. may lie mixed after a wider mapping was installed: find by name.
-        keys = tuple(row[heads.index(f"k{i}", k)] for i in range(len(layout.keys)))
-        values = (
-            {n: row[heads.index(f"v{i}", v)] for i, n in enumerate(layout.columns)}
-            if row[2] == "u"
-            else {}
-        )
-        return OutboxRow(
-            row[0], layout.dataset, row[2], row[3], row[4], row[5], row[6], row[7], keys, values
-        )
+        at = {name: i for i, name in enumerate(heads)}
+        ways: dict[int, tuple[Layout, rows_of.Pick, rows_of.Pick]] = {}
+        found = []
+        for r in rows:
+            way = ways.get(r[1])
+            if way is None:
+                layout = self._layouts.get(r[1]) or self._load_layout(c, r[1])
+                ways[r[1]] = way = (
+                    layout,
+                    rows_of.pick([at[n] for n in sql.names("k", len(layout.keys))]),
+                    rows_of.pick([at[n] for n in sql.names("v", len(layout.columns))]),
+                )
+            layout, keys, cells = way
+            columns = layout.columns if r[2] == "u" else ()
+            position, _, op, cause, job, stamp, was, key = r[:8]
+            head = position, layout.dataset, op, cause, job, stamp, was, key
+            found.append(OutboxRow(*head, keys(r), columns, cells(r) if columns else ()))
+        return found
 
     def _load_layout(self, c: sqlite3.Connection, number: int) -> Layout:
         (text,) = c.execute(
@@ -181,6 +191,17 @@ class SqliteCapture(Capture):
                         tuple(Variant(*v) for v in variants),
                     )
             return found
+
+        return await self._database.run(work)
+
+    async def _remembered_keys(self, at_most: int) -> list[bytes]:
+        def work(c: sqlite3.Connection) -> list[bytes]:
+            found = c.execute(
+                "SELECT bus_key FROM deptbus_places UNION ALL "
+                "SELECT bus_key FROM deptbus_variants LIMIT ?",
+                (at_most,),
+            )
+            return [key for (key,) in found]
 
         return await self._database.run(work)
 
@@ -221,7 +242,9 @@ class SqliteCapture(Capture):
             (number,) = c.execute("SELECT publication FROM deptbus_published").fetchone()
             return int(number)
 
-        return await self._database.transaction(work)
+        number = await self._database.transaction(work)
+        self._remember_keys(prepared)
+        return number
 
     async def delete(self, token: bytes, positions: Sequence[int]) -> None:
         # A thousand rows a transaction: the department's program never waits for more than that.
@@ -371,49 +394,6 @@ class SqliteCapture(Capture):
 
     async def lift(self, token: bytes, publication: int, version: int) -> None:
         await self._database.transaction(lambda c: rows_of.lift(c, token, publication, version))
-
-    async def reserve(self, token: bytes, count: int) -> int:
-        return await self._database.transaction(lambda c: rows_of.reserve_block(c, token, count))
-
-    async def rows_after(
-        self, dataset: str, after: RawKey | None, limit: int
-    ) -> list[tuple[RawKey, Mapping[str, Any]]]:
-        layout = (await self.layouts())[dataset]
-        return await self._database.run(lambda c: rows_of.rows_after(c, layout, after, limit))
-
-    async def enqueue(
-        self, dataset: str, raws: Sequence[RawKey], cause: str, job: str | None
-    ) -> None:
-        layout = (await self.layouts())[dataset]
-
-        def work(c: sqlite3.Connection) -> None:
-            for raw in raws:
-                rows_of.enqueue_one(c, layout, raw, cause, job)
-
-        await self._database.transaction(work)
-
-    async def enqueue_deletes(
-        self, token: bytes, dataset: str, keys: Sequence[tuple[bytes, int]], cause: str, job: str
-    ) -> None:
-        layout = (await self.layouts())[dataset]
-
-        def work(c: sqlite3.Connection) -> None:
-            fence.check_sqlite(c, token)
-            c.executemany(
-                "INSERT INTO deptbus_outbox "
-                "(position, layout, op, cause, job, source_time_us, bus_key) "
-                f"VALUES (?, {layout.number}, 'd', ?, ?, {sql.NOW_US}, ?)",
-                [(position, cause, job, key) for key, position in keys],
-            )
-
-        await self._database.transaction(work)
-
-    async def is_pending(self, job: str) -> bool:
-        query = (
-            "SELECT EXISTS (SELECT 1 FROM deptbus_outbox WHERE job = ?) "
-            "OR EXISTS (SELECT 1 FROM deptbus_wanted WHERE job = ?)"
-        )
-        return await self._database.run(lambda c: bool(c.execute(query, (job, job)).fetchone()[0]))
 
     async def forgive(self, token: bytes, count: int) -> None:
         def work(c: sqlite3.Connection) -> None:

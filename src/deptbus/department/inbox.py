@@ -19,8 +19,8 @@ from deptbus.stream.group import LagCommitter
 from deptbus.stream.identity import topic_identity
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import PolicyMarker, ResendRequest, is_inventory
-from deptbus.wire.guard import UNKNOWN_SCHEMA
+from deptbus.wire.control import PolicyMarker, ResendRequest
+from deptbus.wire.guard import UNKNOWN_SCHEMA, first_offset
 from deptbus.wire.partitioner import partition_of
 
 log = structlog.get_logger(__name__)
@@ -154,17 +154,17 @@ class Inbox:
         record: ConsumerRecord,
         datasets: Collection[str],
     ) -> None:
-        if is_inventory(record.value):
-            return  # the answer to a resync, which reads it by itself
         try:
             item = await self._decode(record.key, record.value)
         except WireRefused as error:
-            part.unreadable.append(Unreadable(record.offset, error.reason))
+            offset = first_offset(record.offset, record.value)
+            part.unreadable.append(Unreadable(offset, error.reason))
             log.error(
                 "inbox_record_unreadable",
                 topic=self.topic,
                 partition=record.partition,
-                offset=record.offset,
+                offset=offset,
+                last_offset=record.offset,
                 reason=error.reason,
             )
             return

@@ -31,6 +31,7 @@ from deptbus.department.resync import Resynced, resync
 from deptbus.errors import DeptbusError, FileProblems, SourceRefused
 from deptbus.stream.log import Sender
 from deptbus.stream.policies import PolicyFollower
+from deptbus.wire.codecs import Codecs
 from deptbus.wire.keys import fingerprint, new_secret
 
 if TYPE_CHECKING:
@@ -214,6 +215,9 @@ async def resync_system(connection: Connection, department: Department, system: 
     follower = PolicyFollower(connection)
     await follower.start()
     try:
+        codecs = Codecs()
+        for policy in follower.history().values():
+            codecs.add_contract(policy.contract)
         async with Sender(connection) as sender, capture_of(department, system) as capture:
             publisher = Publisher(
                 connection,
@@ -224,7 +228,7 @@ async def resync_system(connection: Connection, department: Department, system: 
                 follower=follower,
                 secret=secret,
             )
-            return await resync(connection, department, system, publisher)
+            return await resync(connection, department, system, publisher, codecs)
     finally:
         await follower.stop()
 

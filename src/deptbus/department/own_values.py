@@ -161,7 +161,7 @@ def _structured(x: Any) -> Any:
         return x if isinstance(x, int | float) else _refuse()
     try:
         return json.loads(x)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Unfit from None
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import asyncpg
 
-from deptbus.department.capture import Prepared, RawKey, Snapshot, Wanted
-from deptbus.department.layout import Layout, comma, quoted
-from deptbus.department.postgres_schema import table_facts
-from deptbus.department.postgres_triggers import SETTINGS
+from deptbus.department.capture import Prepared, Snapshot, Wanted
 
-# The plan that is made while the outbox is empty is the wrong one for ever: only by index.
+# The plan that is made while the outbox is empty is the wrong one for ever: only by index. A plan
+# that knows the positions in flight looks them up by hash; one for all positions compares each row
+# with each of them (10 us a row).
 SESSION = (
-    "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off"
+    "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off; SET jit = off; "
+    "SET plan_cache_mode = force_custom_plan"
 )
 READ = (
     "SELECT position, layout, op, cause, job, source_time_us, was, bus_key, raw, vals "
@@ -29,6 +29,10 @@ KNOWN = (
     "USING (dataset, bus_key) UNION ALL "
     "SELECT dataset, bus_key, NULL, raw, state FROM deptbus.variants JOIN asked "
     "USING (dataset, bus_key)"
+)
+REMEMBERED = (
+    "SELECT bus_key FROM (SELECT bus_key FROM deptbus.places UNION ALL "
+    "SELECT bus_key FROM deptbus.variants) AS k LIMIT $1"
 )
 COUNT = (
     "UPDATE deptbus.published SET publication = publication + 1, version = greatest(version, $2) "
@@ -128,30 +132,3 @@ async def snapshots(c: asyncpg.Connection, where: str, *values: Any) -> tuple[Sn
         *values,
     )
     return tuple(Snapshot(*row) for row in rows)
-
-
-async def rows_after(
-    c: asyncpg.Connection, layout: Layout, after: RawKey | None, limit: int
-) -> list[tuple[RawKey, Mapping[str, Any]]]:
-    """Rows with every value as text, as the capture functions write it: under their settings, which
-    hold for the caller's transaction."""
-    facts = await table_facts(c, layout)
-    for setting in SETTINGS:
-        await c.execute(f"SET LOCAL {setting}")
-    order = comma(f"t.{quoted(k)}" for k in facts.order)
-    where = " AND ".join(f"t.{quoted(k)} IS NOT NULL" for k in layout.keys)
-    values: list[Any] = [limit]
-    if after is not None:
-        by_name = dict(zip(layout.keys, after, strict=True))
-        values += [by_name[k] for k in facts.order]
-        marks = comma(f"${n}::text::{facts.types[k]}" for n, k in enumerate(facts.order, 2))
-        where += f" AND ({order}) > ({marks})"
-    columns = comma(f"t.{quoted(name)}::text" for name in (*layout.keys, *layout.columns))
-    rows = await c.fetch(
-        f"SELECT {columns} FROM {facts.table} t WHERE {where} ORDER BY {order} LIMIT $1", *values
-    )
-    width = len(layout.keys)
-    return [
-        (tuple(row[:width]), dict(zip(layout.columns, tuple(row)[width:], strict=True)))
-        for row in rows
-    ]

@@ -21,10 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
-
-from stdnum.cn import ric, uscc
-from stdnum.exceptions import ValidationError
 
 from deptbus.change import Cause, Change, ChangeOp, Incarnation, Reason
 from deptbus.contract.department import Publish
@@ -41,13 +39,16 @@ from deptbus.department.capture import (
     Variant,
     Wanted,
 )
+from deptbus.department.checks import is_credit_code, is_resident_id
 from deptbus.department.own_values import Convert, Unfit, converter, text_of
 from deptbus.department.places import Places, Where
+from deptbus.department.quick_rows import Field, NotPlain, Place, QuickRow, quick_row
 from deptbus.department.raw import is_text, raw_text
 from deptbus.errors import DeptbusError, WireRefused
 from deptbus.wire.codec import RecordCodec
 from deptbus.wire.keys import KeyMaker, canonical
-from deptbus.wire.types import resolve
+from deptbus.wire.types import Type, resolve
+from deptbus.wire.varint import text_bytes
 
 # Reasons of parking: constants, for a person and for a metric.
 NO_KEY = "no_key"
@@ -99,7 +100,7 @@ class Publication:
     ) -> None:
         known = contract.datasets[dataset]
         schema = contract.record_schema(dataset)
-        types = {f.name: f.type for f in resolve(schema).fields}
+        types = self._types = {f.name: f.type for f in resolve(schema).fields}
         self.unit = unit
         self.dataset = dataset
         self.schema_version = known.schema_version
@@ -121,6 +122,7 @@ class Publication:
         self._checks = [
             (f, check) for f, check in known.checks.items() if f in types and f != known.division
         ]
+        self._quick: dict[tuple[str, ...], QuickRow | None] = {}
 
     def _converted(self, constants: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -177,8 +179,9 @@ class Publication:
     def state(self, row: OutboxRow) -> tuple[Where, str, dict[str, Any]]:
         """(where it lies, the place, values by field) of an upsert; raises _Refused (rule 2)."""
         values: dict[str, Any] = dict(self._constants)
+        row_values = row.values
         for name, column in self._fields:
-            own = row.values.get(column)
+            own = row_values.get(column)
             if not is_text(own):
                 raise _Refused(NOT_TEXT, column)
             try:
@@ -204,7 +207,11 @@ class Publication:
         found = self.key_of_raw(raw)
         if found.key is None:
             return f"{NO_KEY}: {found.column}"
-        row = OutboxRow(0, self.dataset, "u", Cause.LIVE, None, 0, None, None, raw, values)
+        row = OutboxRow(
+            *(0, self.dataset, "u", Cause.LIVE, None, 0, None, None, raw),
+            tuple(values),
+            tuple(values.values()),
+        )
         try:
             where, _, record = self.state(row)
             if where is Where.WITHIN:
@@ -213,21 +220,74 @@ class Publication:
             return f"{refused.reason}: {refused.column}" if refused.column else refused.reason
         return None
 
-    def published(self, row: OutboxRow) -> tuple[str, tuple[bytes, ...] | None] | None:
-        """(place, record) as a row of this state is published: without a record when it has moved
-        out, None when it would be parked."""
-        try:
-            where, place, values = self.state(row)
-            return place, self.encode(values) if where is Where.WITHIN else None
-        except _Refused:
-            return None
-
     def encode(self, values: Mapping[str, Any]) -> tuple[bytes, ...]:
         """The record's fields; raises _Refused."""
         try:
             return self._codec.encode(values)
         except WireRefused:
             raise _Refused(BAD_VALUE, None) from None
+
+    # --- rows that need no rule -----------------------------------------------------------
+
+    def quick(self, columns: tuple[str, ...]) -> QuickRow | None:
+        """The function for plain rows with these columns; None when no row of them is plain."""
+        if columns not in self._quick:
+            try:
+                self._quick[columns] = self._write_quick(columns)
+            except (NotPlain, WireRefused):
+                self._quick[columns] = None
+        return self._quick[columns]
+
+    def _write_quick(self, columns: tuple[str, ...]) -> QuickRow:
+        key_types = [self._types[f] for f, _ in self._key_fields]
+        if any(not _is_plain_key(t) for t in key_types) or any(
+            f in self._publish.values for f, _ in self._key_fields
+        ):
+            raise NotPlain
+        index = None
+        if self._division in self._publish.columns:
+            index = self._codec.names.index(self._division)
+        elif self._constant_place is None:
+            raise NotPlain
+        constant = None if self._constant_place is None else text_bytes(self._constant_place)
+        return quick_row(
+            [self._quick_field(i, columns) for i in range(len(self._codec.names))],
+            len(columns),
+            key_types,
+            self._forms,
+            self._keys,
+            Place(index, self._place_bytes, constant),
+        )
+
+    def _quick_field(self, i: int, columns: tuple[str, ...]) -> Field | bytes:
+        name = self._codec.names[i]
+        check = next((c for f, c in self._checks if f == name), None)
+        passes = None if check is None else partial(self._passes, check)
+        column = self._publish.columns.get(name)
+        if column is None:
+            if passes is not None and not passes(self._constants.get(name)):
+                raise NotPlain
+            return self._codec.encode_field(i, self._constants)
+        return Field(
+            self._types[name],
+            columns.index(column) if column in columns else None,
+            partial(self._plain_value, name, column),
+            self._codec.encoders[i],
+            passes,
+            name in self._publish.values,
+        )
+
+    def _plain_value(self, name: str, column: str, own: Any) -> Any:
+        try:
+            return self._value(name, column, own)
+        except (_Refused, Unfit):
+            pass
+        raise NotPlain
+
+    def _place_bytes(self, place: Any) -> bytes:
+        if self._places.where(place) is not Where.WITHIN:
+            raise NotPlain
+        return text_bytes(str(place))
 
     @property
     def territory(self) -> str:
@@ -251,23 +311,12 @@ class Publication:
         if not isinstance(value, str):
             return False
         form = canonical(value, self._forms)
-        return is_resident_id(form) if check is Check.RESIDENT_ID else bool(uscc.is_valid(form))
+        return is_resident_id(form) if check is Check.RESIDENT_ID else is_credit_code(form)
 
 
-def is_resident_id(number: str) -> bool:
-    """GB 11643: 17 digits with a date of birth in them, and their check character.
-
-    The first six digits are not looked up. `ric.validate` wants the county to have been there in
-    the year of birth, but numbers were first given in 1984, with the codes of that day: it would
-    refuse most people of a district who were born before their district was.
-    """
-    if len(number) != 18 or not (number[:17].isascii() and number[:17].isdigit()):
-        return False
-    try:
-        ric.get_birth_date(number)
-    except ValidationError:
-        return False
-    return bool(number[17] == ric.calc_check_digit(number))
+def _is_plain_key(t: Type) -> bool:
+    inner = t.optional[2] if t.optional else t
+    return inner.logical is None and inner.kind in ("string", "int", "long")
 
 
 def _plain_text(value: Any) -> str:
@@ -325,10 +374,7 @@ class Batch:
         """True when this row speaks for its key."""
         variants = {v.raw: v.state for v in self.known.get(pair, _NO_KNOWLEDGE).variants}
         if row.key is not None:
-            if HOLDS not in variants.values():
-                return True
-            self.prepared.drop.append(row.position)  # the key is borne after all
-            return False
+            return HOLDS not in variants.values()
         if not variants and found.plain is None:
             return True
         if not variants and found.plain is not None and self.borne.get(pair, False):

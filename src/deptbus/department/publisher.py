@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
-from deptbus.change import Change, Incarnation
+from deptbus.change import Incarnation
 from deptbus.connection import Connection
 from deptbus.contract.department import Department
 from deptbus.contract.model import Policy
@@ -29,40 +29,26 @@ from deptbus.department.bus_memory import (
     read_behind,
     read_control,
 )
-from deptbus.department.capture import Capture, Prepared
+from deptbus.department.capture import Capture, OutboxRow, RawKey
 from deptbus.department.capture_check import Broken
 from deptbus.department.chores import Chores
+from deptbus.department.judge import Found, Judge, Ready, find_keys
 from deptbus.department.layout import layout_of
 from deptbus.department.publication import Batch, KeyOf, Publication, Stamp
 from deptbus.department.pulse import Signs
-from deptbus.errors import (
-    BusUnreachable,
-    DatabaseBusy,
-    DeptbusError,
-    SourceRefused,
-    WireRefused,
-)
+from deptbus.errors import BusUnreachable, DatabaseBusy, DeptbusError, SourceRefused
 from deptbus.names import control_topic, out_topic
 from deptbus.stream.log import Outgoing, Sender
 from deptbus.stream.policies import PolicyFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import (
-    Announcement,
-    Heartbeat,
-    Incarnated,
-    InventoryRequest,
-    Marker,
-    encode_control,
-    key_of,
-)
+from deptbus.wire.control import Announcement, Heartbeat, Incarnated, encode_control, key_of
 from deptbus.wire.keys import fingerprint
-from deptbus.wire.partitioner import partition_of
+from deptbus.wire.partitioner import partitions_of
 
 log = structlog.get_logger(__name__)
 
 BATCH_ROWS = 2000
-NOTHING_WAITS = 2**63
-_SLICE_ROWS = 100  # judged in one go: about 4 ms, in which nothing else of this process moves
+_SLICE_ROWS = 250  # judged in one go: about 2 ms, in which nothing else of this process moves
 HEARTBEAT_SECONDS = 2.0
 _IDLE_SECONDS = 1.0  # at least so often the policy is looked at
 _BACKOFF_SECONDS = (0.2, 5.0)
@@ -82,13 +68,17 @@ T = TypeVar("T")
 
 
 class Turn(NamedTuple):
-    """What one look at the outbox gave: rows read, changes to send with their bytes, their number,
-    and whether rows are wanted afresh."""
+    """What one look at the outbox gave: rows read, changes to send, their number, and whether rows
+    are wanted afresh."""
 
     rows: int = 0
-    values: Sequence[tuple[Change, bytes]] = ()
+    changes: Sequence[Ready] = ()
     publication: int = 0
     wants: bool = False
+
+
+def _slices(count: int) -> Iterator[slice]:
+    return (slice(at, at + _SLICE_ROWS) for at in range(0, count, _SLICE_ROWS))
 
 
 class Publisher:
@@ -132,10 +122,6 @@ class Publisher:
         self._version = 0
         self._ends: list[int] = []
         self._parked: set[tuple[str, str]] = set()
-        # All rows of lesser positions were read, and those that were sent before are on their way.
-        self.reached = 0
-        # Whoever changes what is remembered of keys holds it from reading to writing.
-        self._remembering = asyncio.Lock()
         self.memory = BusMemory()  # what the bus knew of this system when it was taken over
         self.chores = Chores(capture, self._publications)
         self._signs = Signs(capture.tell)
@@ -155,15 +141,8 @@ class Publisher:
         """Those that are published under the contract in force; known once it is started."""
         return frozenset(self._publications)
 
-    @property
-    def publications(self) -> Mapping[str, Publication]:
-        """How `datasets` are published; another object once the contract has changed."""
-        return self._publications
-
-    @property
-    def parked(self) -> Collection[tuple[str, str]]:
-        """(dataset, raw_text) of every row that is parked now."""
-        return self._parked
+    def key_of_raw(self, dataset: str, raw: RawKey) -> bytes | None:
+        return self._publications[dataset].key_of_raw(raw).key
 
     def why_not(self, dataset: str, values: Mapping[str, Any]) -> str | None:
         """Why a row of these own values could not be published under the contract in force."""
@@ -226,6 +205,7 @@ class Publisher:
         self._publication = self._acked = state.publication
         self._version = state.version
         self._parked = await self._capture.parked()
+        await self._capture.recollect()
         if self._parked:
             # Contract or mapping may have been mended while no adapter ran.
             await self._capture.retry_parked("live")
@@ -269,40 +249,9 @@ class Publisher:
             known.fingerprints,
         )
 
-    async def _write_control(self, record: Incarnated | Heartbeat | InventoryRequest) -> None:
+    async def _write_control(self, record: Incarnated | Heartbeat) -> None:
         value = encode_control(record)
         await self._sender.send([Outgoing(control_topic(self.unit), 0, key_of(record), value)])
-
-    # --- resync ---------------------------------------------------------------------------
-
-    async def ask_inventory(self, request: str, datasets: Sequence[str]) -> None:
-        """Cuts `out` in every partition, then asks what the canonical topics have behind the cuts;
-        without datasets takes the request back. Raises BusUnreachable, BusRefused."""
-        now_us = time.time_ns() // 1000
-        who = self.unit, self.system, self.incarnation
-        if datasets:
-            topic = out_topic(self.unit)
-            # One name for all: in the compacted topics the next one takes its place.
-            cut = encode_control(Marker(f"resync/{self.system}", "resync", *who, now_us))
-            await self._sender.send(
-                [Outgoing(topic, partition, None, cut) for partition in range(len(self._ends))]
-            )
-        await self._write_control(InventoryRequest(request, *who, tuple(datasets), now_us))
-
-    async def remember(self, named: Mapping[tuple[str, bytes], Sequence[str]]) -> None:
-        """Places that (dataset, key) were published at: each further change names them too."""
-        if not named:
-            return
-        async with self._remembering:
-            known = await self._capture.known(list(named))
-            prepared = Prepared()
-            for pair, places in named.items():
-                before = known[pair].places if pair in known else ()
-                made = tuple(dict.fromkeys((*before, *places)))
-                if made != before:
-                    prepared.places[pair] = made
-            if prepared.places:
-                await self._capture.prepare(self.incarnation.token, prepared, sends=False)
 
     # --- the contract ---------------------------------------------------------------------
 
@@ -414,25 +363,24 @@ class Publisher:
             while True:
                 await self._follow_policy()
                 turning = partial(self._turn, acked, in_flight)
-                async with self._remembering:
-                    turn = await self.when_free(partial(self._capture.together, turning))
+                turn = await self._when_free(partial(self._capture.together, turning))
                 acked = []
                 if turn.wants:
                     self.chores.wake()
                 if sending is not None:
                     await sending
                     sending, acked, in_flight = None, in_flight, []
-                if turn.values:
-                    in_flight = [change.version for change, _ in turn.values]
-                    sending = asyncio.create_task(self._send(turn.values, turn.publication))
+                if turn.changes:
+                    in_flight = [version for version, _, _ in turn.changes]
+                    sending = asyncio.create_task(self._send(turn.changes, turn.publication))
                 elif not turn.rows and not acked:
-                    await self.when_free(partial(self._capture.wait, _IDLE_SECONDS))
+                    await self._when_free(partial(self._capture.wait, _IDLE_SECONDS))
         finally:
             if sending is not None:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
 
-    async def when_free(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _when_free(self, work: Callable[[], Awaitable[T]]) -> T:
         """`work`, again for as long as somebody holds a lock that it needs. Whatever it does to the
         database is done whole or not at all, so doing it again is right."""
         pause, began, said = _BUSY_SECONDS[0], time.monotonic(), False
@@ -453,59 +401,66 @@ class Publisher:
         if acked:
             await self._capture.delete(self.incarnation.token, acked)
         rows = await self._capture.read(BATCH_ROWS, in_flight, self._hold)
-        self.reached = rows[0].position if rows else NOTHING_WAITS
         if not rows:
             return Turn()
         assert self._policy is not None
-        keyed = []
-        for number, row in enumerate(rows, 1):
-            keyed.append((row, self._publications[row.dataset].key_of(row)))
-            if number % (4 * _SLICE_ROWS) == 0:
-                await asyncio.sleep(0)
-        pairs = list({(r.dataset, k.key): None for r, k in keyed if k.key is not None})
-        known = await self._capture.known(pairs)
+        found: list[Found] = []
+        for some in _slices(len(rows)):
+            found += find_keys(self._publications, rows[some])
+            await asyncio.sleep(0)
+        asked = self._worth_asking(rows, found)
+        known = await self._capture.known(asked) if asked else {}
         borne = {
             (r.dataset, k.key): await self._capture.bears(r.dataset, k.plain)
-            for r, k in keyed
-            if k.plain is not None and k.key is not None
+            for r, k in zip(rows, found, strict=True)
+            if isinstance(k, KeyOf) and k.plain is not None and k.key is not None
         }
         stamp = Stamp(self.incarnation, self._publication + 1, self._policy.number)
-        batch = Batch(self._publications, stamp, known, borne, self._parked)
-        for number, (row, found) in enumerate(keyed, 1):
-            batch.take(row, found)
-            if number % _SLICE_ROWS == 0:
-                await asyncio.sleep(0)
-        values = self._encoded(batch, {row.position: found for row, found in keyed})
+        # A copy: what cannot be made durable now, because somebody holds a lock, is judged again.
+        parked = set(self._parked)
+        judge = Judge(Batch(self._publications, stamp, known, borne, parked), self._codecs)
+        for some in _slices(len(rows)):
+            judge.take(rows[some], found[some])
+            await asyncio.sleep(0)
+        ready = judge.ready
         number = await self._capture.prepare(
-            self.incarnation.token, batch.prepared, sends=bool(values)
+            self.incarnation.token, judge.prepared, sends=bool(ready)
         )
-        if values:
+        self._parked = parked
+        if ready:
             if number != stamp.publication:
                 raise SourceRefused(
                     f"{self._capture.database.place}: somebody else counts publications",
                     mend="Run one adapter per system",
                 )
             self._publication = number
-        return Turn(len(rows), values, number, bool(batch.prepared.wanted))
+        return Turn(len(rows), ready, number, bool(judge.prepared.wanted))
 
-    def _encoded(self, batch: Batch, keys: dict[int, KeyOf]) -> list[tuple[Change, bytes]]:
-        values: list[tuple[Change, bytes]] = []
-        for change in list(batch.changes):
-            try:
-                values.append((change, self._codecs.encode_change(change)))
-            except WireRefused as refused:
-                batch.refuse(change, keys[change.version].raw, refused.reason)
-        return values
+    def _worth_asking(
+        self, rows: Sequence[OutboxRow], found: Sequence[Found]
+    ) -> list[tuple[str, bytes]]:
+        """The keys of which something may be remembered."""
+        remembered = self._capture.remembered
+        if remembered is not None and not remembered:
+            return []
+        pairs = {
+            (r.dataset, k.key if isinstance(k, KeyOf) else k[0])
+            for r, k in zip(rows, found, strict=True)
+        }
+        return [
+            (dataset, key)
+            for dataset, key in pairs
+            if key is not None and (remembered is None or key in remembered)
+        ]
 
-    async def _send(self, values: Sequence[tuple[Change, bytes]], publication: int) -> None:
+    async def _send(self, changes: Sequence[Ready], publication: int) -> None:
         """Returns when every record is acked. An unreachable bus is waited for, in order: the same
         records again, whose outcome is unknown, are harmless."""
         topic = out_topic(self.unit)
-        count = len(self._ends)
-        places = [partition_of(change.key, count) for change, _ in values]
+        places = partitions_of([key for _, key, _ in changes], len(self._ends))
         records = [
-            Outgoing(topic, place, change.key, value)
-            for place, (change, value) in zip(places, values, strict=True)
+            Outgoing(topic, place, key, value)
+            for place, (_, key, value) in zip(places, changes, strict=True)
         ]
         pause = _BACKOFF_SECONDS[0]
         self._signs.sending()
@@ -523,7 +478,7 @@ class Publisher:
             self._ends[place] = max(self._ends[place], offset + 1)
         self._signs.acked()
         self._acked = publication
-        self._version = max(self._version, max(change.version for change, _ in values))
+        self._version = max(self._version, max(version for version, _, _ in changes))
 
     # --- heartbeats -----------------------------------------------------------------------
 

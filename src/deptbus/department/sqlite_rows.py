@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from deptbus.department import fence
@@ -20,6 +21,35 @@ def is_installed(c: sqlite3.Connection) -> bool:
     return bool(
         c.execute("SELECT count(*) FROM sqlite_master WHERE name = 'deptbus_outbox'").fetchone()[0]
     )
+
+
+Pick = Callable[[tuple[Any, ...]], tuple[Any, ...]]
+
+
+def pick(places: Sequence[int]) -> Pick:
+    """The values at these places of a row, as a tuple."""
+    if len(places) == 1:
+        (only,) = places
+        return lambda row: (row[only],)
+    return itemgetter(*places)
+
+
+def fetch(
+    c: sqlite3.Connection, query: str, values: Sequence[Any]
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """(names, rows). Text that is no UTF-8 is rare, and to be ready for it takes a call for each
+    text: only when there is some, the rows are read again with stray bytes kept as surrogates."""
+    lenient = c.text_factory
+    c.text_factory = str
+    try:
+        found = c.execute(query, values)
+        return [d[0] for d in found.description], found.fetchall()
+    except sqlite3.OperationalError:
+        c.text_factory = lenient
+        found = c.execute(query, values)
+        return [d[0] for d in found.description], found.fetchall()
+    finally:
+        c.text_factory = lenient
 
 
 def _column_count(c: sqlite3.Connection, table: str, letter: str) -> int:
@@ -185,42 +215,12 @@ def lift(c: sqlite3.Connection, token: bytes, publication: int, version: int) ->
     c.execute(sql.LIFT_LIMIT)
 
 
-def reserve_block(c: sqlite3.Connection, token: bytes, count: int) -> int:
-    """Draws `count` versions; the first of them. Room for live changes moves on with them."""
-    fence.check_sqlite(c, token)
-    _ensure_sequence(c)
-    (drawn,) = c.execute(
-        "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deptbus_outbox'), 0), "
-        "coalesce((SELECT max(position) FROM deptbus_outbox), 0))"
-    ).fetchone()
-    c.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'deptbus_outbox'", (drawn + count,))
-    c.execute("UPDATE deptbus_published SET limit_position = limit_position + ?", (count,))
-    return int(drawn) + 1
-
-
-def rows_after(
-    c: sqlite3.Connection, layout: Layout, after: RawKey | None, limit: int
-) -> list[tuple[RawKey, Mapping[str, Any]]]:
-    where, bound = after_key(c, layout, raw_text(after) if after else None)
-    width = len(layout.keys)
-    rows = c.execute(
-        f"SELECT {comma(map(quoted, (*layout.keys, *layout.columns)))} "
-        f"FROM {quoted(layout.table)} WHERE {where} ORDER BY {key_order(c, layout)} LIMIT ?",
-        (*bound, limit),
-    )
-    return [(row[:width], dict(zip(layout.columns, row[width:], strict=True))) for row in rows]
-
-
-def _ensure_sequence(c: sqlite3.Connection) -> None:
+def reserve(c: sqlite3.Connection, number: int) -> None:
+    """The next version, drawn for a wanted key before anybody looks for its row."""
     c.execute(
         "INSERT INTO sqlite_sequence (name, seq) SELECT 'deptbus_outbox', 0 "
         "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'deptbus_outbox')"
     )
-
-
-def reserve(c: sqlite3.Connection, number: int) -> None:
-    """The next version, drawn for a wanted key before anybody looks for its row."""
-    _ensure_sequence(c)
     c.execute("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'deptbus_outbox'")
     c.execute(
         "UPDATE deptbus_wanted SET position = "

@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import faust
 import structlog
@@ -38,9 +38,12 @@ from deptbus.stream.work import Gate
 
 log = structlog.get_logger(__name__)
 
-STOP_SECONDS = 15.0  # less than a supervisor waits before it kills
+STOP_SECONDS = 4.5  # from the signal to the end of the process, whatever it is doing
 _ASSIGNED_SECONDS = 15.0  # a group that answers gives us our partitions sooner than that
 _LEAVE_SECONDS = 60.0
+# Shares of STOP_SECONDS: for batches that were cancelled, and for the last report and the senders.
+_CANCEL_SECONDS = 0.5
+_DESK_SECONDS = 1.0
 
 Work = Callable[[Batch], Awaitable[None]]
 
@@ -96,7 +99,7 @@ class BusApp(faust.App):
         self._readers: dict[str, int] = {}
         self.outboxes = self.topic(*outboxes(contract), schema=BatchSchema(), acks=True)
         self.canonical = self.topic(*canonical_topics(contract), schema=BatchSchema(), acks=True)
-        self._batches: set[asyncio.Task[None]] = set()
+        self._batches: dict[asyncio.Task[None], Batch] = {}
         self._watching: list[asyncio.Task[None]] = []
         self.is_ready = asyncio.Event()
 
@@ -109,8 +112,8 @@ class BusApp(faust.App):
         async for event in cast(faust.Stream, stream).noack().events():
             event.value.begin()
             task = asyncio.create_task(self._work_on(event, work))
-            self._batches.add(task)
-            task.add_done_callback(self._batches.discard)
+            self._batches[task] = event.value
+            task.add_done_callback(self._batches.pop)
 
     async def _work_on(self, event: Any, work: Work) -> None:
         batch: Batch = event.value
@@ -124,6 +127,13 @@ class BusApp(faust.App):
         else:
             batch.finish(delivered=True)
             event.ack()
+
+    def abandon(self, batches: Collection[Batch]) -> None:
+        """Stop the work on these: nobody waits for it any longer. What they have not sent stays
+        unsent, and is done again by whoever takes over."""
+        for task, batch in self._batches.items():
+            if batch in batches:
+                task.cancel()
 
     def streams_of(self, topic: str) -> int:
         """How many streams read a topic: so many must deliver a batch before it is acked."""
@@ -139,6 +149,7 @@ class BusApp(faust.App):
         transport.connection = self.connection
         transport.streams_of = self.streams_of
         transport.on_fatal = self.fail
+        transport.abandon = self.abandon
         return transport
 
     def _create_directories(self) -> None:
@@ -166,6 +177,7 @@ class BusApp(faust.App):
         log.info("worker_ready", agent=self.desk.agent, policy=self.desk.bench().policy.number)
 
     async def on_stop(self) -> None:
+        """Batches that run have a moment to end (BatchConsumer.wait_empty); none holds us up."""
         desk = getattr(self, "desk", None)
         if desk is not None:
             desk.stopping.set()  # batches that wait for the environment give up
@@ -174,9 +186,12 @@ class BusApp(faust.App):
         await super().on_stop()
         for task in list(self._batches):
             task.cancel()
-        await asyncio.gather(*self._batches, return_exceptions=True)
+        if self._batches:
+            await asyncio.wait(self._batches, timeout=_CANCEL_SECONDS)
         if desk is not None:
-            await desk.stop()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_DESK_SECONDS):
+                    await desk.stop()
 
     def fail(self, error: BaseException) -> None:
         """Something that must not happen: leave at once without an ack; we are started again and
@@ -228,7 +243,7 @@ class BusApp(faust.App):
         leave(Exit.COULD_NOT, "no_partitions_assigned")
 
 
-def leave(code: int, reason: str) -> None:
+def leave(code: int, reason: str) -> NoReturn:
     """End the process now. What is unacked is done again by whoever takes over."""
     log.critical("worker_left", exit_code=int(code), reason=reason)
     os._exit(code)

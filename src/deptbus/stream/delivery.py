@@ -96,7 +96,7 @@ async def route_batch(
             assert reason is not None
             routed.reasons.append(reason)
             routed.refused.append(
-                quarantine.note(contract, topic, partition, record.offset, reason, now_us, change)
+                quarantine.note(contract, topic, partition, record, reason, now_us, change)
             )
             continue
         deliveries = router.route(found, now)

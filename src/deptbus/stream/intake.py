@@ -144,7 +144,7 @@ def judge_batch(
             change = found if isinstance(found, Change) else None
             judged.refused.append(
                 quarantine.note(
-                    contract, outbox.topic, outbox.partition, record.offset, reason, now_us, change
+                    contract, outbox.topic, outbox.partition, record, reason, now_us, change
                 )
             )
     return judged

@@ -5,8 +5,9 @@ from __future__ import annotations
 from deptbus.change import Change
 from deptbus.contract.model import Contract
 from deptbus.names import QUARANTINE, dataset_of_topic, unit_of_topic
-from deptbus.stream.log import Outgoing
+from deptbus.stream.log import LogRecord, Outgoing
 from deptbus.wire.control import QuarantineNote, encode_control, key_of
+from deptbus.wire.guard import first_offset
 
 # Who looks after what no unit answers for: foreign bytes in a canonical topic.
 OPERATIONS = "operations"
@@ -47,14 +48,14 @@ def note(
     contract: Contract,
     topic: str,
     partition: int,
-    offset: int,
+    record: LogRecord,
     reason: str,
     now_us: int,
     change: Change | None = None,
 ) -> Outgoing:
     """The record for `bus.quarantine`. Its key is the place: noting it again after a crash changes
-    nothing. Of texts in the record only what the contract knows too is named: any other may be
-    content."""
+    nothing. A record batch that could not be unpacked has one note. Of texts in the record only
+    what the contract knows too is named: any other may be content."""
     unit = dataset = ""
     key = version = None
     if topic.startswith("out."):
@@ -65,10 +66,11 @@ def note(
             unit = change.source_unit
     if change is not None:
         dataset, key, version = change.dataset, change.key, change.version
-    record = QuarantineNote(
+    noted = QuarantineNote(
         topic=topic,
         partition=partition,
-        offset=offset,
+        offset=first_offset(record.offset, record.value),
+        last_offset=record.offset,
         reason=reason,
         owner=owner_of(contract, topic),
         unit=unit,
@@ -77,4 +79,4 @@ def note(
         version=version,
         noted_at_us=now_us,
     )
-    return Outgoing(QUARANTINE, 0, key_of(record), encode_control(record))
+    return Outgoing(QUARANTINE, 0, key_of(noted), encode_control(noted))

@@ -12,6 +12,9 @@ from deptbus.names import SCHEMAS
 from deptbus.stream.follow import TopicFollower
 from deptbus.stream.log import LogRecord, Outgoing, Sender
 from deptbus.wire.codecs import Codecs
+from deptbus.wire.guard import BAD_KEY
+
+SCHEMA_KEY_BYTES = 4
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +33,11 @@ class SchemaFollower(TopicFollower):
 
     def take(self, records: list[LogRecord]) -> None:
         for record in records:
-            schema_id = int.from_bytes(record.key or b"", "big")
+            key = record.key or b""
+            if len(key) != SCHEMA_KEY_BYTES:  # no id, and perhaps a number that nobody can print
+                log.error("schema_refused", offset=record.offset, reason=BAD_KEY)
+                continue
+            schema_id = int.from_bytes(key, "big")
             if self._add(schema_id, record.value or b""):
                 self._known[schema_id] = record.value or b""
 
@@ -63,7 +70,7 @@ async def write_schemas(sender: Sender, schemas: Mapping[int, str]) -> None:
     content, so that writing one again, by anybody, changes nothing."""
     await sender.send(
         [
-            Outgoing(SCHEMAS, 0, schema_id.to_bytes(4, "big"), text.encode())
+            Outgoing(SCHEMAS, 0, schema_id.to_bytes(SCHEMA_KEY_BYTES, "big"), text.encode())
             for schema_id, text in schemas.items()
         ]
     )

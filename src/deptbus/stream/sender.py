@@ -89,6 +89,7 @@ class Sender:
         self._slots = asyncio.Semaphore(_BATCHES_IN_FLIGHT)
         self._lanes: dict[Place, deque[_Parcel]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._discards: set[asyncio.Task[None]] = set()  # left to end: they take a second or two
         self._stopped = False
 
     async def start(self) -> None:
@@ -108,6 +109,7 @@ class Sender:
         producer, self._producer = self._producer, None
         if producer is not None:
             await _discard(producer)
+        await asyncio.gather(*self._discards, return_exceptions=True)
 
     async def __aenter__(self) -> Sender:
         await self.start()
@@ -243,7 +245,9 @@ class Sender:
         log.warning(
             "producer_replaced", topic=place[0], partition=place[1], error=type(why).__name__
         )
-        self._keep(asyncio.create_task(_discard(poisoned)))
+        task = asyncio.create_task(_discard(poisoned))
+        self._discards.add(task)
+        task.add_done_callback(self._discards.discard)
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -293,6 +297,9 @@ async def _discard(producer: AIOKafkaProducer) -> None:
     if task is not None:
         task.cancel()  # it then awaits its requests, which end when their connections do
     await producer.client.close()
+    metadata = producer.client._md_update_fut
+    if metadata is not None and not metadata.done():
+        metadata.set_result(False)  # other lanes wait for it, and nobody else would ever end that
     if task is not None and not (await asyncio.wait([task], timeout=_DISCARD_SECONDS))[0]:
         task.cancel()  # a request waits for metadata, which nobody fetches any more
         await asyncio.wait([task], timeout=_DISCARD_SECONDS)

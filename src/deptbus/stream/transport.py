@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from time import monotonic
 from typing import Any, cast
 
@@ -39,13 +39,16 @@ from faust.types import TP, ConsumerMessage
 from mode import Service
 
 from deptbus.connection import Connection
+from deptbus.stream import unpack
 from deptbus.stream.batches import BATCH_RECORDS, Batch, Progress
 from deptbus.stream.brokers import REQUEST_TIMEOUT_MS, SHORT_WAIT_MS, wait_long
 
 log = structlog.get_logger(__name__)
 
 FETCH_SECONDS = 0.1  # a partition that gets room is fetched again after at most so long
-REVOCATION_SECONDS = 20.0  # below the rebalance timeout
+# Below the rebalance timeout. The whole group stands still meanwhile: what is stuck is given up.
+REVOCATION_SECONDS = 10.0
+STOP_GRACE_SECONDS = 1.5  # the same when the process stops, whose partitions others wait for
 REBALANCE_TIMEOUT_MS = 45_000
 # A worker that was killed holds its partitions for so long (brokers accept 6 s at least); the
 # heartbeat has a thread of its own, so that a busy agent does not miss it.
@@ -62,6 +65,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         assert isinstance(transport, BatchTransport)
         self._assignor = RoundRobinPartitionAssignor
+        unpack.install()
         return AIOKafkaConsumer(
             group_id=self.app.conf.id,
             client_id=self.app.conf.broker_client_id,
@@ -71,6 +75,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             max_poll_records=BATCH_RECORDS,
             max_partition_fetch_bytes=FETCH_BYTES,
             fetch_max_wait_ms=SHORT_WAIT_MS,
+            isolation_level="read_committed",  # what was aborted is no change
             request_timeout_ms=REQUEST_TIMEOUT_MS,
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,
@@ -273,23 +278,31 @@ class BatchConsumer(driver.Consumer):
 
     async def wait_empty(self) -> None:
         """Wait for the batches that run, for a limited time, then commit what was delivered."""
-        deadline = monotonic() + REVOCATION_SECONDS
-        while any(batch.is_running for batch in self.progress.running.values()):
+        is_last = self.app.should_stop
+        deadline = monotonic() + (STOP_GRACE_SECONDS if is_last else REVOCATION_SECONDS)
+        while left := [batch for batch in self.progress.running.values() if batch.is_running]:
             if monotonic() > deadline:
-                log.warning("batches_left_behind", count=len(self.progress.running))
+                log.warning("batches_left_behind", count=len(left))
+                cast(BatchTransport, self.transport).abandon(left)
                 break
             await asyncio.sleep(0.01)
-        await self.force_commit()
+        try:
+            async with asyncio.timeout(STOP_GRACE_SECONDS if is_last else None):
+                await self.force_commit()
+        except TimeoutError:
+            log.warning("commit_failed", error="TimeoutError")
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """See BatchConsumerThread.verify_event_path."""
 
 
 class BatchTransport(driver.Transport):
-    """`streams_of(topic)`: how many streams read it; `on_fatal(error)`: ends the process."""
+    """`streams_of(topic)`: how many streams read it; `on_fatal(error)`: ends the process;
+    `abandon(batches)`: ends the work on them."""
 
     Consumer = BatchConsumer
 
     connection: Connection
     streams_of: Callable[[str], int]
     on_fatal: Callable[[BaseException], None]
+    abandon: Callable[[Collection[Batch]], None]

@@ -11,6 +11,7 @@ import importlib
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,16 +47,41 @@ def run_worker(connection: Connection) -> int:
 
         # The policy, not a runner's loop factory: the consumer's thread makes its own loop.
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    return asyncio.run(_run())
+    asking = _Asking()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, asking.take)
+    return asyncio.run(_run(asking))
 
 
-async def _run() -> int:
+class _Asking:
+    """Being asked to stop. Python's own handler, not the loop's: it is called while a loop is stuck
+    in one of our computations too, and a thread ends the process if nothing else does in time."""
+
+    def __init__(self) -> None:
+        self._asked: asyncio.Future[int] | None = None
+        self._is_asked = False
+
+    def future(self) -> asyncio.Future[int]:
+        """Done as soon as we are asked. Until it is called there is nothing that has to stop."""
+        self._asked = asyncio.get_running_loop().create_future()
+        return self._asked
+
+    def take(self, number: int, frame: object) -> None:
+        if self._asked is None:
+            leave(0, "asked_to")
+        if self._is_asked:
+            return
+        self._is_asked = True
+        limit = threading.Timer(STOP_SECONDS, leave, (0, "stop_took_too_long"))
+        limit.daemon = True
+        limit.start()
+        self._asked.get_loop().call_soon_threadsafe(self._asked.set_result, 0)
+
+
+async def _run(asking: _Asking) -> int:
     # Here and not before: what Faust makes at import belongs to the running loop.
     app: BusApp = importlib.import_module("agents").app
-    loop = asyncio.get_running_loop()
-    asked: asyncio.Future[int] = loop.create_future()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _set, asked)
+    asked = asking.future()
     starting = asyncio.ensure_future(app.start())
     await asyncio.wait((starting, asked), return_when=asyncio.FIRST_COMPLETED)
     if starting.done() and not asked.done():
@@ -69,11 +95,6 @@ async def _run() -> int:
     except TimeoutError:
         leave(code, "stop_took_too_long")
     return code
-
-
-def _set(asked: asyncio.Future[int]) -> None:
-    if not asked.done():
-        asked.set_result(0)
 
 
 def main() -> None:

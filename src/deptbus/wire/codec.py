@@ -25,7 +25,7 @@ from deptbus.wire.varint import ONE_BYTE, long_bytes, malformed, text_at
 from deptbus.wire.walk import FLUSH, Source, compiled, write_fields, write_refusals
 
 # What Python, fastavro and the walk over its bytes raise for a value that does not fit.
-_UNFIT = (
+UNFIT = (
     Unfit,
     WireRefused,
     ValueError,
@@ -63,8 +63,9 @@ class RecordCodec:
         self.type = resolve(self.schema, logical=logical)
         self.names: tuple[str, ...] = tuple(f.name for f in self.type.fields)
         coders = [self._coders(f) for f in self.type.fields]
-        self._encoders = [encode for encode, _ in coders]
-        self._encode = _compile_encode(self.type, self._encoders)
+        # One for each field; they raise UNFIT.
+        self.encoders: tuple[Encode, ...] = tuple(encode for encode, _ in coders)
+        self._encode = _compile_encode(self.type, self.encoders)
         self._decode = _compile_decode(self.type, [decode for _, decode in coders])
         self._split = _compile_split(self.type)
 
@@ -86,15 +87,16 @@ class RecordCodec:
         """
         try:
             fields: RecordFields = self._encode(values)
-        except _UNFIT:
+        except UNFIT:
             pass
         else:
             return fields
         # Again, one by one, to tell which field it was, or to fill in defaults.
-        pairs = zip(self.type.fields, self._encoders, strict=True)
-        return tuple(self._encode_one(field, encode, values) for field, encode in pairs)
+        return tuple(self.encode_field(i, values) for i in range(len(self.names)))
 
-    def _encode_one(self, field: FieldType, encode: Encode, values: Mapping[str, Any]) -> bytes:
+    def encode_field(self, index: int, values: Mapping[str, Any]) -> bytes:
+        """The slice of one field, as `encode` makes it. Raises WireRefused (`bad_value`)."""
+        field, encode = self.type.fields[index], self.encoders[index]
         why = "does not fit its type"
         if field.name in values:
             value = values[field.name]
@@ -108,7 +110,7 @@ class RecordCodec:
             why = str(unfit)
         except UnicodeEncodeError:
             why = "is not valid Unicode"
-        except _UNFIT:
+        except UNFIT:
             pass
         # Raised outside the except blocks: what Python and fastavro say holds the value.
         raise refused_value(field.name, why)
@@ -116,7 +118,7 @@ class RecordCodec:
     def _default(self, field: FieldType, encode: Encode) -> bytes:
         try:
             return encode(_default_value(field.type, field.default))
-        except _UNFIT:
+        except UNFIT:
             pass
         raise refused_value(field.name, "is missing, and its default does not fit its type")
 
@@ -126,7 +128,7 @@ class RecordCodec:
             raise malformed()
         try:
             values: dict[str, Any] = self._decode(fields)
-        except _UNFIT:
+        except UNFIT:
             pass
         else:
             return values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from deptbus.change import Cause, Change, Delivery, Received
+from deptbus.change import Cause, Change, Delivery, Incarnation, Received
 from deptbus.contract.model import Contract
 from deptbus.errors import WireRefused
 from deptbus.wire.codec import RecordCodec
@@ -30,7 +30,7 @@ from deptbus.wire.guard import (
     UNKNOWN_SCHEMA,
     WRONG_KIND,
 )
-from deptbus.wire.outgoing import DeliveryWriter, change_bytes
+from deptbus.wire.outgoing import DeliveryWriter, UpsertWriter, change_bytes
 from deptbus.wire.schema_text import lint_embedded, parse_schema_text
 from deptbus.wire.schemas import attribute_of, change_schema, delivery_schema, embedded_record
 from deptbus.wire.types import resolve
@@ -213,6 +213,25 @@ class Codecs:
             raise WireRefused(UNKNOWN_SCHEMA, "the contract has no such dataset or schema version")
         head, count = known
         return change_bytes(head, count, c)
+
+    def upsert_writer(
+        self,
+        dataset: str,
+        schema_version: int,
+        *,
+        source_unit: str,
+        incarnation: Incarnation,
+        publication: int,
+        cause: Cause,
+        job: str | None,
+        policy: int,
+    ) -> UpsertWriter:
+        """`encode_change` for upserts of keys that never left their place; raises as it does."""
+        known = self._change_heads.get((dataset, schema_version))
+        if known is None:
+            raise WireRefused(UNKNOWN_SCHEMA, "the contract has no such dataset or schema version")
+        head, _ = known
+        return UpsertWriter(head, source_unit, incarnation, publication, cause, job, policy)
 
     def decode_change(self, key: bytes | None, value: bytes | None) -> Change:
         """The change in a record of `out` or `data`. Raises WireRefused: `no_value`, `too_large`,

@@ -5,8 +5,7 @@
 | Announcement, Marker | out.<unit> | none; Announcement in every partition |
 | Incarnated | control.<unit> | `<system>/incarnated/<number>/<token>` |
 | Heartbeat | control.<unit> | `<system>/heartbeat` |
-| InventoryRequest | control.<unit> | `<system>/inventory` |
-| PolicyMarker, ResendRequest, Inventory, InventoryEnd | in.<unit> | none |
+| PolicyMarker, ResendRequest | in.<unit> | none |
 | PolicyRecord | bus.contract | none |
 | QuarantineNote | bus.quarantine | `<topic>/<partition>/<offset>` |
 | AgentReport | bus.agents | the agent |
@@ -22,7 +21,7 @@ from typing import Any, Literal, cast
 from deptbus.change import Incarnation
 from deptbus.errors import WireRefused
 from deptbus.wire.codec import RecordCodec
-from deptbus.wire.framing import HEADER_BYTES, canonical_json, frame, header, schema_id, unframe
+from deptbus.wire.framing import canonical_json, frame, schema_id, unframe
 from deptbus.wire.guard import (
     BAD_KEY,
     KEY_BYTES,
@@ -106,50 +105,6 @@ class ResendRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class InventoryRequest:
-    """Asks what the canonical topics hold of the unit's own keys, behind the markers of this
-    incarnation. Without datasets: it is not asked for any more."""
-
-    request: str
-    unit: str
-    system: str
-    incarnation: Incarnation
-    datasets: tuple[str, ...]
-    sent_at_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Inventory:
-    """Some keys of one partition of a canonical topic; without keys: a sign of life.
-
-    Of each key: the highest version, the digest of that record (empty: it was deleted), and every
-    place that it names, joined by commas, the present one last.
-    """
-
-    request: str
-    answer: str  # one attempt to answer; another one begins anew
-    dataset: str
-    partition: int
-    keys: tuple[bytes, ...]
-    versions: tuple[int, ...]
-    digests: tuple[bytes, ...]
-    places: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class InventoryEnd:
-    """All keys of one partition were sent, so many of them; or why they cannot be."""
-
-    request: str
-    answer: str
-    dataset: str
-    partition: int
-    partitions: int  # of the canonical topic
-    keys: int
-    problem: str  # empty: none
-
-
-@dataclass(frozen=True, slots=True)
 class PolicyRecord:
     """A contract that came into force."""
 
@@ -167,6 +122,7 @@ class QuarantineNote:
     topic: str
     partition: int
     offset: int
+    last_offset: int  # the same, unless a whole record batch could not be unpacked
     reason: str
     owner: str
     unit: str
@@ -210,9 +166,6 @@ Control = (
     | Heartbeat
     | PolicyMarker
     | ResendRequest
-    | InventoryRequest
-    | Inventory
-    | InventoryEnd
     | PolicyRecord
     | QuarantineNote
     | AgentReport
@@ -232,6 +185,15 @@ def _symbols(name: str, *symbols: str) -> dict[str, Any]:
 
 # kind -> (class, Avro fields in the order of the class; `incarnation` is two of them).
 _INCARNATION = {"incarnation": "long", "token": _TOKEN}
+_NOTE = {
+    "reason": "string",
+    "owner": "string",
+    "unit": "string",
+    "dataset": "string",
+    "key": ["null", _KEY],
+    "version": ["null", "long"],
+    "noted_at_us": _TIME,
+}
 _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
     "announcement": (
         Announcement,
@@ -285,42 +247,6 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
         ResendRequest,
         {"request": "string", "dataset": "string", "key": ["null", _KEY], "reason": "string"},
     ),
-    "inventory_request": (
-        InventoryRequest,
-        {
-            "request": "string",
-            "unit": "string",
-            "system": "string",
-            **_INCARNATION,
-            "datasets": _TEXTS,
-            "sent_at_us": _TIME,
-        },
-    ),
-    "inventory": (
-        Inventory,
-        {
-            "request": "string",
-            "answer": "string",
-            "dataset": "string",
-            "partition": "int",
-            "keys": {"type": "array", "items": _KEY},
-            "versions": _NUMBERS,
-            "digests": {"type": "array", "items": "bytes"},
-            "places": _TEXTS,
-        },
-    ),
-    "inventory_end": (
-        InventoryEnd,
-        {
-            "request": "string",
-            "answer": "string",
-            "dataset": "string",
-            "partition": "int",
-            "partitions": "int",
-            "keys": "long",
-            "problem": "string",
-        },
-    ),
     "policy": (
         PolicyRecord,
         {
@@ -337,13 +263,8 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
             "topic": "string",
             "partition": "int",
             "offset": "long",
-            "reason": "string",
-            "owner": "string",
-            "unit": "string",
-            "dataset": "string",
-            "key": ["null", _KEY],
-            "version": ["null", "long"],
-            "noted_at_us": _TIME,
+            "last_offset": "long",
+            **_NOTE,
         },
     ),
     "agent_report": (
@@ -388,9 +309,16 @@ def _schema(kind: str, cls: type, avro_fields: Mapping[str, Any]) -> dict[str, A
 class _Kind:
     """One kind of control record: its schema, its id and how it is made from its fields."""
 
-    def __init__(self, kind: str, cls: type, avro_fields: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        kind: str,
+        cls: type,
+        avro_fields: Mapping[str, Any],
+        make: Callable[..., Any] | None = None,
+    ) -> None:
         self.kind = kind
         self.cls = cls
+        self._make = make or cls
         self.schema = _schema(kind, cls, avro_fields)
         self.id = schema_id(self.schema)
         self.codec = RecordCodec(self.schema, logical=False)
@@ -419,7 +347,7 @@ class _Kind:
         for name, value in values.items():
             if isinstance(value, list):
                 values[name] = tuple(value)
-        return cast(Control, self.cls(**values))
+        return cast(Control, self._make(**values))
 
 
 def _below_zero(values: Mapping[str, Any]) -> str | None:
@@ -433,14 +361,20 @@ def _below_zero(values: Mapping[str, Any]) -> str | None:
 
 
 _KINDS = [_Kind(kind, cls, avro_fields) for kind, (cls, avro_fields) in _RECORDS.items()]
-_BY_ID = {kind.id: kind for kind in _KINDS}
+# Read for ever, never written: a note before there were notes of a whole record batch.
+_EARLIER_NOTE = _Kind(
+    "quarantine_note",
+    QuarantineNote,
+    {"topic": "string", "partition": "int", "offset": "long", **_NOTE},
+    make=lambda offset, **values: QuarantineNote(offset=offset, last_offset=offset, **values),
+)
+_BY_ID = {kind.id: kind for kind in (*_KINDS, _EARLIER_NOTE)}
 _BY_CLASS = {kind.cls: kind for kind in _KINDS}
-_INVENTORY = frozenset(header(_BY_CLASS[cls].id) for cls in (Inventory, InventoryEnd))
 
 
 def control_schemas() -> dict[int, str]:
     """id -> canonical JSON of every control schema."""
-    return {kind.id: canonical_json(kind.schema) for kind in _KINDS}
+    return {kind.id: canonical_json(kind.schema) for kind in _BY_ID.values()}
 
 
 def encode_control(record: Control) -> bytes:
@@ -451,12 +385,6 @@ def encode_control(record: Control) -> bytes:
 def is_control(number: int) -> bool:
     """Does this schema id belong to a control record?"""
     return number in _BY_ID
-
-
-def is_inventory(value: bytes | None) -> bool:
-    """Is this a part of the answer to a resync? Told by its frame alone: who only has to pass over
-    them does not pay for their content."""
-    return value is not None and value[:HEADER_BYTES] in _INVENTORY
 
 
 def decode_control(value: bytes | None) -> Control:
@@ -474,7 +402,6 @@ _KEYS: dict[type, Callable[[Any], str]] = {
         f"{r.system}/incarnated/{r.incarnation.number}/{r.incarnation.token.hex()}"
     ),
     Heartbeat: lambda r: f"{r.system}/heartbeat",
-    InventoryRequest: lambda r: f"{r.system}/inventory",
     QuarantineNote: lambda r: f"{r.topic}/{r.partition}/{r.offset}",
     AgentReport: lambda r: str(r.agent),
     JobProgress: lambda r: str(r.job),

@@ -9,7 +9,14 @@ from struct import Struct
 from typing import Any
 
 from deptbus.errors import WireRefused
-from deptbus.wire.guard import MAX_RECORD_BYTES, NO_VALUE, NOT_FRAMED, TOO_LARGE
+from deptbus.wire.guard import (
+    MAX_RECORD_BYTES,
+    NO_VALUE,
+    NOT_FRAMED,
+    REASONS,
+    TOO_LARGE,
+    RefusedBatch,
+)
 
 HEADER_BYTES = 5
 _HEADER = Struct(">BI")
@@ -45,12 +52,15 @@ def frame(number: int, body: bytes) -> bytes:
 
 
 def unframe(value: bytes | None) -> tuple[int, bytes]:
-    """(schema id, Avro bytes). Raises WireRefused: `no_value`, `too_large`, `not_framed`."""
+    """(schema id, Avro bytes). Raises WireRefused: `no_value`, `too_large`, `not_framed`, and of a
+    batch that could not be unpacked its reason."""
     if value is None:
         raise WireRefused(NO_VALUE, "the record has no value")
     if len(value) > MAX_RECORD_BYTES:
         raise WireRefused(TOO_LARGE, "the record is larger than the cap")
     if len(value) < HEADER_BYTES:
+        if isinstance(value, RefusedBatch):
+            raise WireRefused(value.reason, REASONS[value.reason])
         raise WireRefused(NOT_FRAMED, "the record is shorter than its frame")
     magic, number = _HEADER.unpack_from(value)
     if magic != 0 or number > 0x7FFFFFFF:

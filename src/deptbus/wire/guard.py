@@ -36,6 +36,10 @@ BAD_SCHEMA = "bad_schema"
 SCHEMA_MISMATCH = "schema_mismatch"
 SCHEMA_COLLISION = "schema_collision"
 BAD_VALUE = "bad_value"
+# Of a whole record batch, found before there was a record (stream/unpack.py).
+INFLATES_TOO_FAR = "inflates_too_far"
+UNREADABLE_BATCH = "unreadable_batch"
+OUT_OF_MEMORY = "out_of_memory"
 
 REASONS = {
     NO_VALUE: "A record without a value (a tombstone): this bus has none.",
@@ -50,7 +54,29 @@ REASONS = {
     SCHEMA_MISMATCH: "A schema whose text is not the one that its id or its dataset says.",
     SCHEMA_COLLISION: "Two different schemas have one id.",
     BAD_VALUE: "A value that does not fit its field, found before anything was sent.",
+    INFLATES_TOO_FAR: "A record batch that unpacks to more bytes or records than the limit.",
+    UNREADABLE_BATCH: "A record batch that cannot be unpacked, or whose records are cut wrongly.",
+    OUT_OF_MEMORY: "A place at which workers ran out of memory three times.",
 }
+
+
+class RefusedBatch(bytes):
+    """Stands as the value of one record for all records of a batch that could not be unpacked, at
+    the batch's last offset. Empty, so that who does not know it finds bytes that are no record."""
+
+    reason: str
+    first_offset: int
+
+    @classmethod
+    def of(cls, reason: str, first_offset: int) -> RefusedBatch:
+        made = cls()
+        made.reason, made.first_offset = reason, first_offset
+        return made
+
+
+def first_offset(offset: int, value: bytes | None) -> int:
+    """Where what is refused at `offset` begins: there, unless it stands for a whole batch."""
+    return value.first_offset if isinstance(value, RefusedBatch) else offset
 
 
 def refused_value(field: str, why: str) -> WireRefused:

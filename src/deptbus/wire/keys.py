@@ -6,6 +6,7 @@ that runs it: the spaces, widths and letters that count are written down below.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import secrets
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from deptbus.errors import SourceRefused
 from deptbus.wire.guard import KEY_BYTES, refused_value
 
 SECRET_BYTES = 32
+_BLOCK_BYTES = 64  # of SHA-256
 DEFAULT_FORMS = (CanonicalForm.TRIM, CanonicalForm.HALF_WIDTH, CanonicalForm.UPPER)
 
 # What `trim` takes off both ends: the White_Space characters of Unicode (with the ideographic space
@@ -58,6 +60,9 @@ def canonical(value: str, forms: Iterable[CanonicalForm] = DEFAULT_FORMS) -> str
 
     Idempotent for the default order.
     """
+    # Nearly all codes: ASCII digits and capitals alone are left as they are by every form.
+    if value.isalnum() and value.isascii() and value.upper() == value:
+        return value
     for form in forms:
         if form is CanonicalForm.TRIM:
             value = value.strip(_SPACES)
@@ -92,9 +97,13 @@ class KeyMaker:
                 f"the key secret has fewer than {SECRET_BYTES} bytes",
                 mend="Put the unit's own secret back; a new one would give every record a new key",
             )
-        self._secret = secret
-        self._head = _KEY_DOMAIN + _part(dataset)
         self._forms = tuple(forms)
+        block = (hashlib.sha256(secret).digest() if len(secret) > _BLOCK_BYTES else secret).ljust(
+            _BLOCK_BYTES, b"\0"
+        )
+        # HMAC of RFC 2104, both halves begun: a third of the time of one that starts anew each key.
+        self._inner = hashlib.sha256(bytes(b ^ 0x36 for b in block) + _KEY_DOMAIN + part(dataset))
+        self._outer = hashlib.sha256(bytes(b ^ 0x5C for b in block))
 
     def key(self, natural: Sequence[str]) -> bytes:
         """The 16-byte key of a natural key, whose parts come in the order of the contract.
@@ -103,7 +112,7 @@ class KeyMaker:
         ("ab", "c"). Raises WireRefused (`bad_value`) when a part is not text, cannot be encoded, or
         when nothing is left of any part: such rows have no identity.
         """
-        message = self._head
+        message = b""
         filled = False
         for value in natural:
             if not isinstance(value, str):
@@ -112,7 +121,7 @@ class KeyMaker:
             filled = filled or bool(form)
             valid = True
             try:
-                message += _part(form)
+                message += part(form)
             except UnicodeEncodeError:
                 valid = False
             if not valid:
@@ -120,9 +129,18 @@ class KeyMaker:
                 raise refused_value("of the natural key", "is not valid Unicode")
         if not filled:
             raise refused_value("of the natural key", "is empty")
-        return hmac.digest(self._secret, message, "sha256")[:KEY_BYTES]
+        return self.sealed(message)
+
+    def sealed(self, parts: bytes) -> bytes:
+        """The key of what `part` made of each canonical part, one behind the other."""
+        inner = self._inner.copy()
+        inner.update(parts)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()[:KEY_BYTES]
 
 
-def _part(text: str) -> bytes:
+def part(text: str) -> bytes:
+    """One canonical part of a natural key as it enters the HMAC: its length, then UTF-8."""
     data = text.encode()
     return len(data).to_bytes(4, "big") + data

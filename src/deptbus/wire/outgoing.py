@@ -13,6 +13,7 @@ from deptbus.change import (
     Delivery,
     DeliveryOp,
     Direction,
+    Incarnation,
     Reason,
     RecordFields,
 )
@@ -123,6 +124,54 @@ def change_bytes(head: bytes, count: int, c: Change) -> bytes:
     )
     body = (_NULL,) if record is None else (_VALUE, *record)
     return capped(b"".join(envelope + body))
+
+
+class UpsertWriter:
+    """Writes upserts of keys that never left their place, as `change_bytes` does: what is the same
+    in all changes of one batch is made once."""
+
+    def __init__(
+        self,
+        head: bytes,
+        source_unit: str,
+        incarnation: Incarnation,
+        publication: int,
+        cause: Cause,
+        job: str | None,
+        policy: int,
+    ) -> None:
+        """`head` is the frame. Raises WireRefused (`bad_value`)."""
+        self._head = b"".join(
+            (
+                head,
+                _HAPPENED[ChangeOp.UPSERT, None],
+                text_of("source_unit", source_unit),
+                natural_of("incarnation", incarnation.number),
+                incarnation.token,
+            )
+        )
+        self._publication = natural_of("publication", publication)
+        self._tail = b"".join(
+            (
+                array_of("former_divisions", ()),
+                _CHANGE_CAUSES[cause],
+                optional_text("job", job),
+                natural_of("policy", policy),
+                _VALUE,
+            )
+        )
+        self._time_us = -1
+        self._between = b""
+
+    def write(self, version: int, source_time_us: int, division: bytes, record: bytes) -> bytes:
+        """A framed change; `division` and `record` are Avro bytes. Raises WireRefused
+        (`bad_value`, `too_large`)."""
+        if source_time_us != self._time_us:  # rows of one statement have one time
+            self._between = time_of("source_time", source_time_us) + self._publication
+            self._time_us = source_time_us
+        number = natural_of("version", version)
+        parts = (self._head, number, self._between, division, self._tail, record)
+        return capped(b"".join(parts))
 
 
 class DeliveryWriter:

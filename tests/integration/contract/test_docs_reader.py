@@ -49,7 +49,7 @@ CONTROLS: list[control.Control] = [
     control.PolicyMarker(2, ("elder_allowance",), "job"),
     control.ResendRequest("r", "elder_allowance", KEY, "asked"),
     control.PolicyRecord(1, "d" * 64, 1, "test", "{}"),
-    control.QuarantineNote("out.x", 0, 1, "malformed", "me", POLICE, "d", None, None, 1),
+    control.QuarantineNote("out.x", 0, 1, 1, "malformed", "me", POLICE, "d", None, None, 1),
     control.AgentReport("agent", 1, "d", "running", 1),
     control.JobProgress("job", POLICE, 1, (), "done", ("p",), 1, 0, 1, 2),
 ]

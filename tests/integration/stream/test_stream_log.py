@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from deptbus.cluster.embedded import EmbeddedBroker
 from deptbus.connection import Connection
 from deptbus.errors import BusRefused, BusUnreachable
+from deptbus.stream.brokers import open_producer, partition_count
 from deptbus.stream.log import (
     LogReader,
     Outgoing,
@@ -23,6 +24,7 @@ from deptbus.stream.log import (
     read_to_end,
     topic_partitions,
 )
+from deptbus.stream.sender import _discard
 from deptbus.wire.partitioner import partition_of
 
 pytestmark = pytest.mark.service
@@ -90,6 +92,44 @@ async def test_refusals_are_told_and_poison_nothing(connection: Connection, topi
         waiting = sender.send([Outgoing(topic, 0, None, b"after")])
         assert len(await waiting) == 1
     assert [r.value for r in await read_to_end(connection, topic)] == [b"after"]
+
+
+async def test_who_waits_for_metadata_of_a_producer_that_is_replaced_is_not_left_waiting(
+    connection: Connection,
+):
+    """One refusal replaces the producer of all lanes; those that were just asking for their topic
+    stood still for ever, and with them every partition that they belonged to."""
+    producer = await open_producer(connection)
+    asking = [
+        asyncio.create_task(partition_count(producer.client, f"absent-{n}", patience=60))
+        for n in range(3)
+    ]
+    await asyncio.sleep(0)
+    assert producer.client._md_update_fut is not None
+    await _discard(producer)
+    async with asyncio.timeout(10):
+        found = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(error) for error in found] == [BusUnreachable] * 3
+
+
+async def test_a_topic_that_refuses_holds_up_no_other(connection: Connection, topic: str):
+    """Many sends to topics that the producer does not know yet, while one topic refuses."""
+    small = f"small-{uuid.uuid4().hex[:8]}"
+    others = [f"other-{uuid.uuid4().hex[:8]}" for _ in range(12)]
+    admin = AdminClient(connection.librdkafka())
+    made = [NewTopic(small, 4, 1, config={"max.message.bytes": "100"})]
+    made += [NewTopic(name, 4, 1) for name in others]
+    for future in admin.create_topics(made).values():
+        future.result(30)
+    refused = [Outgoing(small, n, None, os.urandom(500)) for n in range(4)]
+    async with Sender(connection) as sender, asyncio.timeout(40):
+        sends = [
+            sender.send([Outgoing(name, n % 4, None, b"x")]) for n, name in enumerate(others * 4)
+        ]
+        sends += [sender.send([record]) for record in refused]
+        found = await asyncio.gather(*sends, return_exceptions=True)
+    assert [type(error) for error in found[-4:]] == [BusRefused] * 4
+    assert [f for f in found[:-4] if isinstance(f, BaseException)] == []
 
 
 async def test_a_broker_that_stands_still(connection: Connection, topic: str, still_broker: int):

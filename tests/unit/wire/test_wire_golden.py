@@ -90,3 +90,10 @@ def test_schema_ids_are_pinned(codecs: Codecs) -> None:
     assert ids["change_upsert"] == ids["change_delete"]
     assert len(set(ids.values())) == len(ids) - 1
     assert golden("change_upsert")[0] == KEY
+
+
+def test_a_note_from_before_notes_of_whole_batches_is_of_one_offset() -> None:
+    _, earlier = golden("QuarantineNote_before_last_offset")
+    _, value = golden("QuarantineNote")
+    assert earlier != value
+    assert decode_control(earlier) == decode_control(value)

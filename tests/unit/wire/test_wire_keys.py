@@ -12,7 +12,7 @@ from aiokafka.partitioner import murmur2 as reference_murmur2
 from deptbus.contract.model import CanonicalForm
 from deptbus.errors import SourceRefused, WireRefused
 from deptbus.wire.keys import KeyMaker, canonical, fingerprint, new_secret
-from deptbus.wire.partitioner import murmur2, partition_of, partitioner
+from deptbus.wire.partitioner import murmur2, partition_of, partitioner, partitions_of
 
 SECRET = bytes(range(32))
 
@@ -153,6 +153,15 @@ def test_partition_of_our_keys_is_that_of_the_general_hash() -> None:
             expected = reference(key, everyone, everyone)
             assert partition_of(key, partitions) == expected
             assert partitioner(key, everyone, everyone) == expected
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 64, 65, 255, 256, 257, 1000])
+def test_many_partitions_are_those_of_each(count: int) -> None:
+    for edge in (b"\0" * 16, b"\xff" * 16, None):
+        keys = [edge or hashlib.md5(str(i).encode()).digest() for i in range(count)]
+        assert partitions_of(keys, 7) == [partition_of(key, 7) for key in keys]
+    foreign = [b"short", *keys]
+    assert partitions_of(foreign, 7) == [partition_of(key, 7) for key in foreign]
 
 
 def test_a_record_without_a_key_names_its_partition() -> None:

@@ -1,0 +1,1 @@
+"""What the bus is compared with: the plainest programs that do the same, each a process."""
