@@ -2,17 +2,77 @@
 
 from __future__ import annotations
 
-from .scenario import Scenario
+from . import moments
+from .scenario import Bug, Scenario
 from .verdict import Verdict
 from .world import World
 
 
 def run(world: World, seed: int, short: bool) -> Verdict:
     world.begin()
+    orders = moments.Orders(world.folder)
     world.watch()
     world.start_default()
-    world.write(600 if short else 6_000, per_second=200)
+    world.write(300 if short else 6_000, per_second=150)
+    if world.bug is not None:
+        for point in world.bug.moments:
+            _kill_at(world, orders, point)
     return world.conclude()
 
 
-SCENARIO = Scenario("calm", "nothing is broken: inserts, updates, moves, deletes, new keys", run)
+def _kill_at(world: World, orders: moments.Orders, point: str) -> None:
+    orders.place(point)
+    pid = moments.wait_obeyed(orders, point, 30)
+    world.verdict.check(pid is not None, f"no process came to `{point}`")
+    for name in world.tend():
+        world.children[name].wait_ready()
+
+
+BUGS = {
+    "ack_before_delivery": Bug(
+        "a worker acks a batch before it is delivered",
+        ("ahead",),
+        {"worker": ["patches:ack_before_delivery"]},
+    ),
+    "commit_ahead": Bug(
+        "a worker commits behind a batch that is still with the agents",
+        ("ahead",),
+        {"worker": ["patches:commit_ahead"]},
+    ),
+    "no_version_check": Bug(
+        "a recipient applies what comes again, whatever its version",
+        ("stale", "disordered", "doubled"),
+        {"worker": ["patches:delivers_again"], "adapter": ["patches:no_version_check"]},
+    ),
+    "forgets_before_ack": Bug(
+        "the outbox is emptied before the bus has acked, and the adapter dies",
+        ("lost",),
+        {"adapter": ["moments:publisher", "patches:forgets_before_ack"]},
+        ("published",),
+    ),
+    "rows_before_offset": Bug(
+        "rows and offset are two transactions, and the adapter dies in between",
+        ("doubled",),
+        {"adapter": ["patches:rows_before_offset", "moments:applier"]},
+        ("inside-sql",),
+    ),
+    "every_field_flows": Bug(
+        "a worker delivers whole records",
+        ("unentitled",),
+        {"worker": ["patches:every_field_flows"]},
+    ),
+    "no_withdrawals": Bug(
+        "who may no longer have a record is not told",
+        ("unentitled",),
+        {"worker": ["patches:no_withdrawals"]},
+    ),
+    "tells_secrets": Bug(
+        "an adapter logs a row of its own table",
+        ("leaked",),
+        {"adapter": ["patches:tells_secrets"]},
+    ),
+}
+
+SCENARIO = Scenario(
+    "calm", "nothing is broken: inserts, updates, moves, deletes, new keys", run, BUGS
+)

@@ -12,6 +12,7 @@ that may have its place, a delete in those that may have every place.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import Counter, defaultdict
@@ -336,6 +337,15 @@ class Foreign:
             if due and what not in self._there[target]:
                 return target
         return None
+
+    def went_back(self, dataset: str) -> list[bytes]:
+        """Keys of which a lower version lies somewhere behind a higher one."""
+        found = []
+        for (name, key), records in self.history.items():
+            versions = [version for *_, version in sorted(records)]
+            if name == dataset and any(b < a for a, b in itertools.pairwise(versions)):
+                found.append(key)
+        return found
 
     def out_of_place(self, dataset: str) -> list[bytes]:
         """Keys whose highest version is not the last of its canonical topic."""

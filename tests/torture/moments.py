@@ -126,16 +126,25 @@ def worker() -> None:
 
 
 def adapter() -> None:
+    publisher()
+    applier()
+
+
+def publisher() -> None:
     from deptbus.department.chores import Chores
-    from deptbus.department.inbox import Inbox
     from deptbus.department.publisher import Publisher
+
+    _before(Publisher, "_send", "publishing")
+    _after(Publisher, "_send", "published")
+    _after(Chores, "_advance", "snapshot", lambda result, _: result)
+
+
+def applier() -> None:
+    from deptbus.department.inbox import Inbox
     from deptbus.department.store_postgres import PostgresStore
     from deptbus.department.store_sqlite import SqliteStore
 
     _before(Inbox, "commit", "applied")
-    _before(Publisher, "_send", "publishing")
-    _after(Publisher, "_send", "published")
-    _after(Chores, "_advance", "snapshot", lambda result, _: result)
     _before(PostgresStore, "_write_books", "inside-sql")
     write_books = SqliteStore._write_books
 

@@ -28,6 +28,8 @@ class Bug:
     what: str
     shows: tuple[str, ...]
     patches: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    # Where a child is killed meanwhile (moments.py), for scenarios that kill nothing by themselves.
+    moments: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         assert set(self.shows) <= KINDS.keys(), self.shows
@@ -43,7 +45,7 @@ class Scenario:
 
 
 # Modules of this package, in the order in which they are run.
-MODULES = ("calm", "kills")
+MODULES = ("calm", "kills", "zombies")
 
 
 def scenarios() -> dict[str, Scenario]:

@@ -45,6 +45,7 @@ from .writers import Numbers, Writer
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
 SETTLE_SECONDS = 120.0
+SETTLE_WITH_BUG_SECONDS = 5.0  # what a planted bug lost does not come
 KEEP = "DEPTBUS_TORTURE_KEEP"  # in the environment: leave the folder for whoever looks why
 EXISTING_ROWS = 60  # of each source, before the bus is there
 
@@ -70,6 +71,11 @@ class Child:
     @property
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
+
+    @property
+    def code(self) -> int | None:
+        """Exit code, negative if a signal ended it; None while it runs."""
+        return None if self.process is None else self.process.poll()
 
     @property
     def is_ready(self) -> bool:
@@ -140,6 +146,8 @@ class World:
     contract: Contract = field(init=False)  # the newest that was put in force
     writers: dict[str, Writer] = field(default_factory=dict)
     children: dict[str, Child] = field(default_factory=dict)
+    # What the foreign consumer asks of every change: who joins later has no right to earlier ones.
+    foreign_rights: Rights = field(init=False)
     policies: int = 0  # how many contracts were put in force
     up: Child | None = None
 
@@ -189,8 +197,9 @@ class World:
         self.witness = Witness(self.county, self.writers, self.verdict)
         self.witness.rights = now
         self.broker = EmbeddedBroker(self.folder / "broker", **(broker or {}))
+        self.foreign_rights = now
         self.foreign = Foreign(
-            self._bus, lambda: self.contract, lambda: self.witness.rights, self.verdict
+            self._bus, lambda: self.contract, lambda: self.foreign_rights, self.verdict
         )
         if up:
             self.postgres.stop()
@@ -278,12 +287,20 @@ class World:
     def worker(self, name: str = "worker-0", patches: Sequence[str] = ()) -> Child:
         return self._child(name, "worker", patches)
 
-    def operations(self, name: str = "operations", patches: Sequence[str] = ()) -> Child:
-        return self._child(name, "operations", patches)
+    def operations(
+        self, name: str = "operations", patches: Sequence[str] = (), *arguments: str
+    ) -> Child:
+        return self._child(name, "operations", patches, *arguments)
 
     def adapter(self, name: str, units: Sequence[str], patches: Sequence[str] = ()) -> Child:
         words = [word for unit in units for word in ("--config", str(self.county.config(unit)))]
         return self._child(name, "adapter", patches, *words)
+
+    def tend(self) -> list[str]:
+        """Starts anew, as a supervisor would, every child that died or asked for it; who ended
+        because it was refused (exit code 2) stays. Names of those that were started."""
+        gone = [c for c in self.children.values() if not c.is_alive and c.code not in (0, 2)]
+        return [child.start().name for child in gone]
 
     def start_default(self, *, workers: int = 1) -> None:
         """Workers, operations, one adapter process for the sources and one for the others."""
@@ -376,10 +393,12 @@ class World:
         for writer in self.writers.values():
             writer.join(seconds)
 
-    def conclude(self, seconds: float = SETTLE_SECONDS, *, drained: bool = True) -> Verdict:
+    def conclude(self, seconds: float | None = None, *, drained: bool = True) -> Verdict:
         """Writers have ended: waits until the copies are right and (`drained`) the workers have
         read all there is, then counts. What is not right by then is found."""
         self.wait_written()
+        if seconds is None:
+            seconds = SETTLE_SECONDS if self.bug is None else SETTLE_WITH_BUG_SECONDS
         began = time.monotonic()
         arrived = self.witness.settle(seconds)
         if drained and arrived:

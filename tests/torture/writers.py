@@ -106,6 +106,20 @@ class Writer:
         desk.close()
         self._note(logged)
 
+    def keys(self, count: int) -> list[str]:
+        """Keys of rows that are there, within the district; the same ones for the same seed."""
+        there = sorted(no for no, place in self._rows.items() if place.startswith(DISTRICT))
+        return self._rng.sample(there, min(count, len(there)))
+
+    def update(self, keys: list[str]) -> None:
+        """Changes these rows in one transaction, while the clerk does nothing else."""
+        assert not self.is_running
+        made = [self._updated(key, self._rows[key], "update") for key in keys]
+        desk = self._make_desk()
+        desk.commit([statement for statement, _ in made])
+        desk.close()
+        self._note([line for _, line in made])
+
     def start(self, changes: int | None = None, *, per_second: float | None = None) -> Writer:
         self._stop.clear()
         self._thread = threading.Thread(
@@ -205,8 +219,8 @@ class Writer:
             return statement, [line]
         assert key is not None
         busy.add(key)
-        seq = self._numbers.draw()
         if op == "delete":
+            seq = self._numbers.draw()
             return (f"DELETE FROM {SOURCE_TABLE} WHERE bh = ?", (key,)), [
                 Logged(seq, op, key, None, True)
             ]
@@ -214,6 +228,7 @@ class Writer:
         if op == "rekey":
             new = self._free_key(busy)
             busy.add(new)
+            seq = self._numbers.draw()
             words = (new, f"户{new}", seq, key)
             return (f"UPDATE {SOURCE_TABLE} SET bh = ?, hm = ?, xh = ? WHERE bh = ?", words), [
                 Logged(seq, op, key, None, True),
@@ -222,11 +237,15 @@ class Writer:
         if op in ("move", "leave"):
             others = [p for p in PLACES if p != place]
             place = ELSEWHERE if op == "leave" else self._rng.choice(others)
+        statement, line = self._updated(key, place, op)
+        return statement, [line]
+
+    def _updated(self, key: str, place: str, op: str) -> tuple[Statement, Logged]:
+        seq = self._numbers.draw()
         words = (place, f"户{seq}", seq * 7, f"1{seq:010d}", f"备{seq}", seq, key)
         sets = "dz = ?, hm = ?, je = ?, dh = ?, bz = ?, xh = ?"
-        return (f"UPDATE {SOURCE_TABLE} SET {sets} WHERE bh = ?", words), [
-            Logged(seq, op, key, place, True)
-        ]
+        statement = f"UPDATE {SOURCE_TABLE} SET {sets} WHERE bh = ?"
+        return (statement, words), Logged(seq, op, key, place, True)
 
     def _insert(self, key: str, place: str) -> tuple[Statement, Logged]:
         seq = self._numbers.draw()

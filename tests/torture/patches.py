@@ -1,0 +1,210 @@
+"""Mistakes that are put into child processes on purpose, each one function (see launch.py).
+
+Public doors of the product are wrapped where that is enough, so that a mistake stays the same when
+the product is rewritten behind them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+SLOW_SECONDS = 3.0
+
+
+# -- worker ---------------------------------------------------------------------------------------
+
+
+def slow_deliveries() -> None:
+    """No mistake: deliveries take long, so that a commit has the time to run ahead if it can."""
+    from deptbus.stream import work
+
+    deliver = work.deliver
+
+    async def slow(*args: Any) -> None:
+        await asyncio.sleep(SLOW_SECONDS)
+        await deliver(*args)
+
+    work.deliver = slow
+
+
+def ack_before_delivery() -> None:
+    """A batch is acked as soon as it comes."""
+    from deptbus.stream import application
+
+    slow_deliveries()
+
+    async def work_on(self: application.BusApp, event: Any, do: application.Work) -> None:
+        event.value.finish(delivered=True)
+        event.ack()
+        await do(event.value)
+
+    application.BusApp._work_on = work_on  # type: ignore[method-assign]
+
+
+def commit_ahead() -> None:
+    """The offset behind a batch that is still with the agents is committed."""
+    from deptbus.stream.batches import Progress
+
+    slow_deliveries()
+
+    def committable(self: Progress) -> dict[Any, int]:
+        return {tp: batch.next_offset for tp, batch in self.running.items()}
+
+    Progress.committable = committable  # type: ignore[method-assign]
+
+
+def delivers_again() -> None:
+    """No mistake: what was delivered is delivered once more behind what came after it, as after
+    the death of a worker between delivery and ack. Versions make it harmless."""
+    from deptbus.stream.sender import Sender
+
+    send = Sender.send
+    before: dict[str, list[Any]] = {}
+
+    async def twice(self: Sender, records: Any, **words: Any) -> list[int]:
+        offsets = await send(self, records, **words)
+        now: dict[str, list[Any]] = {}
+        for record in records:
+            if record.topic.startswith("in.") and record.key is not None:
+                now.setdefault(record.topic, []).append(record)
+        again = [record for topic in now for record in before.get(topic, ())]
+        before.update(now)
+        await send(self, again, **words)
+        return offsets
+
+    Sender.send = twice  # type: ignore[method-assign]
+
+
+def every_field_flows() -> None:
+    """Projections are left out: whoever gets a record gets all of it."""
+    from deptbus.change import DeliveryOp
+    from deptbus.routing import Router
+
+    route = Router.route
+
+    def all_fields(self: Router, change: Any, now: Any) -> Any:
+        names = self.policy.contract.field_names(change.dataset)
+        return tuple(
+            replace(d, fields=names) if d.op is DeliveryOp.UPSERT else d
+            for d in route(self, change, now)
+        )
+
+    Router.route = all_fields  # type: ignore[method-assign]
+
+
+def no_withdrawals() -> None:
+    """Who may no longer have a record is not told to remove it."""
+    from deptbus.change import DeliveryOp
+    from deptbus.routing import Router
+
+    route = Router.route
+
+    def upserts_only(self: Router, change: Any, now: Any) -> Any:
+        return tuple(d for d in route(self, change, now) if d.op is not DeliveryOp.WITHDRAW)
+
+    Router.route = upserts_only  # type: ignore[method-assign]
+
+
+def no_announcement_check() -> None:
+    """Intake takes in whatever any adapter sends, whoever has taken over."""
+    from deptbus.stream.fences import Fences
+
+    Fences.refusal = lambda self, incarnation, offset: None  # type: ignore[method-assign]
+
+
+# -- adapter --------------------------------------------------------------------------------------
+
+
+def no_version_check() -> None:
+    """A recipient applies whatever comes, in the order in which it comes."""
+    from deptbus.department.fold import fold
+
+    fold.__kwdefaults__["is_newer"] = lambda pair, cause, known: True
+
+
+def forgets_before_ack() -> None:
+    """Outbox rows are deleted as soon as they were read; the bus gets them a moment later."""
+    from deptbus.department.publisher import Publisher
+
+    send = Publisher._send
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def later(self: Publisher, *args: Any) -> None:
+        async def in_time() -> None:
+            await asyncio.sleep(SLOW_SECONDS)
+            await send(self, *args)
+
+        task = asyncio.create_task(in_time())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    Publisher._send = later  # type: ignore[method-assign]
+
+
+def rows_before_offset() -> None:
+    """Rows and the offset behind them are committed one after the other."""
+    from deptbus.department.store_sqlite import SqliteStore
+
+    write_rows = SqliteStore._write_rows
+
+    def in_two(self: SqliteStore, connection: Any, decision: Any) -> None:
+        write_rows(self, connection, decision)
+        connection.execute("COMMIT")
+        connection.execute("BEGIN IMMEDIATE")
+
+    SqliteStore._write_rows = in_two  # type: ignore[method-assign]
+
+
+def no_fence() -> None:
+    """Nobody looks whether a younger adapter has taken over."""
+    from deptbus.department import fence
+
+    async def check(database: Any, token: bytes) -> None:
+        return
+
+    async def check_postgres(connection: Any, token: bytes) -> None:
+        return
+
+    fence.check = check
+    fence.check_postgres = check_postgres
+    fence.check_sqlite = lambda connection, token: None
+
+
+def tells_secrets() -> None:
+    """A line for debugging shows a row of the unit's own table."""
+    from deptbus.department.capture_sqlite import SqliteCapture
+
+    read = SqliteCapture.read
+
+    async def told(self: SqliteCapture, *args: Any) -> Any:
+        rows = await read(self, *args)
+        shown = await self.database.run(lambda c: c.execute("SELECT * FROM zh LIMIT 1").fetchall())
+        print("captured", shown, flush=True)
+        return rows
+
+    SqliteCapture.read = told  # type: ignore[method-assign]
+
+
+# -- operations -----------------------------------------------------------------------------------
+
+
+def idle_keeper() -> None:
+    """The keeper looks at nothing."""
+    from deptbus.operations.keeper import Keeper
+
+    async def keep(self: Keeper, dataset: str) -> list[Any]:
+        return []
+
+    Keeper.keep = keep  # type: ignore[method-assign]
+
+
+def last_record_wins() -> None:
+    """Whoever folds a canonical topic takes the last record of a key, whatever its version."""
+    from deptbus.operations.fold import Fold
+
+    def add(self: Fold, offset: int, source_unit: str, key: bytes, version: int) -> None:
+        self._heads.setdefault(source_unit, {})[key] = (version, offset, version)
+
+    Fold.add = add  # type: ignore[method-assign]
