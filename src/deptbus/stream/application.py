@@ -30,7 +30,8 @@ from deptbus.names import AGENTS, QUARANTINE, SCHEMAS, WORKER_GROUP, in_topic
 from deptbus.readiness import tell_ready
 from deptbus.stream.batches import Batch
 from deptbus.stream.brokers import check_group, topic_partitions
-from deptbus.stream.desk import Desk, Stopping, canonical_topics, outboxes
+from deptbus.stream.desk import START_AGAIN, Desk, Stopping, canonical_topics, outboxes
+from deptbus.stream.origins import Origins, read_origins, watch_topics
 from deptbus.stream.policies import read_policies
 from deptbus.stream.transport import BatchConsumer, BatchTransport
 from deptbus.stream.watchdog import LOOK_SECONDS, LoopWatch, Watch
@@ -158,6 +159,8 @@ class BusApp(faust.App):
     async def on_start(self) -> None:
         await super().on_start()
         await check_topics(self.connection, self.contract)
+        origins = await read_origins(self.connection, self.contract)
+        cast(BatchTransport, self.transport).origins = origins
         self.desk = Desk(self.connection, self.contract)
         self.gate = Gate(self.desk)
         await self.desk.start()
@@ -167,6 +170,7 @@ class BusApp(faust.App):
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._await_assignment()),
             asyncio.create_task(self._leave_when_due()),
+            asyncio.create_task(self._start_again_with_topics(origins)),
         ]
 
     async def on_started(self) -> None:
@@ -204,6 +208,12 @@ class BusApp(faust.App):
         code = await asyncio.shield(self.desk.ending)
         if getattr(self, "in_worker", False):
             asyncio.get_running_loop().create_task(stop_and_leave(self, code))
+
+    async def _start_again_with_topics(self, origins: Origins) -> None:
+        """All that we know of a topic (its announcements, positions, schemas that were written) is
+        of the one that is gone: begin anew."""
+        await watch_topics(self.connection, origins)
+        self.desk.end(START_AGAIN)
 
     async def _watch(self) -> None:
         watch = Watch()

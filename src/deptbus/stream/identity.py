@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from io import BytesIO
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, for_code
@@ -115,11 +116,25 @@ _Version: TypeAlias = _MetadataRequestV12
 class _MetadataRequest(Request[_Version]):
     API_KEY = 3
 
-    def __init__(self, topic: str) -> None:
-        self._topic = topic
+    def __init__(self, *topics: str) -> None:
+        self._topics = topics
 
     def build(self, request_struct_class: type[_Version]) -> _Version:
-        return request_struct_class([(bytes(16), self._topic, {})], False, False, {})
+        asked: list[Any] = [(bytes(16), topic, {}) for topic in self._topics]
+        return request_struct_class(asked, False, False, {})
+
+
+async def topic_ids(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, str]:
+    """Topic -> its id, of those that are there and may be seen now. Raises BusUnreachable."""
+    try:
+        answer = await client.send(client.get_random_node(), _MetadataRequest(*topics))
+    except (KafkaError, OSError, TimeoutError) as error:
+        raise translate(error) from error
+    return {
+        topic: str(uuid.UUID(bytes=topic_id))
+        for code, topic, topic_id, *_ in answer.topics
+        if code == 0
+    }
 
 
 async def topic_identity(client: AIOKafkaClient, topic: str) -> TopicIdentity:

@@ -42,6 +42,7 @@ from deptbus.connection import Connection
 from deptbus.stream import unpack
 from deptbus.stream.batches import BATCH_RECORDS, Batch, Progress
 from deptbus.stream.brokers import REQUEST_TIMEOUT_MS, SHORT_WAIT_MS, wait_long
+from deptbus.stream.origins import Origins
 
 log = structlog.get_logger(__name__)
 
@@ -83,12 +84,17 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             **transport.connection.aiokafka(),
         )
 
+    @property
+    def _origins(self) -> Origins:
+        return cast(BatchTransport, self.consumer.transport).origins
+
     def wait_long(self, is_idle: bool) -> None:
         """See brokers.wait_long."""
         wait_long(self._ensure_consumer(), is_idle)
 
     async def rewind(self) -> dict[TP, int]:
-        """Set every position to the committed offset, or to the beginning where there is none."""
+        """Set every position to the committed offset, or to the beginning where there is none, or
+        where it counts records of another topic of the same name (see origins.py)."""
         return cast("dict[TP, int]", await self.call_thread(self._rewind))
 
     async def _rewind(self) -> dict[TP, int]:
@@ -96,10 +102,12 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         places = list(consumer.assignment())
         offsets: dict[TP, int] = {}
         try:
-            found = await asyncio.gather(*[consumer.committed(place) for place in places])
+            # `committed` would hide the metadata.
+            found = await consumer._coordinator.fetch_committed_offsets(places)
             fresh = []
-            for place, offset in zip(places, found, strict=True):
-                if offset is None:
+            for place in places:
+                offset, origin = found.get(place, (-1, ""))
+                if offset < 0 or not self._origins.is_ours(place.topic, origin):
                     fresh.append(place)
                 else:
                     consumer.seek(place, offset)
@@ -114,7 +122,9 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = self._ensure_consumer()
         assigned = ensure_TPset(consumer.assignment())
         words = {
-            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(offset, "")
+            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(
+                offset, self._origins.text(tp.topic)
+            )
             for tp, offset in offsets.items()
             if tp in assigned
         }
@@ -297,12 +307,13 @@ class BatchConsumer(driver.Consumer):
 
 
 class BatchTransport(driver.Transport):
-    """`streams_of(topic)`: how many streams read it; `on_fatal(error)`: ends the process;
-    `abandon(batches)`: ends the work on them."""
+    """`origins`: set before the consumer starts; `streams_of(topic)`: how many streams read it;
+    `on_fatal(error)`: ends the process; `abandon(batches)`: ends the work on them."""
 
     Consumer = BatchConsumer
 
     connection: Connection
+    origins: Origins
     streams_of: Callable[[str], int]
     on_fatal: Callable[[BaseException], None]
     abandon: Callable[[Collection[Batch]], None]

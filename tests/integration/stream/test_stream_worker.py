@@ -10,9 +10,11 @@ from statistics import quantiles
 
 import pytest
 import stream_town as town
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
 from stream_crew import (
     Crew,
+    Worker,
     check_order,
     commits_ahead,
     committed,
@@ -396,3 +398,73 @@ async def test_latency_from_outbox_to_inbox(
     with capsys.disabled():
         print(f"\nout -> in: p50 {cuts[49]:.1f} ms, p99 {cuts[98]:.1f} ms")
     assert cuts[49] < 100
+
+
+def make_again(connection: Connection, topic: str) -> None:
+    """Deleted by mistake, and made again as it was."""
+    admin = AdminClient(connection.librdkafka())
+    admin.delete_topics([topic], operation_timeout=30)[topic].result(30)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            admin.create_topics([NewTopic(topic, town.PARTITIONS, 1)])[topic].result(30)
+            return
+        except KafkaException:  # marked for deletion still
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+async def made_again_under(
+    bus: Connection, crew: Crew, kind: str, argv: list[str] | None = None
+) -> Worker:
+    """A topic is made again under a worker, and all that was written last has to be in the
+    canonical topic; returns the worker."""
+    await town.open_town(bus)
+    source = town.Source()
+    first = town.changes_of(source, 50, 2)
+    async with Sender(bus) as sender:
+        await source.announce(sender)
+        await sender.send(source.outgoing(first))
+        worker = await asyncio.to_thread(crew.start(argv).wait_ready)
+        await wait_until_committed(bus, out_topic(town.POLICE))
+        await wait_until_committed(bus, DATA)
+        topic = out_topic(town.POLICE) if kind == "out" else DATA
+        await asyncio.to_thread(make_again, bus, topic)
+        if kind == "out":
+            # More than there were: the old positions lie in the midst of it.
+            await source.announce(sender)
+            second = [source.change(f"new{n}", v) for v in (1, 2, 3, 4) for n in range(50)]
+            expected = expected_versions(second)
+        else:
+            second = [c for c in town.changes_of(source, 50, 4) if c.version > 2]
+            expected = expected_versions([*first, *second])
+        await sender.send(source.outgoing(second))
+    if argv is None:
+        await asyncio.to_thread(worker.process.wait, 30)
+        await asyncio.to_thread(crew.start().wait_ready)
+    seconds = 60 if argv is None else 8
+    await wait_until_committed(bus, out_topic(town.POLICE), seconds)
+    await wait_until_committed(bus, DATA, seconds)
+    arrived = await versions_in(bus, source.codecs, DATA)
+    found = {key: sorted(set(versions)) for key, versions in arrived.items() if key in expected}
+    assert found == expected
+    return worker
+
+
+@pytest.mark.parametrize("kind", ["out", "data"])
+async def test_a_topic_made_again_is_read_from_its_beginning(
+    bus: Connection, crew: Crew, kind: str
+) -> None:
+    """The committed offset would skip as many records of the new topic; and what a canonical topic
+    lost lies in the outbox still."""
+    worker = await made_again_under(bus, crew, kind)
+    assert worker.process.returncode == 3, worker.log  # start me again
+    assert worker.log.count("topic_made_again") == 1, worker.log
+
+
+@pytest.mark.parametrize("kind", ["out", "data"])
+async def test_planted_trust_in_offsets_of_another_topic_is_caught(
+    bus: Connection, crew: Crew, kind: str
+) -> None:
+    with pytest.raises(AssertionError, match=r"is not committed|=="):
+        await made_again_under(bus, crew, kind, planted("trusts_offsets"))
