@@ -5,6 +5,7 @@
 #   make quick    all tests that need no service
 #   make lint     ruff, mypy and the import contract
 #   make bench    the main path beside its rivals; as in: make bench ARGS="--quick routing"
+#   make soak     half an hour of steady traffic: do latency or memory grow? ARGS="--minutes 5"
 #   make torture  kills, stops, cuts and poisons the bus and counts what went wrong; options by ARGS
 
 ARGS ?=
@@ -16,7 +17,7 @@ ENV := .make/env
 BIN := $(ENV)/bin
 READY := $(ENV)/.ready
 
-.PHONY: demo test quick lint bench torture lock clean
+.PHONY: demo test quick lint bench soak torture lock clean
 
 demo: $(READY)
 	$(BIN)/deptbus demo $(ARGS)
@@ -35,6 +36,9 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(READY)
+	$(BIN)/python -m benchmarks soak $(ARGS)
 
 torture: $(READY)
 	$(BIN)/python -m tests.torture $(ARGS)

@@ -117,9 +117,10 @@ class Bus:
 class Bench:
     """`folder` may be entered by every user of the machine: PostgreSQL does not run as root."""
 
-    def __init__(self, *, quick: bool, runs: int, folder: Path) -> None:
+    def __init__(self, *, quick: bool, runs: int, folder: Path, minutes: int = 30) -> None:
         self.quick = quick
         self.runs = runs
+        self.minutes = minutes  # of what is long on purpose
         self.folder = folder
         self._children: list[Child] = []
         self._buses = 0
@@ -187,10 +188,10 @@ def _create_topics(connection: Connection, contract: Contract) -> None:
 
 
 @asynccontextmanager
-async def opened(*, quick: bool, runs: int) -> AsyncIterator[Bench]:
+async def opened(*, quick: bool, runs: int, minutes: int = 30) -> AsyncIterator[Bench]:
     folder = Path(tempfile.mkdtemp(prefix="deptbus-bench-"))
     os.chmod(folder, 0o755)
-    bench = Bench(quick=quick, runs=runs, folder=folder)
+    bench = Bench(quick=quick, runs=runs, folder=folder, minutes=minutes)
     try:
         yield bench
     finally:

@@ -16,7 +16,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -48,13 +48,15 @@ class PostgresServer:
     """One server whose databases live in `data`; `start()` ... `stop()`, or `with`.
 
     Its port is chosen once and kept for the folder's life, since URLs in department.yml name it.
+    `extra_settings` override SETTINGS; benchmarks ask for commit times and room for a bulk.
 
     Raises DeptbusError when the wheel is not installed, the folder cannot be used or is in use,
     and DatabaseUnavailable when the server does not start.
     """
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *, extra_settings: Mapping[str, str] | None = None) -> None:
         self._data = data.absolute()
+        self._settings = SETTINGS | dict(extra_settings or {})
         self._cluster = self._data / "cluster"  # a link where the folder is a private one of root's
         self._process: subprocess.Popen[bytes] | None = None
         self._user: tuple[int, int] | None = None
@@ -89,7 +91,7 @@ class PostgresServer:
         self.port = self._choose_port()
         argv = [str(self._binaries / "postgres"), "-D", str(self._cluster.resolve())]
         argv += ["-p", str(self.port)]
-        for name, value in SETTINGS.items():
+        for name, value in self._settings.items():
             argv += ["-c", f"{name}={value}"]
         return argv
 
