@@ -617,6 +617,80 @@ class CaptureSuite:
         await self.work_off(capture)
         assert [(r.op, r.raw) for r in await capture.read(10)] == [("u", ("1",))]
 
+    # --- resync ---------------------------------------------------------------------------
+
+    async def test_rows_are_read_as_the_outbox_has_them(self, capture: Capture) -> None:
+        """Chunk by chunk, in the order of their keys, and just those that triggers would capture:
+        value by value, published columns only."""
+        await self.desk.do(
+            *[person(n, None if n % 3 else "名", "p''1") for n in range(5)],
+            'INSERT INTO "Steps" VALUES (2, 10, NULL)',
+            "INSERT INTO \"Steps\" VALUES (2, 9, 'x')",
+            "INSERT INTO \"Steps\" VALUES (1, 11, 'y')",
+        )
+        captured = {(r.dataset, r.raw): r.values for r in await capture.read(100)}
+        for dataset, count in (("resident", 5), ("step", 3)):
+            read: list[OutboxRow] = []
+            while chunk := await capture.rows_after(dataset, read[-1].raw if read else None, 2):
+                read += chunk
+            assert len(read) == count
+            assert [row.raw for row in read] == await capture.keys_after(dataset, None, 10)
+            assert {(row.dataset, row.raw): row.values for row in read} == {
+                place: values for place, values in captured.items() if place[0] == dataset
+            }
+
+    async def test_deletes_take_versions_that_were_reserved(self, capture: Capture) -> None:
+        token = await self.token(capture)
+        await self.desk.do(person(1))
+        first = await capture.reserve(token, 5)
+        await self.desk.do(person(2))
+        await capture.enqueue_deletes(token, "resident", [(b"k" * 16, first)], "resend", "j")
+        rows = await capture.read(10)
+        assert [(r.op, r.key) for r in rows] == [("u", None), ("d", b"k" * 16), ("u", None)]
+        assert [r.raw for r in rows if r.key is None] == [("1",), ("2",)]
+        assert rows[0].position < rows[1].position == first
+        assert rows[2].position >= first + 5
+        assert (rows[1].cause, rows[1].job) == ("resend", "j")
+        # And room for live changes is left as it was.
+        assert (await capture.state()).gave_way == 0
+
+    async def test_reserving_needs_the_token(self, capture: Capture) -> None:
+        await self.token(capture)
+        with pytest.raises(Fenced):
+            await capture.reserve(b"another!", 1)
+        with pytest.raises(Fenced):
+            await capture.enqueue_deletes(b"another!", "resident", [(b"k" * 16, 1)], "resend", "j")
+        assert await capture.read(10) == []
+
+    async def test_present_rows_are_enqueued_and_gone_ones_deleted(self, capture: Capture) -> None:
+        await self.desk.do(person(1), person(2))
+        token = await self.token(capture)
+        await capture.delete(token, [r.position for r in await capture.read(10)])
+        await capture.enqueue("resident", [("2",), ("3",)], "resend", "j")
+        assert await capture.is_pending("j")
+        assert not await capture.is_pending("other")
+        await self.work_off(capture)
+        rows = await capture.read(10)
+        assert [(r.op, r.raw, r.cause, r.job) for r in rows] == [
+            ("u", ("2",), "resend", "j"),
+            ("d", ("3",), "resend", "j"),
+        ]
+        await capture.delete(token, [r.position for r in rows])
+        assert not await capture.is_pending("j")
+
+    async def test_a_lift_keeps_the_order_and_makes_room(self, capture: Capture) -> None:
+        token = await self.token(capture)
+        await self.desk.do(person(1), person(2))
+        await capture.lift(token, 7, 1_000)
+        await self.desk.do(person(3))
+        rows = await capture.read(10)
+        assert [r.raw for r in rows] == [("1",), ("2",), ("3",)]
+        assert 1_000 < rows[0].position < rows[1].position < rows[2].position
+        state = await capture.state()
+        assert (state.publication, state.version, state.gave_way) == (7, 1_000, 1)
+        await capture.forgive(token, 1)
+        assert (await capture.state()).gave_way == 0
+
 
 async def _queue(capture: Capture, consumed: list[OutboxRow]) -> list[OutboxRow]:
     return await capture.read(50)

@@ -28,6 +28,9 @@ from deptbus.wire.control import (
     Control,
     Heartbeat,
     Incarnated,
+    Inventory,
+    InventoryEnd,
+    InventoryRequest,
     JobProgress,
     Marker,
     PolicyMarker,
@@ -161,6 +164,12 @@ CONTROL: tuple[Control, ...] = (
     ),
     PolicyMarker(4, ("person",), "policy-4/housing@330106"),
     ResendRequest("resend-1", "person", KEY, "correction"),
+    InventoryRequest("resync-1", SOURCE, "main", SENDER, ("person",), TIME_US),
+    Inventory(
+        "resync-1", "answer-1", "person", 2, (KEY, bytes(16)), (7, 1_234_567),
+        (bytes(range(16)), b""), ("330106109052,330106109051", "330106"),
+    ),
+    InventoryEnd("resync-1", "answer-1", "person", 2, 4, 2, ""),
     PolicyRecord(4, "cd" * 32, TIME_US, "operator", '{"territories":{}}'),
     QuarantineNote(
         "out.housing-330106", 1, 99, 99, "malformed", "李四", SOURCE, "person", KEY, 7, TIME_US

@@ -131,21 +131,28 @@ def uninstall(config: Config) -> None:
 def resync(
     config: Config, data: Data = None, bootstrap: Bootstrap = None, client_file: ClientFile = None
 ) -> None:
-    """After a restored backup, or when capture gave way: publish all rows under new versions, and
-    deletes of what is gone. Start the adapter again afterwards. Exit code 1: not all could be
-    looked at."""
+    """After a restored backup, a rebuilt bus, or when capture gave way: publish what differs from
+    what the bus has, and delete what is gone. Start the adapter again afterwards. Exit code 1: it
+    has to be run again."""
     from deptbus.department import install as source
 
     department = _load(config)
     connection = connect(data, bootstrap, client_file)
     is_complete = True
     for system, settings in department.systems.items():
-        if settings.publishes:
-            done = asyncio.run(source.resync_system(connection, department, system))
-            is_complete = is_complete and done.is_complete
-            print(f"{system}: {done.rows} rows published anew, {done.gone} deleted")
+        if not settings.publishes:
+            continue
+        done = asyncio.run(source.resync_system(connection, department, system))
+        is_complete = is_complete and done.is_complete
+        print(
+            f"{system}: {done.published} rows published anew, {done.deleted} deleted, "
+            f"{done.equal} were equal"
+        )
+        for dataset in done.left_out:
+            print(f"{system}: {dataset} is not published now and was not looked at")
+        if done.missed_again:
+            print(f"{system}: capture gave way again meanwhile: run this once more")
     if not is_complete:
-        print("records last changed before the outbox topic's retention could not be looked at")
         raise typer.Exit(Exit.ANSWER_IS_NO)
 
 

@@ -45,6 +45,11 @@ class OutboxRow(NamedTuple):
         return dict(zip(self.columns, self.cells, strict=True))
 
 
+def present_row(layout: Layout, raw: RawKey, cells: Sequence[Any]) -> OutboxRow:
+    """A row of the own table as the outbox would have it; it has no position."""
+    return OutboxRow(0, layout.dataset, "u", LIVE, None, 0, None, None, raw, layout.columns, cells)
+
+
 class Variant(NamedTuple):
     """One of several raw keys that have one canonical form, hence one bus key."""
 
@@ -298,6 +303,35 @@ class Capture(ABC):
         order. Counts as giving way once, so that a resync that is killed is still asked for: the
         numbers alone do not tell any more. Returns when every transaction that drew a lesser
         version has ended: what is read from the own tables after that holds all they wrote."""
+
+    @abstractmethod
+    async def reserve(self, token: bytes, count: int) -> int:
+        """Draws `count` versions at once and returns the first. As `lift`, returns when every
+        transaction that drew a lesser version has ended: a delete at one of them is right for a
+        key whose row is not met from then on, because whatever brings that row back is greater."""
+
+    @abstractmethod
+    async def rows_after(self, dataset: str, after: RawKey | None, limit: int) -> list[OutboxRow]:
+        """Present rows as the outbox would have them (without a position), in the order of their
+        own keys and without locks. A row that nobody writes meanwhile is met by the chunks of one
+        walk; the others are captured."""
+
+    @abstractmethod
+    async def enqueue(
+        self, dataset: str, raws: Sequence[RawKey], cause: str, job: str | None
+    ) -> None:
+        """The present state of these own keys, each under its row's lock, in one short transaction;
+        what others hold locked and what is gone is wanted."""
+
+    @abstractmethod
+    async def enqueue_deletes(
+        self, token: bytes, dataset: str, keys: Sequence[tuple[bytes, int]], cause: str, job: str
+    ) -> None:
+        """Deletes of (bus key, version from `reserve`)."""
+
+    @abstractmethod
+    async def is_pending(self, job: str) -> bool:
+        """True while something of this job waits in the outbox or is wanted."""
 
     @abstractmethod
     async def forgive(self, token: bytes, count: int) -> None:

@@ -464,37 +464,98 @@ class PostgresCapture(Capture):
                 version,
                 _DRAWN_MEANWHILE,
             )
-            await c.execute("SELECT setval('deptbus.position', $1)", 2 * top)
+        await self._draw_to(token, 2 * top)
+        async with self._durable(transaction=True) as c:
+            await fence.check_postgres(c, token)
             await c.execute(
                 "UPDATE deptbus.published SET publication = greatest(publication, $1), "
-                "version = greatest(version, $2), limit_position = $3 + cap_rows",
+                "version = greatest(version, $2)",
                 publication,
                 version,
-                2 * top,
             )
             await c.execute("SELECT nextval('deptbus.gave_way')")
             await c.execute("UPDATE deptbus.wanted SET position = NULL, after_xid = NULL")
+        await self._older_ended(token)
+        async with self._durable(transaction=True) as c:
+            await fence.check_postgres(c, token)
+            # By way of negative numbers: a new position may be another row's old one.
+            await c.execute(
+                "UPDATE deptbus.outbox SET position = -(position + $1) WHERE position <= $1", top
+            )
+            await c.execute("UPDATE deptbus.outbox SET position = -position WHERE position < 0")
+
+    async def _draw_to(self, token: bytes, position: int) -> None:
+        """The next version is above `position`. The limit of capture goes first: in between a live
+        change would be thought to be beyond it."""
+        async with self._durable(transaction=True) as c:
+            await fence.check_postgres(c, token)
+            await c.execute(
+                "UPDATE deptbus.published SET limit_position = greatest(limit_position, "
+                "$1 + cap_rows)",
+                position,
+            )
+        async with self._durable(transaction=True) as c:
+            await fence.check_postgres(c, token)
+            await c.execute("SELECT setval('deptbus.position', $1)", position)
+
+    async def _older_ended(self, token: bytes) -> None:
+        """Returns when every transaction that was open at the call has ended."""
         # Whoever drew a version before has an id below one that is taken now.
         async with self._durable(transaction=True) as c:
             mark = await c.fetchval("SELECT pg_current_xact_id()::text")
         while True:
             async with self._durable(transaction=True) as c:
                 await fence.check_postgres(c, token)
-                settled = await c.fetchval(
+                if await c.fetchval(
                     "SELECT pg_snapshot_xmin(pg_current_snapshot()) > $1::text::xid8", mark
-                )
-                if settled:
-                    # By way of negative numbers: a new position may be another row's old one.
-                    await c.execute(
-                        "UPDATE deptbus.outbox SET position = -(position + $1) "
-                        "WHERE position <= $1",
-                        top,
-                    )
-                    await c.execute(
-                        "UPDATE deptbus.outbox SET position = -position WHERE position < 0"
-                    )
+                ):
                     return
             await asyncio.sleep(0.2)
+
+    async def reserve(self, token: bytes, count: int) -> int:
+        async with self._durable() as c:
+            drawn: int = await c.fetchval("SELECT last_value FROM deptbus.position")
+        await self._draw_to(token, drawn + _DRAWN_MEANWHILE + count)
+        await self._older_ended(token)
+        return drawn + _DRAWN_MEANWHILE + 1
+
+    async def rows_after(self, dataset: str, after: RawKey | None, limit: int) -> list[OutboxRow]:
+        layout = (await self.layouts())[dataset]
+        async with self._durable(transaction=True) as c:
+            return await rows_of.rows_after(c, layout, after, limit)
+
+    async def enqueue(
+        self, dataset: str, raws: Sequence[RawKey], cause: str, job: str | None
+    ) -> None:
+        async with self._durable(transaction=True) as c:
+            outcomes = await self._enqueue(c, dataset, raws, cause, job)
+            left = [raw for raw, outcome in outcomes.items() if outcome != "done"]
+            await rows_of.want(c, [Wanted(dataset, raw, None, cause, job) for raw in left])
+
+    async def enqueue_deletes(
+        self, token: bytes, dataset: str, keys: Sequence[tuple[bytes, int]], cause: str, job: str
+    ) -> None:
+        layout = (await self.layouts())[dataset]
+        stamp = time.time_ns() // 1000
+        async with self._durable(transaction=True) as c:
+            await fence.check_postgres(c, token)
+            await c.executemany(
+                "INSERT INTO deptbus.outbox "
+                "(position, layout, op, cause, job, source_time_us, bus_key, raw) "
+                "VALUES ($1, $2, 'd', $3, $4, $5, $6, '{}')",
+                [(position, layout.number, cause, job, stamp, key) for key, position in keys],
+            )
+            await c.execute("SELECT pg_notify($1, '')", sql.CHANNEL)
+
+    async def is_pending(self, job: str) -> bool:
+        async with self._durable() as c:
+            return bool(
+                await c.fetchval(
+                    "SELECT EXISTS (SELECT 1 FROM deptbus.outbox WHERE job = $1) "
+                    "OR EXISTS (SELECT 1 FROM deptbus.wanted WHERE job = $1)",
+                    job,
+                )
+            )
 
     async def forgive(self, token: bytes, count: int) -> None:
         async with self._durable(transaction=True) as c:

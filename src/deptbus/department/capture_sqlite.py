@@ -395,6 +395,47 @@ class SqliteCapture(Capture):
     async def lift(self, token: bytes, publication: int, version: int) -> None:
         await self._database.transaction(lambda c: rows_of.lift(c, token, publication, version))
 
+    async def reserve(self, token: bytes, count: int) -> int:
+        return await self._database.transaction(lambda c: rows_of.reserve_block(c, token, count))
+
+    async def rows_after(self, dataset: str, after: RawKey | None, limit: int) -> list[OutboxRow]:
+        layout = (await self.layouts())[dataset]
+        return await self._database.run(lambda c: rows_of.rows_after(c, layout, after, limit))
+
+    async def enqueue(
+        self, dataset: str, raws: Sequence[RawKey], cause: str, job: str | None
+    ) -> None:
+        layout = (await self.layouts())[dataset]
+
+        def work(c: sqlite3.Connection) -> None:
+            for raw in raws:
+                rows_of.enqueue_one(c, layout, raw, cause, job)
+
+        await self._database.transaction(work)
+
+    async def enqueue_deletes(
+        self, token: bytes, dataset: str, keys: Sequence[tuple[bytes, int]], cause: str, job: str
+    ) -> None:
+        layout = (await self.layouts())[dataset]
+
+        def work(c: sqlite3.Connection) -> None:
+            fence.check_sqlite(c, token)
+            c.executemany(
+                "INSERT INTO deptbus_outbox "
+                "(position, layout, op, cause, job, source_time_us, bus_key) "
+                f"VALUES (?, {layout.number}, 'd', ?, ?, {sql.NOW_US}, ?)",
+                [(position, cause, job, key) for key, position in keys],
+            )
+
+        await self._database.transaction(work)
+
+    async def is_pending(self, job: str) -> bool:
+        query = (
+            "SELECT EXISTS (SELECT 1 FROM deptbus_outbox WHERE job = ?) "
+            "OR EXISTS (SELECT 1 FROM deptbus_wanted WHERE job = ?)"
+        )
+        return await self._database.run(lambda c: bool(c.execute(query, (job, job)).fetchone()[0]))
+
     async def forgive(self, token: bytes, count: int) -> None:
         def work(c: sqlite3.Connection) -> None:
             fence.check_sqlite(c, token)

@@ -19,7 +19,7 @@ from deptbus.stream.group import LagCommitter
 from deptbus.stream.identity import topic_identity
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import PolicyMarker, ResendRequest
+from deptbus.wire.control import PolicyMarker, ResendRequest, is_inventory
 from deptbus.wire.guard import UNKNOWN_SCHEMA, first_offset
 from deptbus.wire.partitioner import partition_of
 
@@ -154,6 +154,8 @@ class Inbox:
         record: ConsumerRecord,
         datasets: Collection[str],
     ) -> None:
+        if is_inventory(record.value):
+            return  # the answer to a resync, which reads it by itself
         try:
             item = await self._decode(record.key, record.value)
         except WireRefused as error:

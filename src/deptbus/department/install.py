@@ -31,7 +31,6 @@ from deptbus.department.resync import Resynced, resync
 from deptbus.errors import DeptbusError, FileProblems, SourceRefused
 from deptbus.stream.log import Sender
 from deptbus.stream.policies import PolicyFollower
-from deptbus.wire.codecs import Codecs
 from deptbus.wire.keys import fingerprint, new_secret
 
 if TYPE_CHECKING:
@@ -215,9 +214,6 @@ async def resync_system(connection: Connection, department: Department, system: 
     follower = PolicyFollower(connection)
     await follower.start()
     try:
-        codecs = Codecs()
-        for policy in follower.history().values():
-            codecs.add_contract(policy.contract)
         async with Sender(connection) as sender, capture_of(department, system) as capture:
             publisher = Publisher(
                 connection,
@@ -228,7 +224,7 @@ async def resync_system(connection: Connection, department: Department, system: 
                 follower=follower,
                 secret=secret,
             )
-            return await resync(connection, department, system, publisher, codecs)
+            return await resync(connection, department, system, publisher)
     finally:
         await follower.stop()
 

@@ -8,7 +8,17 @@ from typing import Any
 
 import asyncpg
 
-from deptbus.department.capture import Prepared, Snapshot, Wanted
+from deptbus.department.capture import (
+    OutboxRow,
+    Prepared,
+    RawKey,
+    Snapshot,
+    Wanted,
+    present_row,
+)
+from deptbus.department.layout import Layout, comma, quoted
+from deptbus.department.postgres_schema import table_facts
+from deptbus.department.postgres_triggers import SETTINGS
 
 # The plan that is made while the outbox is empty is the wrong one for ever: only by index. A plan
 # that knows the positions in flight looks them up by hash; one for all positions compares each row
@@ -132,3 +142,27 @@ async def snapshots(c: asyncpg.Connection, where: str, *values: Any) -> tuple[Sn
         *values,
     )
     return tuple(Snapshot(*row) for row in rows)
+
+
+async def rows_after(
+    c: asyncpg.Connection, layout: Layout, after: RawKey | None, limit: int
+) -> list[OutboxRow]:
+    """Rows with every value as text, as the capture functions write it: under their settings, which
+    hold for the caller's transaction."""
+    facts = await table_facts(c, layout)
+    for setting in SETTINGS:
+        await c.execute(f"SET LOCAL {setting}")
+    order = comma(f"t.{quoted(k)}" for k in facts.order)
+    where = " AND ".join(f"t.{quoted(k)} IS NOT NULL" for k in layout.keys)
+    values: list[Any] = [limit]
+    if after is not None:
+        by_name = dict(zip(layout.keys, after, strict=True))
+        values += [by_name[k] for k in facts.order]
+        marks = comma(f"${n}::text::{facts.types[k]}" for n, k in enumerate(facts.order, 2))
+        where += f" AND ({order}) > ({marks})"
+    columns = comma(f"t.{quoted(name)}::text" for name in (*layout.keys, *layout.columns))
+    rows = await c.fetch(
+        f"SELECT {columns} FROM {facts.table} t WHERE {where} ORDER BY {order} LIMIT $1", *values
+    )
+    width = len(layout.keys)
+    return [present_row(layout, tuple(row[:width]), tuple(row[width:])) for row in rows]

@@ -120,7 +120,7 @@ TABLE_NAMES = (
     "pulse",
 )
 
-_SETTINGS = (
+SETTINGS = (
     "search_path = pg_catalog, pg_temp",
     "lock_timeout = '20ms'",
     "timezone = 'UTC'",
@@ -311,7 +311,7 @@ class Functions:
 
     def _guarded(self, event: str, count: str, body: str, by_index: bool) -> str:
         """Rule 3 around the body: never waits, never fails, keeps to the cap, rings the bell."""
-        settings = _set(*_SETTINGS, *(_BY_INDEX if by_index else ()))
+        settings = _set(*SETTINGS, *(_BY_INDEX if by_index else ()))
         name = f"deptbus.{quoted(f'{self._layout.dataset}_{event}')}"
         applying = text_literal(f",{self._layout.dataset},")
         return f"""CREATE OR REPLACE FUNCTION {name}() RETURNS trigger
@@ -372,7 +372,7 @@ END
         return f"""CREATE OR REPLACE FUNCTION deptbus.{quoted(f"{layout.dataset}_enqueue")}(
   asked jsonb, why text, for_job text
 ) RETURNS TABLE (own_key text, outcome text)
-LANGUAGE plpgsql SECURITY DEFINER{_set(*_SETTINGS, *_BY_INDEX)}
+LANGUAGE plpgsql SECURITY DEFINER{_set(*SETTINGS, *_BY_INDEX)}
 AS {_TAG}
 #variable_conflict use_column
 DECLARE
@@ -413,7 +413,7 @@ END
         return f"""CREATE OR REPLACE FUNCTION deptbus.{quoted(f"{layout.dataset}_keys")}(
   behind jsonb, at_most integer
 ) RETURNS SETOF text[]
-LANGUAGE plpgsql STABLE SECURITY DEFINER{_set(*_SETTINGS, *_BY_INDEX)}
+LANGUAGE plpgsql STABLE SECURITY DEFINER{_set(*SETTINGS, *_BY_INDEX)}
 AS {_TAG}
 BEGIN
   IF behind IS NULL THEN

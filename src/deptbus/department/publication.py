@@ -220,6 +220,15 @@ class Publication:
             return f"{refused.reason}: {refused.column}" if refused.column else refused.reason
         return None
 
+    def published(self, row: OutboxRow) -> tuple[str, tuple[bytes, ...] | None] | None:
+        """(place, record) as a row of this state is published: without a record when it has moved
+        out, None when it would be parked."""
+        try:
+            where, place, values = self.state(row)
+            return place, self.encode(values) if where is Where.WITHIN else None
+        except _Refused:
+            return None
+
     def encode(self, values: Mapping[str, Any]) -> tuple[bytes, ...]:
         """The record's fields; raises _Refused."""
         try:
@@ -374,7 +383,10 @@ class Batch:
         """True when this row speaks for its key."""
         variants = {v.raw: v.state for v in self.known.get(pair, _NO_KNOWLEDGE).variants}
         if row.key is not None:
-            return HOLDS not in variants.values()
+            if HOLDS not in variants.values():
+                return True
+            self.prepared.drop.append(row.position)  # the key is borne after all
+            return False
         if not variants and found.plain is None:
             return True
         if not variants and found.plain is not None and self.borne.get(pair, False):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,7 +29,7 @@ from deptbus.department.bus_memory import (
     read_behind,
     read_control,
 )
-from deptbus.department.capture import Capture, OutboxRow, RawKey
+from deptbus.department.capture import Capture, OutboxRow, Prepared
 from deptbus.department.capture_check import Broken
 from deptbus.department.chores import Chores
 from deptbus.department.judge import Found, Judge, Ready, find_keys
@@ -41,13 +41,22 @@ from deptbus.names import control_topic, out_topic
 from deptbus.stream.log import Outgoing, Sender
 from deptbus.stream.policies import PolicyFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import Announcement, Heartbeat, Incarnated, encode_control, key_of
+from deptbus.wire.control import (
+    Announcement,
+    Heartbeat,
+    Incarnated,
+    InventoryRequest,
+    Marker,
+    encode_control,
+    key_of,
+)
 from deptbus.wire.keys import fingerprint
 from deptbus.wire.partitioner import partitions_of
 
 log = structlog.get_logger(__name__)
 
 BATCH_ROWS = 2000
+NOTHING_WAITS = 2**63
 _SLICE_ROWS = 250  # judged in one go: about 2 ms, in which nothing else of this process moves
 HEARTBEAT_SECONDS = 2.0
 _IDLE_SECONDS = 1.0  # at least so often the policy is looked at
@@ -122,6 +131,10 @@ class Publisher:
         self._version = 0
         self._ends: list[int] = []
         self._parked: set[tuple[str, str]] = set()
+        # All rows of lesser positions were read, and those that were sent before are on their way.
+        self.reached = 0
+        # Whoever changes what is remembered of keys holds it from reading to writing.
+        self._remembering = asyncio.Lock()
         self.memory = BusMemory()  # what the bus knew of this system when it was taken over
         self.chores = Chores(capture, self._publications)
         self._signs = Signs(capture.tell)
@@ -141,8 +154,15 @@ class Publisher:
         """Those that are published under the contract in force; known once it is started."""
         return frozenset(self._publications)
 
-    def key_of_raw(self, dataset: str, raw: RawKey) -> bytes | None:
-        return self._publications[dataset].key_of_raw(raw).key
+    @property
+    def publications(self) -> Mapping[str, Publication]:
+        """How `datasets` are published; another object once the contract has changed."""
+        return self._publications
+
+    @property
+    def parked(self) -> Collection[tuple[str, str]]:
+        """(dataset, raw_text) of every row that is parked now."""
+        return self._parked
 
     def why_not(self, dataset: str, values: Mapping[str, Any]) -> str | None:
         """Why a row of these own values could not be published under the contract in force."""
@@ -249,9 +269,40 @@ class Publisher:
             known.fingerprints,
         )
 
-    async def _write_control(self, record: Incarnated | Heartbeat) -> None:
+    async def _write_control(self, record: Incarnated | Heartbeat | InventoryRequest) -> None:
         value = encode_control(record)
         await self._sender.send([Outgoing(control_topic(self.unit), 0, key_of(record), value)])
+
+    # --- resync ---------------------------------------------------------------------------
+
+    async def ask_inventory(self, request: str, datasets: Sequence[str]) -> None:
+        """Cuts `out` in every partition, then asks what the canonical topics have behind the cuts;
+        without datasets takes the request back. Raises BusUnreachable, BusRefused."""
+        now_us = time.time_ns() // 1000
+        who = self.unit, self.system, self.incarnation
+        if datasets:
+            topic = out_topic(self.unit)
+            # One name for all: in the compacted topics the next one takes its place.
+            cut = encode_control(Marker(f"resync/{self.system}", "resync", *who, now_us))
+            await self._sender.send(
+                [Outgoing(topic, partition, None, cut) for partition in range(len(self._ends))]
+            )
+        await self._write_control(InventoryRequest(request, *who, tuple(datasets), now_us))
+
+    async def remember(self, named: Mapping[tuple[str, bytes], Sequence[str]]) -> None:
+        """Places that (dataset, key) were published at: each further change names them too."""
+        if not named:
+            return
+        async with self._remembering:
+            known = await self._capture.known(list(named))
+            prepared = Prepared()
+            for pair, places in named.items():
+                before = known[pair].places if pair in known else ()
+                made = tuple(dict.fromkeys((*before, *places)))
+                if made != before:
+                    prepared.places[pair] = made
+            if prepared.places:
+                await self._capture.prepare(self.incarnation.token, prepared, sends=False)
 
     # --- the contract ---------------------------------------------------------------------
 
@@ -363,7 +414,8 @@ class Publisher:
             while True:
                 await self._follow_policy()
                 turning = partial(self._turn, acked, in_flight)
-                turn = await self._when_free(partial(self._capture.together, turning))
+                async with self._remembering:
+                    turn = await self.when_free(partial(self._capture.together, turning))
                 acked = []
                 if turn.wants:
                     self.chores.wake()
@@ -374,13 +426,13 @@ class Publisher:
                     in_flight = [version for version, _, _ in turn.changes]
                     sending = asyncio.create_task(self._send(turn.changes, turn.publication))
                 elif not turn.rows and not acked:
-                    await self._when_free(partial(self._capture.wait, _IDLE_SECONDS))
+                    await self.when_free(partial(self._capture.wait, _IDLE_SECONDS))
         finally:
             if sending is not None:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
 
-    async def _when_free(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def when_free(self, work: Callable[[], Awaitable[T]]) -> T:
         """`work`, again for as long as somebody holds a lock that it needs. Whatever it does to the
         database is done whole or not at all, so doing it again is right."""
         pause, began, said = _BUSY_SECONDS[0], time.monotonic(), False
@@ -401,6 +453,7 @@ class Publisher:
         if acked:
             await self._capture.delete(self.incarnation.token, acked)
         rows = await self._capture.read(BATCH_ROWS, in_flight, self._hold)
+        self.reached = rows[0].position if rows else NOTHING_WAITS
         if not rows:
             return Turn()
         assert self._policy is not None

@@ -1,56 +1,71 @@
 """`deptbus department resync`: makes the bus equal to a source that was restored, or missed some.
 
 1. The system is taken over; its numbers are lifted above all that the bus knows, rows that wait
-   included; every transaction that is older has then ended.
-2. The unit's own `out` is folded: what was published last of each key, and every place that it
-   named. The places are remembered, because those of a restored database are behind.
-3. Every row is published under a new version; a key that the bus has and the table has not is
-   deleted.
-4. When all of it is acked, the times that capture gave way before step 1 are forgiven, if `out`
-   goes back to its beginning. Else keys whose last change is older than its retention could not be
-   looked at: what was deleted of them unseen stays, and status goes on to say so.
+   included; every transaction that is older has then ended. From here on live changes flow.
+2. A marker goes through every partition of `out`. Operations folds the canonical topics behind it
+   and tells of each key of this unit: version, digest, places (operations/inventory.py).
+3. The own rows are walked, some partitions at a time: what differs is published under a new
+   version; a key that no row bears is deleted, at a version that was drawn before the walk; places
+   that a restored database does not know are remembered. What is equal is left alone.
+4. When all of it is acked, the times that capture gave way before step 1 are forgiven, and no
+   others: what was missed meanwhile asks for the next resync.
+
+Killed anywhere it is run again from step 1: what was published by then is equal.
 """
 
 from __future__ import annotations
 
 import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 
-from deptbus.change import Change, ChangeOp
 from deptbus.connection import Connection
 from deptbus.contract.department import Department
-from deptbus.department.capture import Capture, Prepared, RawKey, Wanted
+from deptbus.department.bus_inventory import PATIENCE_SECONDS, Part, read_parts
+from deptbus.department.capture import RawKey
+from deptbus.department.comparison import Comparison, Differences, Held, key_in
+from deptbus.department.judge import find_keys
+from deptbus.department.publication import Publication
 from deptbus.department.publisher import Publisher
-from deptbus.errors import WireRefused
-from deptbus.names import out_topic
-from deptbus.stream.log import beginning_offsets, scan_to_end
-from deptbus.wire.codecs import Codecs
+from deptbus.names import in_topic
+from deptbus.stream.log import LogReader, end_offsets
+from deptbus.wire.partitioner import partition_of
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 JOB = "resync"
-_CHUNK = 1_000
+_CAUSE = "resend"
+_ANSWER_PARTITION = 0  # of the inbox: where operations tells (operations.inventory)
+_HELD_KEYS = 200_000  # told keys that one walk over the table compares: some 60 MB
+_ROWS = 1_000
+_ENQUEUED_ROWS = 250  # in one transaction: below 10 ms
+_BACKLOG_ROWS = 5_000  # with more than this waiting, live changes go first
+_STRETCH = 250
 _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Resynced:
-    """What was done. `is_complete`: `out` was there from its beginning, so no key was missed."""
+    """What was done, in rows and keys. `left_out`: datasets that could not be looked at.
+    `missed_again`: capture gave way meanwhile, so that there has to be another resync."""
 
-    rows: int
-    gone: int
-    is_complete: bool
+    published: int
+    deleted: int
+    equal: int
+    left_out: tuple[str, ...]
+    missed_again: bool
 
-
-@dataclass(slots=True)
-class _Last:
-    """What was published last of one key."""
-
-    version: int
-    is_there: bool
-    places: tuple[str, ...]
+    @property
+    def is_complete(self) -> bool:
+        return not self.left_out and not self.missed_again
 
 
 async def resync(
@@ -58,106 +73,206 @@ async def resync(
     department: Department,
     system: str,
     publisher: Publisher,
-    codecs: Codecs,
+    *,
+    patience_seconds: float = PATIENCE_SECONDS,
 ) -> Resynced:
-    """Runs until everything is published. `publisher` is fresh, not started; `codecs` knows every
-    policy. Raises what Publisher raises."""
-    capture = publisher.capture
-    missed = (await capture.state()).gave_way + 1  # the lift counts as one
+    """Runs until everything is published. `publisher` is fresh, not started.
+
+    Raises what Publisher raises, and BusUnreachable or BusRefused when operations does not tell:
+    then nothing is forgiven.
+    """
+    run = _Resync(connection, department, system, publisher, patience_seconds)
+    missed = (await publisher.capture.state()).gave_way + 1  # the lift counts as one
     await publisher.start(resync=True)
-    token = publisher.incarnation.token
-    datasets = publisher.datasets
-    last, is_complete = await _fold(connection, publisher, codecs, datasets)
-    gone = 0
-    for dataset in datasets:
-        gone += await _remember(capture, token, publisher, dataset, last)
-        await capture.begin_snapshot(dataset, "resend", JOB)
     running = asyncio.create_task(publisher.run())
     try:
-        while not await _is_done(capture):
-            if running.done():
-                running.result()
-            await asyncio.sleep(_POLL_SECONDS)
+        await _beside(running, run.make_equal())
+        left_out = tuple(sorted(department.systems[system].publishes.keys() - run.datasets))
+        if not left_out:
+            token, count = publisher.incarnation.token, missed + run.lifted
+            await publisher.when_free(partial(publisher.capture.forgive, token, count))
+        missed_again = (await publisher.when_free(publisher.capture.state)).gave_way > 0
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    if is_complete:
-        await capture.forgive(token, missed)
-    rows = sum(s.enqueued for s in (await capture.status()).snapshots if s.dataset in datasets)
-    log.info("source_resynced", unit=department.unit, system=system, rows=rows, gone=gone)
-    return Resynced(rows, gone, is_complete)
+    done = Resynced(run.published, run.deleted, run.equal, left_out, missed_again and not left_out)
+    log.info(
+        "source_resynced",
+        unit=department.unit,
+        system=system,
+        published=done.published,
+        deleted=done.deleted,
+        equal=done.equal,
+    )
+    return done
 
 
-async def _fold(
-    connection: Connection, publisher: Publisher, codecs: Codecs, datasets: frozenset[str]
-) -> tuple[dict[tuple[str, bytes], _Last], bool]:
-    """The last change of every key in `out`, by its highest version; whether `out` is whole."""
-    topic = out_topic(publisher.unit)
-    last: dict[tuple[str, bytes], _Last] = {}
-    begins = await beginning_offsets(connection, topic)
-    async for records in scan_to_end(connection, topic):
-        for record in records:
-            try:
-                change = codecs.decode_out(record.key, record.value)
-            except WireRefused:
-                continue
-            if not isinstance(change, Change) or change.dataset not in datasets:
-                continue
-            if change.incarnation.token not in publisher.memory.tokens:
-                continue  # another system's, or of nobody that intake accepts
-            pair = (change.dataset, change.key)
-            before = last.get(pair)
-            named = (*change.former_divisions, change.division)
-            if before is None:
-                last[pair] = _Last(change.version, change.op is ChangeOp.UPSERT, named)
-                continue
-            before.places = tuple(dict.fromkeys((*before.places, *named)))
-            if change.version > before.version:
-                before.version = change.version
-                before.is_there = change.op is ChangeOp.UPSERT
-    return last, not any(begins)
+async def _beside(running: asyncio.Task[None], work: Coroutine[Any, Any, T]) -> T:
+    """`work`, unless the publisher stops before: then what stopped it."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait((running, task), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            running.result()
+        return await task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait((task,))
 
 
-async def _remember(
-    capture: Capture,
-    token: bytes,
-    publisher: Publisher,
-    dataset: str,
-    last: dict[tuple[str, bytes], _Last],
-) -> int:
-    """Writes the places of keys that moved or went; wants a delete of those that are not there any
-    more. Returns how many of these."""
-    there = await _present(capture, publisher, dataset)
-    pairs = [p for p in last if p[0] == dataset]
-    gone = [p for p in pairs if last[p].is_there and p[1] not in there]
-    told = [p for p in pairs if len(last[p].places) > 1 or p[1] not in there]
-    for start in range(0, len(told), _CHUNK):
-        part = told[start : start + _CHUNK]
-        known = await capture.known(part)
-        prepared = Prepared()
-        for pair in part:
-            before = known[pair].places if pair in known else ()
-            places = tuple(dict.fromkeys((*before, *last[pair].places)))
-            if places != before:
-                prepared.places[pair] = places
-        await capture.prepare(token, prepared, sends=False)
-    await capture.want(Wanted(dataset, None, key, "resend", JOB) for _, key in gone)
-    return len(gone)
+class _Resync:
+    """Steps 2 and 3, while the publisher runs."""
 
+    def __init__(
+        self,
+        connection: Connection,
+        department: Department,
+        system: str,
+        publisher: Publisher,
+        patience_seconds: float,
+    ) -> None:
+        self._connection = connection
+        self._unit = department.unit
+        self._publisher = publisher
+        self._capture = publisher.capture
+        self._patience_seconds = patience_seconds
+        cap = department.systems[system].outbox_cap_rows
+        # Versions that are drawn for deletes count as if rows waited.
+        self._held_keys = max(1, min(_HELD_KEYS, cap // 4))
+        self._backlog_rows = max(1, min(_BACKLOG_ROWS, cap // 2))
+        self.datasets: frozenset[str] = frozenset()
+        self.published = self.deleted = self.equal = self.lifted = 0
 
-async def _present(capture: Capture, publisher: Publisher, dataset: str) -> set[bytes]:
-    """The bus keys of all rows that are in the table."""
-    found: set[bytes] = set()
-    after: RawKey | None = None
-    while chunk := await capture.keys_after(dataset, after, _CHUNK):
-        after = chunk[-1]
-        keys = (publisher.key_of_raw(dataset, raw) for raw in chunk)
-        found.update(key for key in keys if key is not None)
-        await asyncio.sleep(0)
-    return found
+    @property
+    def _token(self) -> bytes:
+        return self._publisher.incarnation.token
 
+    async def _free(self, work: Callable[..., Awaitable[T]], *words: Any) -> T:
+        """Waits in place for a lock that the department's program holds."""
+        return await self._publisher.when_free(partial(work, *words))
 
-async def _is_done(capture: Capture) -> bool:
-    if await capture.open_snapshots() or await capture.backlog(1):
-        return False
-    return (await capture.status()).wanted == 0
+    async def make_equal(self) -> None:
+        """Returns when all that differed is acked."""
+        self.datasets = self._publisher.datasets
+        request, topic = uuid.uuid4().hex, in_topic(self._unit)
+        begins = (await end_offsets(self._connection, topic))[_ANSWER_PARTITION]
+        reader = LogReader(
+            self._connection,
+            topic,
+            partitions=[_ANSWER_PARTITION],
+            from_offsets={_ANSWER_PARTITION: begins},
+        )
+        if self.datasets:
+            await self._catch_up()
+            async with reader:
+                await self._publisher.ask_inventory(request, sorted(self.datasets))
+                await self._compare_all(reader, request)
+                await self._publisher.ask_inventory(request, ())
+        while True:  # nobody tells when the broker has acked the last of it
+            if not await self._free(self._capture.is_pending, JOB):
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _catch_up(self) -> None:
+        """What waits in the outbox goes before the marker, or it would be found to differ. (A row
+        that is stored late at a lesser position is published twice, which does no harm.)"""
+        version = await self._free(self._capture.reserve, self._token, 1)
+        while True:
+            if self._publisher.reached >= version:
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _compare_all(self, reader: LogReader, request: str) -> None:
+        parts: list[Part] = []
+        seen: dict[str, int] = dict.fromkeys(self.datasets, 0)
+        async for part in read_parts(reader, request, self.datasets, self._patience_seconds):
+            if parts and parts[0].dataset != part.dataset:
+                await self._compare(parts, is_first=seen[parts[0].dataset] == 0)
+                seen[parts[0].dataset] += len(parts)
+                parts = []
+            parts.append(part)
+            is_last = seen[part.dataset] + len(parts) == part.partitions
+            if is_last or sum(len(p.held) for p in parts) >= self._held_keys:
+                await self._compare(parts, is_first=seen[part.dataset] == 0)
+                seen[part.dataset] += len(parts)
+                parts = []
+
+    async def _compare(self, parts: list[Part], *, is_first: bool) -> None:
+        """One walk over the rows of a dataset whose keys lie in these partitions."""
+        dataset, count = parts[0].dataset, parts[0].partitions
+        publication = self._publisher.publications.get(dataset)
+        if publication is None:  # the contract has just taken it away
+            self.datasets -= {dataset}
+            return
+        places = {part.partition for part in parts}
+        held: dict[bytes, Held] = {}
+        for part in parts:
+            held |= part.held
+            part.held.clear()
+        highest = max((h.version for h in held.values()), default=0)
+        if highest > (await self._capture.state()).version:
+            # `out` and `control` did not tell of it: they were made again, or are of a copy.
+            await self._free(self._capture.lift, self._token, 0, highest)
+            self.lifted += 1
+        live = sum(1 for one in held.values() if one.digest)
+        version = await self._free(self._capture.reserve, self._token, max(1, live))
+        parked = frozenset(raw for name, raw in self._publisher.parked if name == dataset)
+        comparison = Comparison(publication, held, parked)
+        after: RawKey | None = None
+        while chunk := await self._free(self._capture.rows_after, dataset, after, _ROWS):
+            after = chunk[-1].raw
+            for start in range(0, len(chunk), _STRETCH):
+                some = chunk[start : start + _STRETCH]
+                judged = zip(some, find_keys({dataset: publication}, some), strict=True)
+                rows = [
+                    (row, found)
+                    for row, found in judged
+                    if (
+                        is_first
+                        if (key := key_in(found)) is None
+                        else partition_of(key, count) in places
+                    )
+                ]
+                keys = [key for _, found in rows if (key := key_in(found)) is not None]
+                differences = comparison.rows(rows, await self._known(dataset, keys))
+                await self._act(publication, differences, version)
+                await asyncio.sleep(0)
+        left = comparison.left
+        for start in range(0, len(left), _ENQUEUED_ROWS):
+            keys = left[start : start + _ENQUEUED_ROWS]
+            found = comparison.rest(await self._known(dataset, keys), keys)
+            version = await self._act(publication, found, version)
+        gone = Differences(enqueue=comparison.gone_holders())
+        await self._act(publication, gone, version)
+
+    async def _known(self, dataset: str, keys: list[bytes]) -> dict[bytes, Any]:
+        known = await self._free(self._capture.known, [(dataset, key) for key in keys])
+        return {key: remembered for (_, key), remembered in known.items()}
+
+    async def _act(self, publication: Publication, found: Differences, version: int) -> int:
+        """Places first: the change that follows has to name them. Returns the next version that is
+        free for a delete."""
+        dataset = publication.dataset
+        self.equal += found.equal
+        places = {(dataset, key): named for key, named in found.places.items()}
+        await self._free(self._publisher.remember, places)
+        for start in range(0, len(found.enqueue), _ENQUEUED_ROWS):
+            await self._room()
+            raws = found.enqueue[start : start + _ENQUEUED_ROWS]
+            await self._free(self._capture.enqueue, dataset, raws, _CAUSE, JOB)
+            self.published += len(raws)
+        if found.delete:
+            await self._room()
+            numbered = [(key, version + n) for n, key in enumerate(found.delete)]
+            await self._free(
+                self._capture.enqueue_deletes, self._token, dataset, numbered, _CAUSE, JOB
+            )
+            self.deleted += len(numbered)
+        return version + len(found.delete)
+
+    async def _room(self) -> None:
+        while True:
+            if await self._free(self._capture.backlog, self._backlog_rows) < self._backlog_rows:
+                return
+            await asyncio.sleep(_POLL_SECONDS)

@@ -10,7 +10,14 @@ from typing import Any
 
 from deptbus.department import fence
 from deptbus.department import sqlite_triggers as sql
-from deptbus.department.capture import CaptureStatus, RawKey, Snapshot, Wanted
+from deptbus.department.capture import (
+    CaptureStatus,
+    OutboxRow,
+    RawKey,
+    Snapshot,
+    Wanted,
+    present_row,
+)
 from deptbus.department.layout import Layout, comma, quoted, text_literal
 from deptbus.department.pulse import read_sqlite
 from deptbus.department.raw import raw_of, raw_text
@@ -215,12 +222,43 @@ def lift(c: sqlite3.Connection, token: bytes, publication: int, version: int) ->
     c.execute(sql.LIFT_LIMIT)
 
 
-def reserve(c: sqlite3.Connection, number: int) -> None:
-    """The next version, drawn for a wanted key before anybody looks for its row."""
+def reserve_block(c: sqlite3.Connection, token: bytes, count: int) -> int:
+    """Draws `count` versions; the first of them. Room for live changes moves on with them."""
+    fence.check_sqlite(c, token)
+    _ensure_sequence(c)
+    (drawn,) = c.execute(
+        "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deptbus_outbox'), 0), "
+        "coalesce((SELECT max(position) FROM deptbus_outbox), 0))"
+    ).fetchone()
+    c.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'deptbus_outbox'", (drawn + count,))
+    c.execute("UPDATE deptbus_published SET limit_position = limit_position + ?", (count,))
+    return int(drawn) + 1
+
+
+def rows_after(
+    c: sqlite3.Connection, layout: Layout, after: RawKey | None, limit: int
+) -> list[OutboxRow]:
+    where, bound = after_key(c, layout, raw_text(after) if after else None)
+    width = len(layout.keys)
+    _, rows = fetch(
+        c,
+        f"SELECT {comma(map(quoted, (*layout.keys, *layout.columns)))} "
+        f"FROM {quoted(layout.table)} WHERE {where} ORDER BY {key_order(c, layout)} LIMIT ?",
+        (*bound, limit),
+    )
+    return [present_row(layout, row[:width], row[width:]) for row in rows]
+
+
+def _ensure_sequence(c: sqlite3.Connection) -> None:
     c.execute(
         "INSERT INTO sqlite_sequence (name, seq) SELECT 'deptbus_outbox', 0 "
         "WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'deptbus_outbox')"
     )
+
+
+def reserve(c: sqlite3.Connection, number: int) -> None:
+    """The next version, drawn for a wanted key before anybody looks for its row."""
+    _ensure_sequence(c)
     c.execute("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'deptbus_outbox'")
     c.execute(
         "UPDATE deptbus_wanted SET position = "

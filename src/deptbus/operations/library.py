@@ -73,18 +73,22 @@ class Library:
         return taken
 
     async def decode(self, record: LogRecord) -> Change | None:
-        """A record of a canonical topic. None for a marker, and for bytes that are no change:
-        intake lets none through, so somebody else wrote them; they are told and left out. Raises
-        BusUnreachable."""
+        """The change in a record of a canonical topic, if it is one. Raises as `read`."""
+        found = await self.read(record)
+        return found if isinstance(found, Change) else None
+
+    async def read(self, record: LogRecord) -> Change | Marker | None:
+        """A record of a canonical topic. None for bytes that are neither: intake lets none
+        through, so somebody else wrote them; they are told and left out. Raises BusUnreachable."""
         try:
-            return self._change(record)
+            return decode_data(self.codecs, record.key, record.value)
         except WireRefused as error:
             reason = error.reason
         if reason == UNKNOWN_SCHEMA:
             await self._policies.refresh()  # a contract may have come that we have not heard of
             self.learn()
             try:
-                return self._change(record)
+                return decode_data(self.codecs, record.key, record.value)
             except WireRefused as error:
                 reason = error.reason
         log.error(
@@ -95,7 +99,3 @@ class Library:
             reason=reason,
         )
         return None
-
-    def _change(self, record: LogRecord) -> Change | None:
-        found = decode_data(self.codecs, record.key, record.value)
-        return None if isinstance(found, Marker) else found

@@ -1,4 +1,5 @@
-"""The long-running process of the data office: due jobs, boundaries of grants, the keeper.
+"""The long-running process of the data office: due jobs, boundaries of grants, the keeper, and
+answers to sources that resync.
 
 Any number of such processes may run; one leads (see `leader`), and the others wait.
 """
@@ -22,11 +23,13 @@ from deptbus.operations.boundary import keep_boundaries
 from deptbus.operations.desk import Desk
 from deptbus.operations.groups import Groups
 from deptbus.operations.inbox import Inbox
+from deptbus.operations.inventory import Shelves
 from deptbus.operations.jobs import SchemaWriter, Tools
 from deptbus.operations.keeper import INTERVAL_HOURS, Keeper, keep_always
 from deptbus.operations.leader import Leadership
 from deptbus.operations.library import Library
 from deptbus.operations.logs import CanonicalLogs
+from deptbus.operations.requests import RequestsDesk
 from deptbus.stream.log import Sender
 from deptbus.stream.policies import LEASE_SECONDS, PolicyFollower
 
@@ -68,6 +71,7 @@ class Office:
         self.jobs = jobs
         self.agents = tools.agents
         self.desk = Desk(tools, policies, jobs)
+        self.shelves = Shelves(connection, tools.sender, tools.library, asyncio.Lock())
 
     async def run_duties(self) -> None:
         """All duties, until cancelled."""
@@ -77,6 +81,8 @@ class Office:
                 keep_boundaries(self._connection, self.policies, self._settings.now),
                 name="boundaries",
             )
+            requests = RequestsDesk(self._connection, self.shelves, self._units)
+            duties.create_task(requests.run(), name="requests")
             hours = self._settings.keeper_interval_hours
             if hours is not None:
                 keeping = keep_always(self.keeper, self._datasets, interval_hours=hours)
@@ -88,6 +94,9 @@ class Office:
             while True:
                 await leadership.gained.wait()
                 await _until(leadership.lost, self.run_duties())
+
+    def _units(self) -> list[str]:
+        return sorted(self.policies.current().contract.unit_by_name)
 
     def _datasets(self) -> list[str]:
         """Of every policy: a dataset that left the contract is kept until its topic goes."""

@@ -5,7 +5,8 @@
 | Announcement, Marker | out.<unit> | none; Announcement in every partition |
 | Incarnated | control.<unit> | `<system>/incarnated/<number>/<token>` |
 | Heartbeat | control.<unit> | `<system>/heartbeat` |
-| PolicyMarker, ResendRequest | in.<unit> | none |
+| InventoryRequest | control.<unit> | `<system>/inventory` |
+| PolicyMarker, ResendRequest, Inventory, InventoryEnd | in.<unit> | none |
 | PolicyRecord | bus.contract | none |
 | QuarantineNote | bus.quarantine | `<topic>/<partition>/<offset>` |
 | AgentReport | bus.agents | the agent |
@@ -21,7 +22,7 @@ from typing import Any, Literal, cast
 from deptbus.change import Incarnation
 from deptbus.errors import WireRefused
 from deptbus.wire.codec import RecordCodec
-from deptbus.wire.framing import canonical_json, frame, schema_id, unframe
+from deptbus.wire.framing import HEADER_BYTES, canonical_json, frame, header, schema_id, unframe
 from deptbus.wire.guard import (
     BAD_KEY,
     KEY_BYTES,
@@ -105,6 +106,50 @@ class ResendRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class InventoryRequest:
+    """Asks what the canonical topics hold of the unit's own keys, behind the markers of this
+    incarnation. Without datasets: it is not asked for any more."""
+
+    request: str
+    unit: str
+    system: str
+    incarnation: Incarnation
+    datasets: tuple[str, ...]
+    sent_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """Some keys of one partition of a canonical topic; without keys: a sign of life.
+
+    Of each key: the highest version, the digest of that record (empty: it was deleted), and every
+    place that it names, joined by commas, the present one last.
+    """
+
+    request: str
+    answer: str  # one attempt to answer; another one begins anew
+    dataset: str
+    partition: int
+    keys: tuple[bytes, ...]
+    versions: tuple[int, ...]
+    digests: tuple[bytes, ...]
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryEnd:
+    """All keys of one partition were sent, so many of them; or why they cannot be."""
+
+    request: str
+    answer: str
+    dataset: str
+    partition: int
+    partitions: int  # of the canonical topic
+    keys: int
+    problem: str  # empty: none
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyRecord:
     """A contract that came into force."""
 
@@ -166,6 +211,9 @@ Control = (
     | Heartbeat
     | PolicyMarker
     | ResendRequest
+    | InventoryRequest
+    | Inventory
+    | InventoryEnd
     | PolicyRecord
     | QuarantineNote
     | AgentReport
@@ -246,6 +294,42 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
     "resend_request": (
         ResendRequest,
         {"request": "string", "dataset": "string", "key": ["null", _KEY], "reason": "string"},
+    ),
+    "inventory_request": (
+        InventoryRequest,
+        {
+            "request": "string",
+            "unit": "string",
+            "system": "string",
+            **_INCARNATION,
+            "datasets": _TEXTS,
+            "sent_at_us": _TIME,
+        },
+    ),
+    "inventory": (
+        Inventory,
+        {
+            "request": "string",
+            "answer": "string",
+            "dataset": "string",
+            "partition": "int",
+            "keys": {"type": "array", "items": _KEY},
+            "versions": _NUMBERS,
+            "digests": {"type": "array", "items": "bytes"},
+            "places": _TEXTS,
+        },
+    ),
+    "inventory_end": (
+        InventoryEnd,
+        {
+            "request": "string",
+            "answer": "string",
+            "dataset": "string",
+            "partition": "int",
+            "partitions": "int",
+            "keys": "long",
+            "problem": "string",
+        },
     ),
     "policy": (
         PolicyRecord,
@@ -370,6 +454,7 @@ _EARLIER_NOTE = _Kind(
 )
 _BY_ID = {kind.id: kind for kind in (*_KINDS, _EARLIER_NOTE)}
 _BY_CLASS = {kind.cls: kind for kind in _KINDS}
+_INVENTORY = frozenset(header(_BY_CLASS[cls].id) for cls in (Inventory, InventoryEnd))
 
 
 def control_schemas() -> dict[int, str]:
@@ -387,6 +472,12 @@ def is_control(number: int) -> bool:
     return number in _BY_ID
 
 
+def is_inventory(value: bytes | None) -> bool:
+    """Is this a part of the answer to a resync? Told by its frame alone: who only has to pass over
+    them does not pay for their content."""
+    return value is not None and value[:HEADER_BYTES] in _INVENTORY
+
+
 def decode_control(value: bytes | None) -> Control:
     """The control record in a value. Raises WireRefused: `no_value`, `too_large`, `not_framed`,
     `unknown_schema`, `malformed`."""
@@ -402,6 +493,7 @@ _KEYS: dict[type, Callable[[Any], str]] = {
         f"{r.system}/incarnated/{r.incarnation.number}/{r.incarnation.token.hex()}"
     ),
     Heartbeat: lambda r: f"{r.system}/heartbeat",
+    InventoryRequest: lambda r: f"{r.system}/inventory",
     QuarantineNote: lambda r: f"{r.topic}/{r.partition}/{r.offset}",
     AgentReport: lambda r: str(r.agent),
     JobProgress: lambda r: str(r.job),

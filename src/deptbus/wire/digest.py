@@ -33,6 +33,11 @@ def delivered_digest(
     return digest.digest()
 
 
+def record_digest(dataset: str, schema_version: int, record: Sequence[bytes]) -> bytes:
+    """16 bytes over a whole record as its source published it: which schema, and its Avro bytes."""
+    return delivered_digest(dataset, schema_version, (), record)
+
+
 @lru_cache(maxsize=4096)
 def projection_hash(dataset: str, schema_version: int, fields: tuple[str, ...]) -> blake2b:
     """What `delivered_digest` begins with. To be copied, never updated."""

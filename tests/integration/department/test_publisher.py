@@ -5,152 +5,25 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
-from source_world import PLACES, PUBLISH, SECRET, TABLE, StandingPolicy, contract, department
+from source_bus import SqliteSource as Source
+from source_bus import until
+from source_world import PLACES, SECRET, StandingPolicy, contract
 
-from deptbus.change import Cause, Change, ChangeOp, Reason
+from deptbus.change import Cause, ChangeOp, Reason
 from deptbus.connection import Connection
 from deptbus.department.capture_sqlite import SqliteCapture
-from deptbus.department.connect import SqliteDatabase, target_of
-from deptbus.department.layout import layout_of
 from deptbus.department.publisher import Publisher
-from deptbus.department.resync import resync
 from deptbus.errors import DatabaseBusy, DeptbusError, Fenced, SourceRefused
 from deptbus.names import control_topic, out_topic
-from deptbus.stream.log import Sender, read_to_end
-from deptbus.wire.codecs import Codecs
+from deptbus.stream.log import read_to_end
 from deptbus.wire.control import Announcement, Heartbeat, Incarnated, decode_control
 from deptbus.wire.keys import fingerprint
-from deptbus.wire.partitioner import partition_of
 
 pytestmark = pytest.mark.service
-
-CAP = 100_000
-
-
-class Source:
-    """One unit of its own on the shared broker, with its database and its department's program."""
-
-    def __init__(self, connection: Connection, folder: Path) -> None:
-        self.connection = connection
-        self.unit = f"line{uuid.uuid4().hex[:12]}@330106"
-        self.path = folder / "own.db"
-        self.contract = contract(self.unit, agreed=fingerprint(SECRET))
-        self.follower = StandingPolicy(self.contract)
-        self.department = department(self.unit, f"sqlite:///{self.path}")
-        self.codecs = Codecs(self.contract)
-        admin = AdminClient({"bootstrap.servers": connection.bootstrap})
-        topics = [
-            NewTopic(out_topic(self.unit), 4, 1),
-            NewTopic(control_topic(self.unit), 1, 1, config={"cleanup.policy": "compact"}),
-        ]
-        for future in admin.create_topics(topics).values():
-            future.result(30)
-        self.do(TABLE)
-
-    def do(self, *statements: str) -> None:
-        with sqlite3.connect(self.path, timeout=10) as connection:
-            for statement in statements:
-                connection.execute(statement)
-        connection.close()
-
-    def person(self, number: Any, name: str = "李", place: str = PLACES[0], sex: int = 1) -> str:
-        return (
-            f"INSERT OR REPLACE INTO people VALUES ('{number}', '{place}', '{name}', {sex}, NULL, "
-            "NULL, 'canary of religion')"
-        )
-
-    async def capture(self) -> SqliteCapture:
-        return SqliteCapture(await SqliteDatabase.open(target_of(f"sqlite:///{self.path}")))
-
-    async def install(self) -> None:
-        capture = await self.capture()
-        await capture.install([layout_of("person", PUBLISH, self.contract)], CAP)
-        await capture.close()
-
-    @asynccontextmanager
-    async def publisher(self, secret: bytes = SECRET) -> AsyncIterator[Publisher]:
-        """Not started."""
-        capture = await self.capture()
-        try:
-            async with Sender(self.connection) as sender:
-                yield Publisher(
-                    self.connection,
-                    self.department,
-                    "main",
-                    capture=capture,
-                    sender=sender,
-                    follower=self.follower,  # type: ignore[arg-type]
-                    secret=secret,
-                )
-        finally:
-            await capture.close()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[Publisher]:
-        async with self.publisher() as publisher:
-            await publisher.start()
-            task = asyncio.create_task(publisher.run())
-            try:
-                yield publisher
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-
-    async def out(self) -> list[Change]:
-        found = []
-        for record in await read_to_end(self.connection, out_topic(self.unit)):
-            assert b"canary" not in (record.value or b"")
-            change = self.codecs.decode_out(record.key, record.value)
-            if isinstance(change, Change):
-                assert record.partition == partition_of(change.key, 4)
-                found.append(change)
-        return found
-
-    async def state(self) -> dict[bytes, Change]:
-        """As everybody ends: the highest version of each key."""
-        last: dict[bytes, Change] = {}
-        for change in await self.out():
-            if change.key not in last or change.version > last[change.key].version:
-                last[change.key] = change
-        return last
-
-    async def names(self) -> dict[str, str]:
-        """Natural key -> name, of what is there."""
-        codec = self.codecs.record_codec("person", 1)
-        live = [c for c in (await self.state()).values() if c.record is not None]
-        values = [codec.decode(c.record) for c in live]  # type: ignore[arg-type]
-        return {v["id"]: v["name"] for v in values}
-
-    async def drained(self, poll_seconds: float = 0.02) -> None:
-        await until(self._is_empty, poll_seconds=poll_seconds)
-
-    async def _is_empty(self) -> bool:
-        def count() -> int:
-            with sqlite3.connect(self.path, timeout=10) as c:
-                found = c.execute("SELECT count(*) FROM deptbus_outbox").fetchone()[0]
-                found += c.execute("SELECT count(*) FROM deptbus_wanted").fetchone()[0]
-            c.close()
-            return int(found)
-
-        return await asyncio.to_thread(count) == 0
-
-
-async def until(
-    condition: Callable[[], Awaitable[bool]], seconds: float = 30, poll_seconds: float = 0.02
-) -> None:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    while not await condition():
-        assert loop.time() < deadline, "did not become true in time"
-        await asyncio.sleep(poll_seconds)
 
 
 @pytest.fixture
@@ -369,7 +242,9 @@ async def test_a_contract_that_comes_into_force_is_followed_and_parked_rows_are_
         assert (change.division, change.policy) == ("330106109054", 2)
 
 
-async def test_a_unit_that_left_the_contract_publishes_nothing_and_goes_on(source: Source) -> None:
+async def test_a_unit_that_left_the_contract_publishes_nothing_and_goes_on(
+    source: Source,
+) -> None:
     """Were its adapter to end, what it received would never be withdrawn from it."""
     mine = contract(source.unit, agreed=fingerprint(SECRET))
     for again in (False, True):
@@ -396,7 +271,9 @@ async def test_a_unit_that_no_contract_ever_had_is_refused(source: Source) -> No
             await publisher.start()
 
 
-async def test_what_was_mended_while_no_adapter_ran_lets_parked_rows_go(source: Source) -> None:
+async def test_what_was_mended_while_no_adapter_ran_lets_parked_rows_go(
+    source: Source,
+) -> None:
     """The contract, or a code in department.yml: nothing in the row itself tells."""
     async with source.running():
         source.do(source.person(1, place="330106109054"))
@@ -411,7 +288,9 @@ async def test_what_was_mended_while_no_adapter_ran_lets_parked_rows_go(source: 
     assert (change.division, change.policy) == ("330106109054", 2)
 
 
-async def test_a_duplicate_is_parked_and_takes_over_when_the_holder_goes(source: Source) -> None:
+async def test_a_duplicate_is_parked_and_takes_over_when_the_holder_goes(
+    source: Source,
+) -> None:
     async with source.running():
         source.do(source.person("abc", "first"))
         await source.drained()
@@ -514,61 +393,3 @@ def _checkpoint(path: Path) -> None:
 def test_the_error_tree_holds() -> None:
     assert issubclass(Fenced, DeptbusError)
     assert issubclass(SourceRefused, DeptbusError)
-
-
-async def test_resync_after_a_restored_backup(source: Source) -> None:
-    async with source.running():
-        source.do(source.person(1, "old"), source.person(2, "old"), source.person(3, "old"))
-        await source.drained()
-    _checkpoint(source.path)
-    backup = source.path.with_suffix(".backup")
-    shutil.copy(source.path, backup)
-    async with source.running():
-        source.do(source.person(1, "lost", PLACES[1]), source.person(4, "lost"))
-        source.do("DELETE FROM people WHERE 身份证 = '3'")
-        await source.drained()
-    _restore(backup, source.path)
-    source.do(source.person(2, "typed since"), source.person(5, "typed since"))
-    before = await source.state()
-    async with source.publisher() as publisher:
-        done = await resync(source.connection, source.department, "main", publisher, source.codecs)
-    assert (done.is_complete, done.gone) == (True, 1)
-    names = {"1": "old", "2": "typed since", "3": "old", "5": "typed since"}
-    assert await source.names() == names
-    after = await source.state()
-    assert all(after[key].version > before[key].version for key in before)
-    # Whoever got it at the place that the backup does not know is told that it is gone from there.
-    moved = next(c for c in after.values() if c.division == PLACES[0] and c.former_divisions)
-    assert moved.former_divisions == (PLACES[1],)
-    async with source.running():
-        source.do(source.person(6))
-        await source.drained()
-        assert set(await source.names()) == {*names, "6"}
-
-
-async def test_resync_after_capture_gave_way(source: Source) -> None:
-    capture = await source.capture()
-    try:
-        await capture.install([layout_of("person", PUBLISH, source.contract)], 5)
-        async with source.running():
-            source.do(source.person(1), source.person(2))
-            await source.drained()
-        source.do(*[source.person(n) for n in range(10, 20)])
-        source.do("DELETE FROM people WHERE 身份证 = '1'")
-        assert (await capture.state()).gave_way > 0
-        await capture.install([layout_of("person", PUBLISH, source.contract)], CAP)
-        async with source.publisher() as publisher:
-            await resync(source.connection, source.department, "main", publisher, source.codecs)
-        assert set(await source.names()) == {"2", *map(str, range(10, 20))}
-        assert (await capture.state()).gave_way == 0
-    finally:
-        await capture.close()
-
-
-async def test_resync_on_a_rebuilt_bus(source: Source) -> None:
-    source.do(source.person(1), "UPDATE deptbus_published SET publication = 7")
-    async with source.publisher() as publisher:
-        await resync(source.connection, source.department, "main", publisher, source.codecs)
-    assert set(await source.names()) == {"1"}
-    async with source.publisher() as publisher:
-        await publisher.start()

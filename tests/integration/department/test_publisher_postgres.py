@@ -3,106 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
 
 import asyncpg
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
-from source_world import PLACES, PUBLISH, SECRET, TABLE, StandingPolicy, contract, department
+from source_bus import PostgresSource as Source
+from source_bus import until
+from source_world import PLACES, PUBLISH, TABLE
 
-from deptbus.change import Change
 from deptbus.connection import Connection
 from deptbus.department.layout import layout_of
 from deptbus.department.opening import open_capture
-from deptbus.department.publisher import Publisher
-from deptbus.department.resync import resync
 from deptbus.errors import DatabaseUnavailable, Fenced
-from deptbus.names import control_topic, out_topic
-from deptbus.stream.log import Sender, read_to_end
-from deptbus.wire.codecs import Codecs
-from deptbus.wire.keys import fingerprint
+from deptbus.names import out_topic
+from deptbus.stream.log import read_to_end
 
 pytestmark = pytest.mark.service
-
-
-class Source:
-    def __init__(self, connection: Connection, url: str, desk: asyncpg.Connection) -> None:
-        self.connection, self.url, self.desk = connection, url, desk
-        self.unit = f"line{uuid.uuid4().hex[:12]}@330106"
-        self.contract = contract(self.unit, agreed=fingerprint(SECRET))
-        self.follower = StandingPolicy(self.contract)
-        self.department = department(self.unit, url)
-        self.codecs = Codecs(self.contract)
-
-    def make_topics(self) -> None:
-        admin = AdminClient({"bootstrap.servers": self.connection.bootstrap})
-        topics = [NewTopic(t(self.unit), n, 1) for t, n in ((out_topic, 4), (control_topic, 1))]
-        for future in admin.create_topics(topics).values():
-            future.result(30)
-
-    @asynccontextmanager
-    async def publisher(self) -> AsyncIterator[Publisher]:
-        capture = await open_capture(self.department, "main")
-        try:
-            async with Sender(self.connection) as sender:
-                yield Publisher(
-                    self.connection,
-                    self.department,
-                    "main",
-                    capture=capture,
-                    sender=sender,
-                    follower=self.follower,  # type: ignore[arg-type]
-                    secret=SECRET,
-                )
-        finally:
-            await capture.close()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[Publisher]:
-        async with self.publisher() as publisher:
-            await publisher.start()
-            task = asyncio.create_task(publisher.run())
-            try:
-                yield publisher
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-
-    async def names(self) -> dict[str, str]:
-        last: dict[bytes, Change] = {}
-        for record in await read_to_end(self.connection, out_topic(self.unit)):
-            change = self.codecs.decode_out(record.key, record.value)
-            if isinstance(change, Change) and (
-                change.key not in last or change.version > last[change.key].version
-            ):
-                last[change.key] = change
-        codec = self.codecs.record_codec("person", 1)
-        values = [codec.decode(c.record) for c in last.values() if c.record is not None]
-        return {v["id"]: v["name"] for v in values}
-
-    async def drained(self) -> None:
-        async def is_empty() -> bool:
-            return not await self.desk.fetchval("SELECT count(*) FROM deptbus.outbox")
-
-        await until(is_empty)
-
-
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    while not await condition():
-        assert loop.time() < deadline, "did not become true in time"
-        await asyncio.sleep(0.005)
 
 
 @pytest.fixture
 async def source(broker: Connection, postgres: Callable[[], str]) -> AsyncIterator[Source]:
     url = postgres()
     desk = await asyncpg.connect(url)
-    made = Source(broker, url, desk)
-    await asyncio.to_thread(made.make_topics)
+    made = await asyncio.to_thread(Source, broker, url, desk)
     await desk.execute(TABLE)
     capture = await open_capture(made.department, "main")
     await capture.install([layout_of("person", PUBLISH, made.contract)], 100_000)
@@ -165,7 +88,9 @@ async def test_a_snapshot_and_a_key_that_is_gone(source: Source) -> None:
         assert await source.names() == {}
 
 
-async def test_a_younger_adapter_takes_over_from_one_that_holds_the_row(source: Source) -> None:
+async def test_a_younger_adapter_takes_over_from_one_that_holds_the_row(
+    source: Source,
+) -> None:
     """The older one was stopped inside a transaction: its connection is ended."""
     async with source.publisher() as old:
         await old.start()
@@ -182,37 +107,6 @@ async def test_a_younger_adapter_takes_over_from_one_that_holds_the_row(source: 
                 await old.run()
             await source.drained()
         stuck.terminate()
-
-
-async def test_resync_renumbers_what_commits_late(source: Source) -> None:
-    """A transaction that drew its version before the lift, and commits after it, is not left below
-    what the bus knows."""
-    async with source.running():
-        await source.desk.execute(many(3))
-        await source.drained()
-    # As after a backup: the database's numbers are behind.
-    await source.desk.execute(
-        "SELECT setval('deptbus.position', 1); UPDATE deptbus.published SET publication = 0"
-    )
-    late = await asyncpg.connect(source.url)
-    transaction = late.transaction()
-    await transaction.start()
-    await late.execute("UPDATE people SET 姓名 = 'late' WHERE 身份证 = '1'")
-    async with source.publisher() as publisher:
-        task = asyncio.create_task(
-            resync(source.connection, source.department, "main", publisher, source.codecs)
-        )
-
-        async def is_lifted() -> bool:
-            return bool(await source.desk.fetchval("SELECT last_value >= 6 FROM deptbus.position"))
-
-        await until(is_lifted)
-        await source.desk.execute("UPDATE people SET 姓名 = 'meanwhile' WHERE 身份证 = '2'")
-        assert not task.done()
-        await transaction.commit()
-        await asyncio.wait_for(task, 60)
-    await late.close()
-    assert await source.names() == {"0": "n0", "1": "late", "2": "meanwhile"}
 
 
 async def test_a_server_that_goes_away_is_said(source: Source) -> None:

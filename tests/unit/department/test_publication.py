@@ -385,3 +385,13 @@ def test_a_contract_with_other_places_judges_anew() -> None:
     wider = contract(UNIT, places=(*PLACES, "330106109054"))
     desk = Desk(Publication(UNIT, "person", PUBLISH, wider, SECRET))
     assert only(desk.judge(desk.row("u", "1", area="330106109054"))).division == "330106109054"
+
+
+def test_a_delete_by_key_is_dropped_when_a_row_holds_the_key_after_all() -> None:
+    """It must not wait in the outbox for ever."""
+    desk = Desk()
+    held = desk.judge(desk.row("u", "k")).changes[0]
+    late = desk.row("d", "")._replace(key=held.key, raw=())
+    batch = desk.judge(late)
+    assert batch.changes == []
+    assert batch.prepared.drop == [late.position]
