@@ -37,6 +37,7 @@ from deptbus.wire.control import (
     PolicyRecord,
     QuarantineNote,
     ResendRequest,
+    TopicNoted,
 )
 
 DATE = {"type": "int", "logicalType": "date"}
@@ -179,4 +180,5 @@ CONTROL: tuple[Control, ...] = (
         "policy-4/housing@330106", "housing@330106", 4, ("person",), "sending",
         ("data.person/0",), 1000, 3, TIME_US, TIME_US + 1,
     ),
+    TopicNoted("in.housing-330106", "0d6c8f1e-0000-4000-8000-000000000001", TIME_US),
 )  # fmt: skip

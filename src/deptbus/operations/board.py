@@ -15,7 +15,7 @@ from deptbus.errors import WireRefused
 from deptbus.stream.follow import TopicFollower
 from deptbus.stream.log import LogRecord
 from deptbus.stream.policies import LEASE_SECONDS
-from deptbus.wire.control import AgentReport, JobProgress, decode_control
+from deptbus.wire.control import AgentReport, JobProgress, TopicNoted, decode_control
 
 log = structlog.get_logger(__name__)
 
@@ -87,27 +87,30 @@ class AgentsBoard(TopicFollower):
 
 
 class JobsBoard(TopicFollower):
-    """The last progress of every job, by the job's name."""
+    """The last progress of every job, by the job's name; and the ids of topics that were noted."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection, names.JOBS)
         self.jobs: dict[str, JobProgress] = {}
+        self.topic_ids: dict[str, str] = {}
 
     def take(self, records: list[LogRecord]) -> None:
         for record in records:
-            progress = _decoded(record, JobProgress)
-            if progress is not None:
-                self.jobs[progress.job] = progress
+            found = _decoded(record, JobProgress, TopicNoted)
+            if isinstance(found, JobProgress):
+                self.jobs[found.job] = found
+            elif isinstance(found, TopicNoted):
+                self.topic_ids[found.topic] = found.topic_id
 
 
-def _decoded(record: LogRecord, kind: type[Kind]) -> Kind | None:
-    """None for a record that is not of this kind: it is told, and its neighbours count."""
+def _decoded(record: LogRecord, *kinds: type[Kind]) -> Kind | None:
+    """None for a record of none of these kinds: it is told, and its neighbours count."""
     try:
         found = decode_control(record.value or b"")
     except WireRefused as error:
         reason = error.reason
     else:
-        if isinstance(found, kind):
+        if isinstance(found, kinds):
             return found
         reason = "wrong_kind"
     log.error("report_refused", topic=record.topic, offset=record.offset, reason=reason)

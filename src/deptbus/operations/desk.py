@@ -10,6 +10,7 @@ import structlog
 from deptbus.errors import DeptbusError
 from deptbus.operations.board import JobsBoard
 from deptbus.operations.due import DueJob, due_jobs, last_completed
+from deptbus.operations.inboxes import Inboxes
 from deptbus.operations.jobs import Job, Tools
 from deptbus.stream.policies import PolicyFollower
 
@@ -25,8 +26,11 @@ class Desk:
     `run` until cancelled: then all jobs are cancelled too, and their progress is on the bus.
     """
 
-    def __init__(self, tools: Tools, policies: PolicyFollower, jobs: JobsBoard) -> None:
+    def __init__(
+        self, tools: Tools, policies: PolicyFollower, jobs: JobsBoard, inboxes: Inboxes
+    ) -> None:
         self._tools = tools
+        self._inboxes = inboxes
         self._policies = policies
         self._jobs = jobs
         self._running: dict[str, tuple[DueJob, asyncio.Task[None]]] = {}
@@ -50,7 +54,9 @@ class Desk:
         """Unit -> the job that is due by what is on the bus."""
         library = self._tools.library
         completed = last_completed(self._jobs.jobs.values())
-        return due_jobs(library.numbers(), library.digests, completed)
+        numbers = library.numbers()
+        due = due_jobs(numbers, library.digests, completed)
+        return self._inboxes.due(due, {number: library.digests(number) for number in numbers})
 
     async def _settle(self) -> None:
         """Bring the running tasks in line with what is due."""

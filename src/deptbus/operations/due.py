@@ -24,11 +24,13 @@ class DueJob:
     policy: int
     datasets: tuple[str, ...]  # changed since the last completed job, by name
     first_loads: frozenset[str]  # those of which it received nothing at that time
+    inbox: str = ""  # of which id the inbox is that this fills anew (see inboxes.py)
 
     @property
     def job(self) -> str:
         """The same job has the same name whoever derives it, so that it is taken up again."""
-        return f"{self.unit}/{self.policy}"
+        name = f"{self.unit}/{self.policy}"
+        return f"{name}/{self.inbox}" if self.inbox else name
 
 
 def last_completed(progress: Iterable[JobProgress]) -> dict[str, int]:

@@ -23,6 +23,7 @@ from deptbus.operations.boundary import keep_boundaries
 from deptbus.operations.desk import Desk
 from deptbus.operations.groups import Groups
 from deptbus.operations.inbox import Inbox
+from deptbus.operations.inboxes import Inboxes
 from deptbus.operations.inventory import Shelves
 from deptbus.operations.jobs import SchemaWriter, Tools
 from deptbus.operations.keeper import INTERVAL_HOURS, Keeper, keep_always
@@ -70,13 +71,15 @@ class Office:
         self.keeper = keeper
         self.jobs = jobs
         self.agents = tools.agents
-        self.desk = Desk(tools, policies, jobs)
         self.shelves = Shelves(connection, tools.sender, tools.library, asyncio.Lock())
+        self.inboxes = Inboxes(connection, tools.sender, jobs, policies)
+        self.desk = Desk(tools, policies, jobs, self.inboxes)
 
     async def run_duties(self) -> None:
         """All duties, until cancelled."""
         async with asyncio.TaskGroup() as duties:
             duties.create_task(self.desk.run(), name="jobs")
+            duties.create_task(self.inboxes.keep(), name="inboxes")
             duties.create_task(
                 keep_boundaries(self._connection, self.policies, self._settings.now),
                 name="boundaries",

@@ -11,6 +11,7 @@
 | QuarantineNote | bus.quarantine | `<topic>/<partition>/<offset>` |
 | AgentReport | bus.agents | the agent |
 | JobProgress | bus.jobs | the job: of each unit, the last completed one must outlive the next |
+| TopicNoted | bus.jobs | `topic/<topic>` |
 """
 
 from __future__ import annotations
@@ -204,6 +205,15 @@ class JobProgress:
     updated_at_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class TopicNoted:
+    """Which topic had this name when it was last known to hold what it should."""
+
+    topic: str
+    topic_id: str
+    noted_at_us: int
+
+
 Control = (
     Announcement
     | Marker
@@ -218,6 +228,7 @@ Control = (
     | QuarantineNote
     | AgentReport
     | JobProgress
+    | TopicNoted
 )
 
 _TEXTS = {"type": "array", "items": "string"}
@@ -376,6 +387,7 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
             "updated_at_us": _TIME,
         },
     ),
+    "topic_noted": (TopicNoted, {"topic": "string", "topic_id": "string", "noted_at_us": _TIME}),
 }
 
 
@@ -497,6 +509,7 @@ _KEYS: dict[type, Callable[[Any], str]] = {
     QuarantineNote: lambda r: f"{r.topic}/{r.partition}/{r.offset}",
     AgentReport: lambda r: str(r.agent),
     JobProgress: lambda r: str(r.job),
+    TopicNoted: lambda r: f"topic/{r.topic}",
 }
 
 

@@ -52,6 +52,7 @@ CONTROLS: list[control.Control] = [
     control.QuarantineNote("out.x", 0, 1, 1, "malformed", "me", POLICE, "d", None, None, 1),
     control.AgentReport("agent", 1, "d", "running", 1),
     control.JobProgress("job", POLICE, 1, (), "done", ("p",), 1, 0, 1, 2),
+    control.TopicNoted("in.x", "id", 1),
 ]
 
 

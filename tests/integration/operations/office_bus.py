@@ -205,7 +205,8 @@ class Bus:
         jobs = {}
         for record in await read_to_end(self.connection, names.JOBS):
             progress = decode_control(record.value)
-            jobs[progress.job] = progress
+            if isinstance(progress, JobProgress):
+                jobs[progress.job] = progress
         return jobs
 
     @asynccontextmanager

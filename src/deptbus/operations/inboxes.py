@@ -1,0 +1,106 @@
+"""Inboxes that were deleted and made again: what lay there unread is delivered anew by a job.
+
+The id of every inbox is noted on the bus (beside the progress of jobs, so that it outlives the
+inbox and us). One with another id gets a job over all that its unit may have; when that is done,
+the new id is noted. Its recipient has its own word to say: it stops until `rejoin`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+
+import structlog
+
+from deptbus import names
+from deptbus.connection import Connection
+from deptbus.errors import BusRefused, BusUnreachable, ContractUnreadable
+from deptbus.operations.board import JobsBoard
+from deptbus.operations.due import Digests, DueJob
+from deptbus.stream.brokers import consumer_of
+from deptbus.stream.identity import topic_ids
+from deptbus.stream.log import Outgoing, Sender
+from deptbus.stream.policies import PolicyFollower
+from deptbus.wire.control import TopicNoted, encode_control, key_of
+
+log = structlog.get_logger(__name__)
+
+LOOK_SECONDS = 2.0
+_SHORT = 8
+
+
+def job_anew(
+    unit: str, topic_id: str, digests: Mapping[int, Digests], due: DueJob | None
+) -> DueJob | None:
+    """Pure: all datasets that the unit ever had a right to, under the newest policy; with the job
+    that is due anyway in it. None when it never had any. `digests`: policy number -> digests."""
+    had = {d for of_units in digests.values() for d in of_units.get(unit, {})}
+    if not had:
+        return None
+    first_loads = due.first_loads if due is not None else frozenset()
+    return DueJob(unit, max(digests), tuple(sorted(had)), first_loads, topic_id[:_SHORT])
+
+
+class Inboxes:
+    """`keep` beside the jobs; `made_again`: unit -> id of the inbox that is to be filled anew."""
+
+    def __init__(
+        self, connection: Connection, sender: Sender, jobs: JobsBoard, policies: PolicyFollower
+    ) -> None:
+        self._connection, self._sender = connection, sender
+        self._jobs, self._policies = jobs, policies
+        self.made_again: dict[str, str] = {}
+
+    async def keep(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                async with consumer_of(self._connection) as consumer:
+                    while True:
+                        units = self._policies.current().contract.unit_by_name
+                        topics = [names.in_topic(unit) for unit in units]
+                        await self.look(units, await topic_ids(consumer._client, topics))
+                        await asyncio.sleep(LOOK_SECONDS)
+            except (BusUnreachable, BusRefused, ContractUnreadable) as error:
+                log.debug("inboxes_not_looked_at", error=error.what)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def look(self, units: Iterable[str], ids: Mapping[str, str]) -> None:
+        """`ids`: of the inboxes that are there now. Raises BusUnreachable, BusRefused."""
+        await self._jobs.refresh()
+        for unit in units:
+            topic = names.in_topic(unit)
+            now, noted = ids.get(topic), self._jobs.topic_ids.get(topic)
+            if now is None or now == noted:
+                continue
+            if noted is None or self._is_filled(unit, now):
+                await self._note(topic, now)
+                self.made_again.pop(unit, None)
+            elif self.made_again.get(unit) != now:
+                log.error(
+                    "inbox_made_again",
+                    topic=topic,
+                    mend=f"It is filled anew; run `deptbus department rejoin` at {unit}, and start "
+                    "its adapter again",
+                )
+                self.made_again[unit] = now
+
+    def _is_filled(self, unit: str, topic_id: str) -> bool:
+        return any(
+            job.unit == unit and job.state == "done" and job.job.endswith(f"/{topic_id[:_SHORT]}")
+            for job in self._jobs.jobs.values()
+        )
+
+    async def _note(self, topic: str, topic_id: str) -> None:
+        note = TopicNoted(topic, topic_id, time.time_ns() // 1000)
+        await self._sender.send([Outgoing(names.JOBS, 0, key_of(note), encode_control(note))])
+
+    def due(self, due: Mapping[str, DueJob], digests: Mapping[int, Digests]) -> dict[str, DueJob]:
+        """Pure: the jobs that are due, with those of inboxes that were made again."""
+        found = dict(due)
+        for unit, topic_id in self.made_again.items():
+            anew = job_anew(unit, topic_id, digests, due.get(unit))
+            if anew is not None:
+                found[unit] = anew
+        return found
