@@ -51,13 +51,13 @@ def _ledger_columns(types: dict[str, str]) -> str:
     )
 
 
-def _tables(prefix: str, types: dict[str, str], ending: str) -> tuple[str, ...]:
+def _tables(prefix: str, types: dict[str, str]) -> tuple[str, ...]:
     text, long = types["text"], types["long"]
     return (
         f"""CREATE TABLE IF NOT EXISTS {prefix}ledger (
   {_ledger_columns(types)},
   PRIMARY KEY (dataset, source_unit, key)
-){ending}""",
+)""",
         f"""CREATE TABLE IF NOT EXISTS {prefix}offsets (
   topic {text} NOT NULL,
   part {long} NOT NULL,
@@ -88,9 +88,10 @@ def _tables(prefix: str, types: dict[str, str], ending: str) -> tuple[str, ...]:
     )
 
 
-# WITHOUT ROWID: the ledger is always read by its key, and a row is found in one step, not two.
+# Lines lie in the order in which records came first, not in that of their keys, which are random: a
+# register that is written anew then touches ten times fewer pages than a table WITHOUT ROWID.
 SQLITE_TABLES = (
-    *_tables("deptbus_", SQLITE_TYPES, " WITHOUT ROWID"),
+    *_tables("deptbus_", SQLITE_TYPES),
     "CREATE INDEX IF NOT EXISTS deptbus_ledger_row ON deptbus_ledger (dataset, row_key) "
     "WHERE row_key IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS deptbus_ledger_parked ON deptbus_ledger (retry_at_us) "
@@ -100,7 +101,7 @@ SQLITE_TABLES = (
 # the old one, no index changes, and the table ends smaller than one whose new lines go elsewhere.
 POSTGRES_TABLES = (
     "CREATE SCHEMA IF NOT EXISTS deptbus",
-    *_tables("deptbus.", POSTGRES_TYPES, ""),
+    *_tables("deptbus.", POSTGRES_TYPES),
     "ALTER TABLE deptbus.ledger SET (fillfactor = 48)",
     "CREATE INDEX IF NOT EXISTS ledger_row ON deptbus.ledger (dataset, row_key) "
     "WHERE row_key IS NOT NULL",

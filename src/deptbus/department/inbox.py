@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -19,7 +19,7 @@ from deptbus.stream.group import LagCommitter
 from deptbus.stream.identity import topic_identity
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import PolicyMarker, ResendRequest, is_inventory
+from deptbus.wire.control import PolicyMarker, ResendRequest
 from deptbus.wire.guard import UNKNOWN_SCHEMA, first_offset
 from deptbus.wire.partitioner import partition_of
 
@@ -143,61 +143,69 @@ class Inbox:
             if records:
                 part = PartitionBatch(records[-1].offset + 1)
                 arrived.batch[place.partition] = part
-                for record in records:
-                    await self._take(arrived, part, record, datasets)
+                await self._take(arrived, part, records, datasets)
         return arrived
 
     async def _take(
         self,
         arrived: Arrived,
         part: PartitionBatch,
-        record: ConsumerRecord,
+        records: Sequence[ConsumerRecord],
         datasets: Collection[str],
     ) -> None:
-        if is_inventory(record.value):
-            return  # the answer to a resync, which reads it by itself
-        try:
-            item = await self._decode(record.key, record.value)
-        except WireRefused as error:
-            offset = first_offset(record.offset, record.value)
-            part.unreadable.append(Unreadable(offset, error.reason))
-            log.error(
-                "inbox_record_unreadable",
-                topic=self.topic,
-                partition=record.partition,
-                offset=offset,
-                last_offset=record.offset,
-                reason=error.reason,
-            )
-            return
-        if isinstance(item, Received):
-            if partition_of(item.key, len(self._places)) != record.partition:
-                part.unreadable.append(Unreadable(record.offset, WRONG_PARTITION))
-            else:
+        """What came in one partition, one after the other. Nearly all are deliveries that are read
+        at once: nothing is awaited for those."""
+        decode, count, take = self._codecs.decode_inbox, len(self._places), part.items.append
+        partition, policy = records[0].partition, arrived.policy
+        for record in records:
+            try:
+                item = decode(record.key, record.value)
+            except WireRefused as error:
+                found = await self._look_again(part, record, error)
+                if found is None:
+                    continue
+                item = found
+            if item.__class__ is Received:
+                assert isinstance(item, Received)
+                if partition_of(item.key, count) != partition:
+                    part.unreadable.append(Unreadable(record.offset, WRONG_PARTITION))
+                    continue
                 # Of a dataset that is left out too: only its policy may tell us of the dataset.
-                arrived.policy = max(arrived.policy, item.policy)
+                policy = max(policy, item.policy)
                 if item.dataset in datasets:
-                    part.items.append(item)
+                    take(item)
                 else:
                     arrived.others.add(item.dataset)
-        elif isinstance(item, PolicyMarker):
-            part.items.append(item)
-        elif record.offset >= self._asked_before.get(record.partition, 0):
-            arrived.requests.append(item)
+            elif isinstance(item, PolicyMarker):
+                take(item)
+            elif record.offset >= self._asked_before.get(partition, 0):
+                assert isinstance(item, ResendRequest)
+                arrived.requests.append(item)
+        arrived.policy = policy
 
-    async def _decode(
-        self, key: bytes | None, value: bytes | None
-    ) -> Received | PolicyMarker | ResendRequest:
-        """A schema is on the bus before its first delivery: what is unknown is looked up once."""
+    async def _look_again(
+        self, part: PartitionBatch, record: ConsumerRecord, error: WireRefused
+    ) -> Received | PolicyMarker | ResendRequest | None:
+        """A schema is on the bus before its first delivery: what is unknown is looked up once. What
+        stays unreadable is noted, and None."""
         try:
-            return self._codecs.decode_inbox(key, value)
-        except WireRefused as error:
-            if error.reason != UNKNOWN_SCHEMA:
-                raise
-            missing = self._codecs.missing_schema(value)
-            if missing is None or not await self._schemas.ensure(missing):
-                raise
-        return self._codecs.decode_inbox(key, value)
+            if error.reason == UNKNOWN_SCHEMA:
+                missing = self._codecs.missing_schema(record.value)
+                if missing is not None and await self._schemas.ensure(missing):
+                    return self._codecs.decode_inbox(record.key, record.value)
+        except WireRefused as again:
+            error = again
+        offset = first_offset(record.offset, record.value)
+        part.unreadable.append(Unreadable(offset, error.reason))
+        log.error(
+            "inbox_record_unreadable",
+            topic=self.topic,
+            partition=record.partition,
+            offset=offset,
+            last_offset=record.offset,
+            reason=error.reason,
+        )
+        return None
 
     async def commit(self, positions: Mapping[int, Position]) -> None:
         """For lag only: what is applied. A failure is logged once and tried again next time."""

@@ -238,18 +238,16 @@ class Store(ABC):
         self, batch: Mapping[int, PartitionBatch], *, may_be_plain: bool
     ) -> tuple[Sifted | None, Known]:
         """What is known of the records of a batch; and who may be plain, when anybody may."""
-        received = {
-            number: [item for item in part.items if isinstance(item, Received)]
-            for number, part in sorted(batch.items())
-        }
-        count = sum(map(len, received.values()))
+        received: dict[int, list[Received]] = {}
+        count = markers = 0
+        for number, part in sorted(batch.items()):
+            mine = [item for item in part.items if item.__class__ is Received]
+            received[number] = mine
+            count += len(mine)
+            markers += len(part.items) - len(mine)
         wanted: dict[Sender, Any] = {}
         sifted = None
-        if (
-            may_be_plain
-            and count >= self.plain_from
-            and count == sum(len(part.items) for part in batch.values())  # no marker among them
-        ):
+        if may_be_plain and not markers and count >= self.plain_from:
             floors = {number: self.positions[number].floors for number in batch}
             sifted = sift(received, floors, self.targets)
             wanted = dict(sifted.keys)

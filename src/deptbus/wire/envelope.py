@@ -8,6 +8,7 @@ encoding that was walked before hold the same values.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import fields as dataclass_fields
 from dataclasses import make_dataclass
@@ -40,6 +41,7 @@ from deptbus.wire.walk import (
 # Parts of envelopes that are remembered, some hundred bytes each: forgotten all at once when there
 # are as many, so that hostile variety costs time and not memory.
 MOST_REMEMBERED = 20_000
+_LONGEST_REMEMBERED = 256
 
 LATEST_TIME = LOGICAL_RANGES["timestamp-micros"][1]
 
@@ -51,6 +53,8 @@ class Memory:
         self.senders: dict[bytes, tuple[ChangeOp, Reason | None, str, Incarnation]] = {}
         self.texts: dict[bytes, str] = {}
         self.rights: dict[bytes, tuple[Direction, str, tuple[str, ...]]] = {}
+        # Those with grants, whose end is not known before they are read: the last few.
+        self._granted: deque[tuple[bytes, tuple[Direction, str, tuple[str, ...]]]] = deque(maxlen=8)
         # The upper five bytes of a time, which change once a second -> half of what they add.
         self.times: dict[bytes, int] = {}
 
@@ -73,15 +77,22 @@ class Memory:
 
     def right(self, v: bytes, p: int) -> tuple[Direction, str, tuple[str, ...], int]:
         """By what right a delivery comes: direction, rule, grants; and the offset behind."""
+        for part, (direction, rule, grants) in self._granted:
+            if v.startswith(part, p):
+                return direction, rule, grants, p + len(part)
         direction = _symbol(_DIRECTIONS, v[p])
         rule, end = text_at(v, p + 1)
         grants, end = texts_at(v, end)
-        _remember(self.rights, v[p:end], (direction, rule, grants))
-        return direction, rule, grants, end
+        part, found = v[p:end], (direction, rule, grants)
+        if not grants:
+            _remember(self.rights, part, found)
+        elif len(part) <= _LONGEST_REMEMBERED:
+            self._granted.appendleft((part, found))
+        return *found, end
 
 
 def _remember(memory: dict[bytes, Any], part: bytes, values: Any) -> None:
-    if len(part) <= 256:
+    if len(part) <= _LONGEST_REMEMBERED:
         if len(memory) >= MOST_REMEMBERED:
             memory.clear()
         memory[part] = values
@@ -210,6 +221,9 @@ elif 0 < v[p + 1] < 128:
 elif v[p + 1] and 0 < v[p + 2] < 128:
     {name} = (n & 127 | (v[p + 1] & 127) << 7 | v[p + 2] << 14) >> 1
     p += 3
+elif v[p + 1] & v[p + 2] & 128 and 0 < v[p + 3] < 128:
+    {name} = (n & 127 | (v[p + 1] & 127) << 7 | (v[p + 2] & 127) << 14 | v[p + 3] << 21) >> 1
+    p += 4
 else:
     {name}, p = natural_at(v, p)
 """
