@@ -280,28 +280,30 @@ class PostgresCapture(Capture):
             )
 
     async def advance_snapshot(self, dataset: str, limit: int) -> Snapshot:
-        async with self._durable(transaction=True) as c:
+        # Beside the durable connection, which live rows need. Nor does it wait for the disk, while
+        # it holds rows: what a crash takes back is enqueued again, and whatever was read of it and
+        # is to be sent has been made durable by the number of its batch.
+        async with self._lightly() as c, c.transaction():
             cause, job, after, done = await c.fetchrow(
                 "SELECT cause, job, after, done FROM deptbus.snapshot "
                 "WHERE dataset = $1 FOR UPDATE",
                 dataset,
             )
-            if not done:
-                keys = await self._keys(c, dataset, after, limit)
-                outcomes = await self._enqueue(c, dataset, [tuple(k) for k in keys], cause, job)
-                skipped = [raw for raw, outcome in outcomes.items() if outcome == "locked"]
-                await rows_of.want(c, [Wanted(dataset, raw, None, cause, job) for raw in skipped])
-                await c.execute(
-                    "UPDATE deptbus.snapshot SET after = coalesce($2, after), "
-                    "enqueued = enqueued + $3, skipped = skipped + $4, done = $5 "
-                    "WHERE dataset = $1",
-                    dataset,
-                    raw_text(tuple(keys[-1])) if keys else None,
-                    len(keys) - len(skipped),
-                    len(skipped),
-                    len(keys) < limit,
-                )
-            return (await rows_of.snapshots(c, "WHERE dataset = $1", dataset))[0]
+            if done:
+                return (await rows_of.snapshots(c, "WHERE dataset = $1", dataset))[0]
+            function = f"deptbus.{quoted(f'{dataset}_advance')}"
+            enqueued, last, done, skipped = await c.fetchrow(
+                f"SELECT * FROM {function}($1, $2, $3, $4)", after, limit, cause, job
+            )
+            raws = [raw_text(tuple(raw)) for raw in skipped or ()]
+            await rows_of.want(c, [Wanted(dataset, raw, None, cause, job) for raw in raws])
+            row = await c.fetchrow(
+                "UPDATE deptbus.snapshot SET after = coalesce($2, after), "
+                "enqueued = enqueued + $3, skipped = skipped + $4, done = $5 "
+                "WHERE dataset = $1 RETURNING dataset, enqueued, skipped, done",
+                *(dataset, last, enqueued, len(raws), done),
+            )
+            return Snapshot(*row)
 
     async def _keys(
         self, c: asyncpg.Connection, dataset: str, after: str | None, limit: int
@@ -417,7 +419,7 @@ class PostgresCapture(Capture):
             await c.execute(f"DELETE FROM deptbus.wanted {mine}", wanted.dataset, wanted.key)
 
     async def backlog(self, at_most: int) -> int:
-        async with self._durable() as c:
+        async with self._lightly() as c:
             return int(
                 await c.fetchval(
                     "SELECT count(*) FROM (SELECT 1 FROM deptbus.outbox LIMIT $1) s", at_most

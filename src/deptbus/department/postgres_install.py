@@ -48,10 +48,11 @@ async def install_statements(
             "ON CONFLICT (number) DO UPDATE SET is_current = true"
         )
         made += sql.Functions(layout, facts).all()
-        for name in sql.function_names(layout.dataset)[len(sql.EVENTS) :]:
-            arguments = "(jsonb, text, text)" if name.endswith('_enqueue"') else "(jsonb, integer)"
-            made.append(f"REVOKE ALL ON FUNCTION {name}{arguments} FROM PUBLIC")
-        functions.update(f"{layout.dataset}_{e}" for e in (*sql.EVENTS, "enqueue", "keys"))
+        made += [
+            f"REVOKE ALL ON FUNCTION {signature} FROM PUBLIC"
+            for signature in sql.helper_signatures(layout.dataset)
+        ]
+        functions.update(f"{layout.dataset}_{e}" for e in (*sql.EVENTS, *sql.HELPERS))
         on_table = await c.fetchval(
             "SELECT format('%I.%I', n.nspname, k.relname) FROM pg_class k "
             "JOIN pg_namespace n ON n.oid = k.relnamespace WHERE k.oid = $1::regclass",

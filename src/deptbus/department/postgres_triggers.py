@@ -142,11 +142,16 @@ _TAG = "$deptbus$"
 _UPSERT = "'u'"
 
 EVENTS = ("insert", "update", "delete", "truncate")
+# What the adapter calls, with the types of the arguments.
+HELPERS = {
+    "enqueue": "(jsonb, text, text)",
+    "advance": "(jsonb, integer, text, text)",
+    "keys": "(jsonb, integer)",
+}
 
 
-def function_names(dataset: str) -> list[str]:
-    """Of the triggers, then `enqueue` and `keys`; all without arguments' types."""
-    return [f"deptbus.{quoted(f'{dataset}_{e}')}" for e in (*EVENTS, "enqueue", "keys")]
+def helper_signatures(dataset: str) -> list[str]:
+    return [f"deptbus.{quoted(f'{dataset}_{name}')}{types}" for name, types in HELPERS.items()]
 
 
 def trigger_name(dataset: str, event: str) -> str:
@@ -199,6 +204,7 @@ class Functions:
             self._trigger("delete", "old_rows", self._removed(), by_index=True),
             self._truncate(),
             self._enqueue(),
+            self._advance(),
             self._keys(),
         ]
 
@@ -398,6 +404,70 @@ BEGIN
     WHEN EXISTS (SELECT 1 FROM {table} t WHERE {joined} AND {exactly}) THEN 'locked'
     ELSE 'gone' END
   FROM a LEFT JOIN held h ON h.asked_key = a.asked_key;
+  {_RING}
+END
+{_TAG}"""
+
+    def _advance(self) -> str:
+        """`<dataset>_advance(behind, at_most, why, for_job)`: enqueues the next rows of a snapshot
+        under their locks, in the order of their keys. How many, the last key (null: there is no
+        row), whether there was none behind them, and the keys of those that somebody held.
+
+        A row that is seen and neither enqueued nor held was changed by somebody who has committed:
+        its own capture is in the outbox. Rows are held when fewer were enqueued than the very same
+        statement saw; which ones these are is asked only then."""
+        layout, table = self._layout, self._facts.table
+        order = comma(f"t.{quoted(k)}" for k in self._facts.order)
+        backwards = comma(f"t.{quoted(k)} DESC" for k in self._facts.order)
+        whole = " AND ".join(f"t.{quoted(k)} IS NOT NULL" for k in layout.keys)
+        keys, values = (self._text("t", columns) for columns in (layout.keys, layout.columns))
+
+        def bound(source: str) -> str:
+            return comma(self._casts(source)[k] for k in self._facts.order)
+
+        def run(after: str) -> str:
+            behind = f"FROM {table} t WHERE {whole}{after}"
+            some = f"{behind} AND ({order}) <= ({bound('last')})"
+            return f"""SELECT to_jsonb({self._text("s", layout.keys)}) INTO last FROM (
+    SELECT t.* {behind} ORDER BY {order} OFFSET at_most - 1 LIMIT 1) s;
+    is_done := last IS NULL;
+    IF is_done THEN
+      SELECT to_jsonb({keys}) INTO last {behind} ORDER BY {backwards} LIMIT 1;
+    END IF;
+    WITH visible AS MATERIALIZED (SELECT count(*) AS n {some}),
+    held AS MATERIALIZED (
+      SELECT {keys} AS raw, {values} AS vals {some} FOR NO KEY UPDATE OF t SKIP LOCKED
+    ), added AS (
+      INSERT INTO deptbus.outbox (position, layout, op, cause, job, source_time_us, raw, vals)
+      SELECT nextval('deptbus.position'), {layout.number}, 'u', why, for_job, stamp,
+        held.raw, held.vals
+      FROM held RETURNING 1
+    )
+    SELECT v.n, (SELECT count(*) FROM added) INTO seen, enqueued FROM visible v;
+    IF enqueued < seen THEN
+      SELECT array_agg({keys}) INTO skipped {some} AND NOT EXISTS (
+        SELECT 1 FROM deptbus.outbox o
+        WHERE o.position > begun AND o.layout = {layout.number} AND o.raw = {keys});
+    END IF;"""
+
+        return f"""CREATE OR REPLACE FUNCTION deptbus.{quoted(f"{layout.dataset}_advance")}(
+  behind jsonb, at_most integer, why text, for_job text,
+  OUT enqueued bigint, OUT last jsonb, OUT is_done boolean, OUT skipped text[]
+)
+LANGUAGE plpgsql SECURITY DEFINER{_set(*SETTINGS, *_BY_INDEX)}
+AS {_TAG}
+#variable_conflict use_variable
+DECLARE
+  stamp bigint := {_STAMP};
+  seen bigint;
+  begun bigint;
+BEGIN
+  SELECT p.last_value INTO begun FROM deptbus.position p;
+  IF behind IS NULL THEN
+    {run("")}
+  ELSE
+    {run(f" AND ({order}) > ({bound('behind')})")}
+  END IF;
   {_RING}
 END
 {_TAG}"""
