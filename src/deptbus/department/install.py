@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 _SNAPSHOT_ROWS = 500
 _WAIT_SECONDS = 0.2
+_PATIENCE_SECONDS = 5.0  # with an adapter that seems to run and enqueues nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +188,13 @@ async def uninstall_system(department: Department, system: str) -> None:
 async def snapshot_dataset(
     department: Department, system: str, dataset: str, tell: Callable[[Snapshot, bool], None]
 ) -> Snapshot:
-    """Enqueues every existing row; goes on where one that was killed stopped. `tell` is called
-    after each chunk, with True while the outbox is full and the adapter has to publish first."""
+    """Enqueues every existing row; goes on where one that was killed stopped. An adapter that runs
+    does it itself, at a pace from which live changes do not suffer, and is waited for. `tell` is
+    called after each look or chunk, with True while the outbox is full and the adapter has to
+    publish first."""
     cap = department.systems[system].outbox_cap_rows
     room = max(1, cap // 2)
+    moved, moved_at = -1, time.monotonic()
     async with capture_of(department, system) as capture:
         if dataset not in await capture.layouts():
             raise SourceRefused(
@@ -197,6 +202,17 @@ async def snapshot_dataset(
                 mend="Run `deptbus department install` first",
             )
         await capture.begin_snapshot(dataset, "snapshot", None)
+        while time.monotonic() - moved_at < _PATIENCE_SECONDS:
+            status = await capture.status()
+            snapshot = next(s for s in status.snapshots if s.dataset == dataset)
+            tell(snapshot, False)
+            if snapshot.done:
+                return snapshot
+            if status.pulse is None or not status.pulse.is_going_on(time.time_ns() // 1000):
+                break
+            if snapshot.enqueued + snapshot.skipped != moved:
+                moved, moved_at = snapshot.enqueued + snapshot.skipped, time.monotonic()
+            await asyncio.sleep(_WAIT_SECONDS)
         while True:
             if await capture.backlog(room) >= room:
                 tell(Snapshot(dataset, 0, 0, False), True)

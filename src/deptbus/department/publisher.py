@@ -29,7 +29,7 @@ from deptbus.department.bus_memory import (
     read_behind,
     read_control,
 )
-from deptbus.department.capture import Capture, OutboxRow, Prepared
+from deptbus.department.capture import LIVE, Capture, OutboxRow, Prepared
 from deptbus.department.capture_check import Broken
 from deptbus.department.chores import Chores
 from deptbus.department.judge import Found, Judge, Ready, find_keys
@@ -77,13 +77,14 @@ T = TypeVar("T")
 
 
 class Turn(NamedTuple):
-    """What one look at the outbox gave: rows read, changes to send, their number, and whether rows
-    are wanted afresh."""
+    """What one look at the outbox gave: rows read, changes to send, their number, whether rows are
+    wanted afresh, and whether there were live ones."""
 
     rows: int = 0
     changes: Sequence[Ready] = ()
     publication: int = 0
     wants: bool = False
+    is_live: bool = False
 
 
 def _slices(count: int) -> Iterator[slice]:
@@ -416,9 +417,11 @@ class Publisher:
                 turning = partial(self._turn, acked, in_flight)
                 async with self._remembering:
                     turn = await self.when_free(partial(self._capture.together, turning))
-                acked = []
                 if turn.wants:
                     self.chores.wake()
+                if turn.rows or acked:
+                    self.chores.passed(is_live=turn.is_live)
+                acked = []
                 if sending is not None:
                     await sending
                     sending, acked, in_flight = None, in_flight, []
@@ -487,7 +490,8 @@ class Publisher:
                     mend="Run one adapter per system",
                 )
             self._publication = number
-        return Turn(len(rows), ready, number, bool(judge.prepared.wanted))
+        is_live = any(row.cause == LIVE for row in rows)
+        return Turn(len(rows), ready, number, bool(judge.prepared.wanted), is_live)
 
     def _worth_asking(
         self, rows: Sequence[OutboxRow], found: Sequence[Found]

@@ -55,6 +55,11 @@ class Pulse:
     since_us: int = 0  # when it came into this state
     seen_us: int = 0
 
+    def is_going_on(self, now_us: int) -> bool:
+        """True when an adapter seems to run, and the bus takes what it publishes."""
+        silent_us = now_us - self.seen_us
+        return self.state is Publishing.GOING_ON and silent_us < SILENT_SECONDS * 1e6
+
 
 SQLITE_TABLE = """CREATE TABLE IF NOT EXISTS deptbus_pulse (
   only_row INTEGER PRIMARY KEY CHECK (only_row = 1),

@@ -112,3 +112,12 @@ async def test_a_database_that_does_not_take_it_stops_nothing(
     running.cancel()
     book.refusals = 1
     await Signs(book.write).ended(SourceRefused("the first error is the one that is raised"))
+
+
+def test_whether_an_adapter_seems_to_run() -> None:
+    us = 1_000_000
+    going, stalled = (Pulse(s, seen_us=100 * us) for s in (Publishing.GOING_ON, Publishing.STALLED))
+    assert going.is_going_on(100 * us)
+    assert going.is_going_on(159 * us)
+    assert not going.is_going_on(161 * us)
+    assert not stalled.is_going_on(100 * us)
