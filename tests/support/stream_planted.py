@@ -7,11 +7,12 @@ import sys
 import time
 from typing import Any
 
+import cramjam
 import stream_town
 from aiokafka import AIOKafkaProducer
 
 from deptbus.names import in_topic
-from deptbus.stream import application, origins, transport, work, worker
+from deptbus.stream import application, origins, transport, unpack, work, worker
 from deptbus.stream.batches import Batch
 from deptbus.stream.desk import Desk
 
@@ -93,6 +94,50 @@ def hog() -> None:
     work._route = busy
 
 
+def unbounded() -> None:
+    """No bound on what a batch inflates to."""
+
+    def growing(into: Any) -> Any:
+        def grow(payload: Any) -> bytes:
+            size = 1 << 20
+            while True:
+                scratch = bytearray(size)
+                try:
+                    return bytes(memoryview(scratch)[: into(payload, scratch)])
+                except cramjam.DecompressionError:
+                    size *= 2
+
+        return grow
+
+    for name in ("gzip", "lz4", "zstd"):
+        unpack._INFLATE[f"{name}_decode"] = growing(getattr(cramjam, name).decompress_into)
+
+
+def unbounded_and_uncounted() -> None:
+    """`unbounded`, and nobody hears of the deaths."""
+    unbounded()
+
+    async def not_noted(self: application.BusApp, died: Any) -> None:
+        pass
+
+    application.BusApp._note_death = not_noted  # type: ignore[method-assign]
+
+
+GREEDY = stream_town.key_for("greedy")
+
+
+def greedy() -> None:
+    """One record takes more memory than there is."""
+    decode = work.decode_outbox
+
+    def taking(codecs: Any, records: Any) -> Any:
+        if any(record.key == GREEDY and record.value for record in records):
+            bytearray(1 << 42)
+        return decode(codecs, records)
+
+    work.decode_outbox = taking
+
+
 def stuck_and_waited_for() -> None:
     """`stuck`, with a stop that waits for what runs, and nobody who ends it."""
     stuck()
@@ -114,6 +159,9 @@ if __name__ == "__main__":
         "stuck": stuck,
         "hog": hog,
         "unanswered": unanswered,
+        "unbounded": unbounded,
+        "unbounded_and_uncounted": unbounded_and_uncounted,
+        "greedy": greedy,
         "stuck_and_waited_for": stuck_and_waited_for,
         "trusts_offsets": trusts_offsets,
     }[sys.argv[1]]()

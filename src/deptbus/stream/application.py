@@ -9,6 +9,7 @@ leader topic, Faust's own producer (an awaited send of its is not delivered) and
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 from collections.abc import Awaitable, Callable, Collection
@@ -31,11 +32,14 @@ from deptbus.readiness import tell_ready
 from deptbus.stream.batches import Batch
 from deptbus.stream.brokers import check_group, topic_partitions
 from deptbus.stream.desk import START_AGAIN, Desk, Stopping, canonical_topics, outboxes
+from deptbus.stream.memory import limit_memory
 from deptbus.stream.origins import Origins, read_origins, watch_topics
 from deptbus.stream.policies import read_policies
 from deptbus.stream.transport import BatchConsumer, BatchTransport
+from deptbus.stream.unpack import OutOfMemory
 from deptbus.stream.watchdog import LOOK_SECONDS, LoopWatch, Watch
 from deptbus.stream.work import Gate
+from deptbus.wire.guard import first_offset
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +49,7 @@ _LEAVE_SECONDS = 60.0
 # Shares of STOP_SECONDS: for batches that were cancelled, and for the last report and the senders.
 _CANCEL_SECONDS = 0.5
 _DESK_SECONDS = 1.0
+_NOTE_SECONDS = 5.0
 
 Work = Callable[[Batch], Awaitable[None]]
 
@@ -118,16 +123,24 @@ class BusApp(faust.App):
 
     async def _work_on(self, event: Any, work: Work) -> None:
         batch: Batch = event.value
+        is_starved = False
         try:
             await work(batch)
         except (Stopping, asyncio.CancelledError):
             batch.finish(delivered=False)
+        except MemoryError:
+            is_starved = True
         except Exception as error:
             log.exception("agent_failed", topic=batch.topic, partition=batch.partition)
-            self.fail(error)
+            await self.fail(error)
         else:
             batch.finish(delivered=True)
             event.ack()
+        if is_starved:  # here, where the error no longer holds on to what took the memory
+            batch.cache.clear()
+            first, last = batch.records[0], batch.records[-1]
+            first_at = first_offset(first.offset, first.value)
+            await self.fail(OutOfMemory(batch.topic, batch.partition, first_at, last.offset))
 
     def abandon(self, batches: Collection[Batch]) -> None:
         """Stop the work on these: nobody waits for it any longer. What they have not sent stays
@@ -157,6 +170,7 @@ class BusApp(faust.App):
         """Agents hold no state: Faust's data folder is not made."""
 
     async def on_start(self) -> None:
+        limit_memory()
         await super().on_start()
         await check_topics(self.connection, self.contract)
         origins = await read_origins(self.connection, self.contract)
@@ -197,11 +211,32 @@ class BusApp(faust.App):
                 async with asyncio.timeout(_DESK_SECONDS):
                     await desk.stop()
 
-    def fail(self, error: BaseException) -> None:
+    async def fail(self, error: BaseException) -> None:
         """Something that must not happen: leave at once without an ack; we are started again and
         the batches are done again. A supervisor of Faust's hung here for good."""
+        if isinstance(error, OutOfMemory):
+            await self._note_death(error)
         refused = isinstance(error, BusRefused)
         leave(Exit.COULD_NOT if refused else Exit.OUR_BUG, type(error).__name__)
+
+    async def _note_death(self, died: OutOfMemory) -> None:
+        """The next worker is to know; when the bus does not take it in time, the death does not
+        count, and the place is tried once more than it might have been."""
+        consumer = self.consumer
+        assert isinstance(consumer, BatchConsumer)
+        gc.collect()
+        is_noted = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_NOTE_SECONDS):
+                is_noted = await consumer.note_death(died)
+        log.critical(
+            "out_of_memory",
+            topic=died.topic,
+            partition=died.partition,
+            offset=died.first,
+            last_offset=died.last,
+            is_noted=is_noted,
+        )
 
     async def _leave_when_due(self) -> None:
         """Under `faust worker` nobody else waits for the desk's wish to end (see worker.py)."""

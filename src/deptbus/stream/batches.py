@@ -13,7 +13,8 @@ Rules (design, section 4: input is acked only after every output is acked):
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
+from operator import attrgetter
 from time import monotonic
 from typing import Any
 
@@ -21,6 +22,11 @@ from faust.types import TP
 
 BATCH_RECORDS = 2000  # 5,000 was slower
 WAITING_RECORDS = 2 * BATCH_RECORDS  # of one partition, fetched and not yet with the agents
+# The same: 4,000 of the largest records of one partition that stands still would be 4 GB.
+WAITING_BYTES = 2 * 1024 * 1024
+
+
+_SIZE = attrgetter("serialized_value_size")
 
 
 class Batch:
@@ -94,28 +100,44 @@ class Progress:
 
     def __init__(self) -> None:
         self._waiting: dict[TP, deque[Any]] = {}
+        self._bytes: dict[TP, int] = {}  # of the values that wait
         self.running: dict[TP, Batch] = {}
         self._done: dict[TP, int] = {}
         self._committed: dict[TP, int] = {}
 
     def has_room(self, tp: TP) -> bool:
         waiting = self._waiting.get(tp)
-        return waiting is None or len(waiting) < WAITING_RECORDS
+        return waiting is None or (
+            len(waiting) < WAITING_RECORDS and self._bytes.get(tp, 0) < WAITING_BYTES
+        )
 
-    def arrived(self, tp: TP, records: Iterable[Any]) -> None:
+    def arrived(self, tp: TP, records: Sequence[Any]) -> None:
         self._waiting.setdefault(tp, deque()).extend(records)
+        self._bytes[tp] = self._bytes.get(tp, 0) + sum(map(_SIZE, records))
+
+    def waiting(self, tp: TP) -> Sequence[Any]:
+        """Records that wait, ascending."""
+        return self._waiting.get(tp, ())
+
+    def undone(self, tp: TP) -> int | None:
+        """The first offset that was handed to us and is not delivered; None when there is none."""
+        batch = self.running.get(tp)
+        records = batch.records if batch is not None else self.waiting(tp)
+        return records[0].offset if records else None
 
     def ready(self) -> list[TP]:
         """Partitions with records waiting and no batch with the agents."""
         return [tp for tp, found in self._waiting.items() if found and tp not in self.running]
 
-    def take(self, tp: TP, streams: int, generation: int) -> Batch | None:
+    def take(
+        self, tp: TP, streams: int, generation: int, most: int = BATCH_RECORDS
+    ) -> Batch | None:
         """The next batch of a partition, which runs from now on; None when it is not its turn."""
         waiting = self._waiting.get(tp)
         if not waiting or tp in self.running:
             return None
-        count = min(len(waiting), BATCH_RECORDS)
-        records = [waiting.popleft() for _ in range(count)]
+        records = [waiting.popleft() for _ in range(min(len(waiting), most))]
+        self._bytes[tp] = self._bytes[tp] - sum(map(_SIZE, records)) if waiting else 0
         batch = Batch(tp.topic, tp.partition, records, streams, generation)
         self.running[tp] = batch
         return batch
@@ -144,6 +166,7 @@ class Progress:
         for batch in self.running.values():
             batch.is_forgotten = True
         self._waiting.clear()
+        self._bytes.clear()
         self.running.clear()
         self._done.clear()
         self._committed.clear()

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from time import monotonic
 from typing import Any, cast
 
@@ -42,10 +42,12 @@ from deptbus.connection import Connection
 from deptbus.stream import unpack
 from deptbus.stream.batches import BATCH_RECORDS, Batch, Progress
 from deptbus.stream.brokers import REQUEST_TIMEOUT_MS, SHORT_WAIT_MS, wait_long
+from deptbus.stream.memory import Suspects
 from deptbus.stream.origins import Origins
 
 log = structlog.get_logger(__name__)
 
+FEED_SECONDS = 1.0  # so often turns are looked at though nothing arrived and nothing was acked
 FETCH_SECONDS = 0.1  # a partition that gets room is fetched again after at most so long
 # Below the rebalance timeout. The whole group stands still meanwhile: what is stuck is given up.
 REVOCATION_SECONDS = 10.0
@@ -92,40 +94,54 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         """See brokers.wait_long."""
         wait_long(self._ensure_consumer(), is_idle)
 
-    async def rewind(self) -> dict[TP, int]:
+    async def rewind(self) -> dict[TP, OffsetAndMetadata]:
         """Set every position to the committed offset, or to the beginning where there is none, or
         where it counts records of another topic of the same name (see origins.py)."""
-        return cast("dict[TP, int]", await self.call_thread(self._rewind))
+        return cast("dict[TP, OffsetAndMetadata]", await self.call_thread(self._rewind))
 
-    async def _rewind(self) -> dict[TP, int]:
+    async def _rewind(self) -> dict[TP, OffsetAndMetadata]:
         consumer = self._ensure_consumer()
         places = list(consumer.assignment())
-        offsets: dict[TP, int] = {}
+        offsets: dict[TP, OffsetAndMetadata] = {}
         try:
             # `committed` would hide the metadata.
             found = await consumer._coordinator.fetch_committed_offsets(places)
             fresh = []
             for place in places:
-                offset, origin = found.get(place, (-1, ""))
-                if offset < 0 or not self._origins.is_ours(place.topic, origin):
+                known = found.get(place)
+                if known is None or not self._origins.is_ours(place.topic, known.metadata):
                     fresh.append(place)
                 else:
-                    consumer.seek(place, offset)
-                    offsets[ensure_TP(place)] = offset
+                    consumer.seek(place, known.offset)
+                    offsets[ensure_TP(place)] = known
             if fresh:
                 await consumer.seek_to_beginning(*fresh)
         except IllegalStateError:
             pass  # assigned anew meanwhile: the new assignment starts at what is committed
         return offsets
 
-    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+    async def note(self, tp: TP, offset: int | None, word: str) -> bool:
+        """Commit a word about a partition (see memory.py); `offset` None: where it is read now."""
+        return cast(bool, await self.call_thread(self._note, tp, offset, word))
+
+    async def _note(self, tp: TP, offset: int | None, word: str) -> bool:
+        if offset is None:
+            offset = await self._ensure_consumer().position(TopicPartition(*tp))
+        return await self._commit_words({tp: OffsetAndMetadata(offset, word)})
+
+    async def commit_words(self, offsets: Mapping[TP, OffsetAndMetadata]) -> bool:
+        """Metadata are words of memory.py, each behind its topic's origin. False when nothing was
+        committed: try again with the next one."""
+        return cast(bool, await self.call_thread(self._commit_words, offsets))
+
+    async def _commit_words(self, offsets: Mapping[TP, OffsetAndMetadata]) -> bool:
         consumer = self._ensure_consumer()
         assigned = ensure_TPset(consumer.assignment())
         words = {
             TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(
-                offset, self._origins.text(tp.topic)
+                place.offset, self._origins.text(tp.topic) + place.metadata
             )
-            for tp, offset in offsets.items()
+            for tp, place in offsets.items()
             if tp in assigned
         }
         if not words:
@@ -175,6 +191,7 @@ class BatchConsumer(driver.Consumer):
         self._changed = asyncio.Event()  # records arrived, or a batch was let go of
         self._rewind_is_due = False
         self._committing = asyncio.Lock()
+        self.suspects = Suspects()
 
     def _new_consumer_thread(self) -> BatchConsumerThread:
         return BatchConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -191,7 +208,7 @@ class BatchConsumer(driver.Consumer):
         except Exception as error:
             if not self.app.should_stop:
                 transport = cast(BatchTransport, self.transport)
-                transport.on_fatal(error)
+                await transport.on_fatal(error)
             raise
 
     async def _fetch(self) -> None:
@@ -222,9 +239,11 @@ class BatchConsumer(driver.Consumer):
     async def _feed(self) -> None:
         """Hands batches over as partitions become free, without waiting for the next fetch."""
         while not self.should_stop:
-            await self.wait(self._changed)  # type: ignore[arg-type]
+            await self.wait(self._changed, timeout=FEED_SECONDS)  # type: ignore[arg-type]
             self._changed.clear()
-            for tp in self.progress.ready():
+            ready = self.progress.ready()
+            first = {tp: self.progress.waiting(tp)[0].offset for tp in ready}
+            for tp in self.suspects.turn(ready, first, len(self.progress.running)):
                 if not self.flow_active:
                     break
                 await self._hand_over(tp)
@@ -232,7 +251,8 @@ class BatchConsumer(driver.Consumer):
     async def _hand_over(self, tp: TP) -> None:
         transport = cast(BatchTransport, self.transport)
         generation = self.app.consumer_generation_id
-        batch = self.progress.take(tp, transport.streams_of(tp.topic), generation)
+        most = self.suspects.width(tp, self.progress.waiting(tp))
+        batch = self.progress.take(tp, transport.streams_of(tp.topic), generation, most)
         if batch is not None:
             await self.callback(self._batch_message(tp, batch))
 
@@ -256,7 +276,14 @@ class BatchConsumer(driver.Consumer):
 
     async def perform_seek(self) -> None:
         self.progress.forget()
-        self.progress.committed(await self._thread.rewind())
+        found = await self._thread.rewind()
+        self.progress.committed({tp: place.offset for tp, place in found.items()})
+        condemned = self.suspects.learn({tp: place.metadata for tp, place in found.items()})
+        for tp, (first, last) in condemned.items():
+            log.error(
+                "place_condemned", topic=tp.topic, partition=tp.partition, offset=first, last=last
+            )
+        unpack.condemned = {TopicPartition(*tp): place for tp, place in condemned.items()}
 
     async def unread(self) -> dict[TP, int]:
         """See BatchConsumerThread.unread."""
@@ -275,10 +302,21 @@ class BatchConsumer(driver.Consumer):
     async def force_commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
         async with self._committing:  # an older commit must not land after a newer one
             offsets = self.progress.committable()
-            if not offsets or not await self._thread.commit(offsets):
+            words = {
+                tp: OffsetAndMetadata(offset, self.suspects.word(tp, offset))
+                for tp, offset in offsets.items()
+            }
+            if not words or not await self._thread.commit_words(words):
                 return False
             self.progress.committed(offsets)
             return True
+
+    async def note_death(self, died: unpack.OutOfMemory) -> bool:
+        """Tell the next worker that memory ran out over these records; see memory.py."""
+        tp = TP(died.topic, died.partition)
+        async with self._committing:
+            found = self.suspects.died(tp, died.first, died.last)
+            return await self._thread.note(tp, self.progress.undone(tp), str(found))
 
     # -- rebalance and stop -----------------------------------------------------------------------
 
@@ -315,5 +353,5 @@ class BatchTransport(driver.Transport):
     connection: Connection
     origins: Origins
     streams_of: Callable[[str], int]
-    on_fatal: Callable[[BaseException], None]
+    on_fatal: Callable[[BaseException], Awaitable[None]]
     abandon: Callable[[Collection[Batch]], None]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -49,6 +50,10 @@ class _Refused(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class _Condemned(Exception):
+    """A batch that lies within what is condemned."""
 
 
 class OutOfMemory(MemoryError):
@@ -89,10 +94,12 @@ class BoundedRecords(fetcher.PartitionRecords):
 
     def __next__(self) -> ConsumerRecord:
         try:
-            return next(self._records_iterator)
+            record = next(self._records_iterator)
         except StopIteration:
             self._records_iterator = None  # it refers to us
             raise
+        except _Condemned:
+            return self._refuse(OUT_OF_MEMORY)
         except _Refused as error:
             reason = error.reason
         except _Damaged as error:
@@ -102,10 +109,22 @@ class BoundedRecords(fetcher.PartitionRecords):
             # which the broker takes and the client does not.
             reason = UNREADABLE_BATCH
         except MemoryError:
+            reason = OUT_OF_MEMORY
+        else:
+            return self._spare(record) if condemned else record
+        if reason == OUT_OF_MEMORY:  # here, where the error holds on to nothing
             batch, (topic, partition) = self._batches.last, self._tp
             first = max(batch.base_offset, self.next_fetch_offset)
-            raise OutOfMemory(topic, partition, first, batch.next_offset - 1) from None
+            raise OutOfMemory(topic, partition, first, batch.next_offset - 1)
         return self._refuse(reason)
+
+    def _spare(self, record: ConsumerRecord) -> ConsumerRecord:
+        """The record, or one without its content when its offset is condemned."""
+        spared = condemned.get(self._tp)
+        if spared is None or not spared[0] <= record.offset <= spared[1]:
+            return record
+        value = RefusedBatch.of(OUT_OF_MEMORY, record.offset)
+        return replace(record, key=None, value=value, serialized_value_size=0)
 
     def _refuse(self, reason: str) -> ConsumerRecord:
         """The record that stands for the rest of the batch; the next one is behind it."""
@@ -150,7 +169,7 @@ class _Batches:
             raise _Refused(INFLATES_TOO_FAR)
         spared = condemned.get(self._tp)
         if spared is not None and spared[0] <= first and end - 1 <= spared[1]:
-            raise _Refused(OUT_OF_MEMORY)
+            raise _Condemned
         return batch
 
 

@@ -9,7 +9,7 @@ from faust.types import TP
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deptbus.stream.batches import BATCH_RECORDS, WAITING_RECORDS, Progress
+from deptbus.stream.batches import BATCH_RECORDS, WAITING_BYTES, WAITING_RECORDS, Progress
 from deptbus.stream.watchdog import SILENT_LOOKS, STUCK_LOOKS, Watch
 
 A, B = TP("data.a", 0), TP("data.b", 1)
@@ -18,6 +18,7 @@ A, B = TP("data.a", 0), TP("data.b", 1)
 @dataclass
 class Record:
     offset: int
+    serialized_value_size: int = 100
 
 
 def fill(progress: Progress, tp: TP, start: int, count: int) -> None:
@@ -43,6 +44,21 @@ def test_rule_1_one_batch_of_a_partition_at_a_time():
     assert [r.offset for r in progress.take(A, 2, 1).records] == list(
         range(BATCH_RECORDS, BATCH_RECORDS + 5)
     )
+
+
+def test_large_records_leave_no_room_before_many_do():
+    progress = Progress()
+    progress.arrived(A, [Record(0, WAITING_BYTES - 1)])
+    assert progress.has_room(A)
+    progress.arrived(A, [Record(1, 1)])
+    assert not progress.has_room(A)
+    assert progress.has_room(B)
+    finish(batch := progress.take(A, 1, 1, 1))
+    assert progress.acked(batch)
+    assert progress.has_room(A)
+    progress.take(A, 1, 1)
+    progress.arrived(A, [Record(2, WAITING_BYTES - 1)])
+    assert progress.has_room(A)
 
 
 def test_rule_2_every_stream_must_have_delivered():
