@@ -298,6 +298,8 @@ async def _run_systems(runs: Sequence[SystemRun], waiting: asyncio.Task[Any]) ->
     ready = asyncio.create_task(_tell_ready(runs))
     try:
         await asyncio.wait((every, waiting), return_when=asyncio.FIRST_COMPLETED)
+        # Not by us: the end of the process has to look like one, or nobody starts it again.
+        was_cancelled = any(task.cancelled() for task in tasks)
         for run in runs:
             run.stop()
         await asyncio.wait(tasks, timeout=STOP_SECONDS)
@@ -308,6 +310,8 @@ async def _run_systems(runs: Sequence[SystemRun], waiting: asyncio.Task[Any]) ->
         # A system's own bug is not swallowed: it ends the process, which is started again.
         with suppress(asyncio.CancelledError):
             await every
+    if was_cancelled:
+        raise RuntimeError("a system was cancelled, and nobody had asked for it")
 
 
 async def _tell_ready(runs: Sequence[SystemRun]) -> None:

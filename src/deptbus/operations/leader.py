@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 
 from deptbus import names
 from deptbus.connection import Connection
-from deptbus.stream.brokers import REQUEST_TIMEOUT_MS, translate
+from deptbus.stream.brokers import REQUEST_TIMEOUT_MS, BusConsumer, translate
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class Leadership(ConsumerRebalanceListener):
 
     async def start(self) -> None:
         """Raises BusUnreachable, BusRefused."""
-        consumer = AIOKafkaConsumer(
+        consumer = BusConsumer(
             group_id=GROUP,
             enable_auto_commit=False,
             auto_offset_reset="latest",

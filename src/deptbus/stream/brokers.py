@@ -140,6 +140,28 @@ async def open_producer(connection: Connection, **words: Any) -> AIOKafkaProduce
     return producer
 
 
+class BusConsumer(AIOKafkaConsumer):
+    """A consumer whose `stop` raises nothing of its own.
+
+    The client's awaits the fetches that it has just cancelled. One that rests after a failure (of a
+    broker that did not answer, say) passes its CancelledError on to whoever stops the consumer, who
+    then seems to be cancelled, by nobody; and its connections stay open. Reaches into the client,
+    whose version is pinned.
+    """
+
+    async def stop(self) -> None:
+        fetcher = self._fetcher
+        if fetcher is not None and not self._closed:
+            fetcher._fetch_task.cancel()
+            await asyncio.gather(fetcher._fetch_task, return_exceptions=True)
+            resting = list(fetcher._pending_tasks)
+            for fetch in resting:
+                fetch.cancel()
+            await asyncio.gather(*resting, return_exceptions=True)
+            fetcher._pending_tasks.clear()
+        await super().stop()
+
+
 async def open_consumer(
     connection: Connection, *, group: str | None = None, reset: str = "earliest", **words: Any
 ) -> AIOKafkaConsumer:
@@ -149,7 +171,7 @@ async def open_consumer(
 
     What a foreign producer's transaction has not committed, or has aborted, is not read."""
     unpack.install()
-    consumer = AIOKafkaConsumer(
+    consumer = BusConsumer(
         group_id=group,
         enable_auto_commit=False,
         auto_offset_reset=reset,

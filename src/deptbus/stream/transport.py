@@ -41,7 +41,7 @@ from mode import Service
 from deptbus.connection import Connection
 from deptbus.stream import unpack
 from deptbus.stream.batches import BATCH_RECORDS, Batch, Progress
-from deptbus.stream.brokers import REQUEST_TIMEOUT_MS, SHORT_WAIT_MS, wait_long
+from deptbus.stream.brokers import REQUEST_TIMEOUT_MS, SHORT_WAIT_MS, BusConsumer, wait_long
 from deptbus.stream.memory import Suspects
 from deptbus.stream.origins import Origins
 
@@ -69,7 +69,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         assert isinstance(transport, BatchTransport)
         self._assignor = RoundRobinPartitionAssignor
         unpack.install()
-        return AIOKafkaConsumer(
+        return BusConsumer(
             group_id=self.app.conf.id,
             client_id=self.app.conf.broker_client_id,
             partition_assignment_strategy=[self._assignor],

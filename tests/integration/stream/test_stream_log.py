@@ -9,12 +9,14 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import RequestTimedOutError
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from deptbus.cluster.embedded import EmbeddedBroker
 from deptbus.connection import Connection
 from deptbus.errors import BusRefused, BusUnreachable
-from deptbus.stream.brokers import open_producer, partition_count
+from deptbus.stream.brokers import open_consumer, open_producer, partition_count
 from deptbus.stream.log import (
     LogReader,
     Outgoing,
@@ -92,6 +94,32 @@ async def test_refusals_are_told_and_poison_nothing(connection: Connection, topi
         waiting = sender.send([Outgoing(topic, 0, None, b"after")])
         assert len(await waiting) == 1
     assert [r.value for r in await read_to_end(connection, topic)] == [b"after"]
+
+
+async def test_a_consumer_is_stopped_while_a_fetch_rests_after_a_failure(
+    connection: Connection, topic: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The client passes that fetch's CancelledError on: adapters ended with code 0 when a broker
+    had stood still for ten seconds, and nobody started them again."""
+    consumer = await open_consumer(connection)
+    failed = asyncio.Event()
+
+    async def fail(*_: object, **__: object) -> None:
+        failed.set()
+        raise RequestTimedOutError
+
+    monkeypatch.setattr(consumer._fetcher, "_retry_backoff", 60.0)
+    monkeypatch.setattr(consumer._client, "send", fail)
+    places = [TopicPartition(topic, n) for n in range(4)]
+    consumer.assign(places)
+    for place in places:
+        consumer.seek(place, 0)  # so that the first request is a fetch
+    async with asyncio.timeout(20):
+        await failed.wait()
+        await asyncio.sleep(0)  # the fetch goes to its rest
+        assert consumer._fetcher._pending_tasks
+        await consumer.stop()
+    assert consumer._client._sync_task is None, "its connections are closed"
 
 
 async def test_who_waits_for_metadata_of_a_producer_that_is_replaced_is_not_left_waiting(
