@@ -33,6 +33,7 @@ from deptbus.wire.control import (
     InventoryRequest,
     JobProgress,
     Marker,
+    OutboxSeen,
     PolicyMarker,
     PolicyRecord,
     QuarantineNote,
@@ -163,6 +164,7 @@ CONTROL: tuple[Control, ...] = (
     Heartbeat(
         SOURCE, "main", SENDER, 4711, 1_234_567, 3, (10, 11, 12, 13), "ab" * 16, False, 2, TIME_US
     ),
+    OutboxSeen(SOURCE, "main", SENDER, "0b5e2a4c-0000-0000-0000-000000000001"),
     PolicyMarker(4, ("person",), "policy-4/housing@330106"),
     ResendRequest("resend-1", "person", KEY, "correction"),
     InventoryRequest("resync-1", SOURCE, "main", SENDER, ("person",), TIME_US),

@@ -7,20 +7,24 @@ restored from a backup, whatever was typed since.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
-from deptbus.change import Change
+from deptbus.change import Change, Incarnation
 from deptbus.connection import Connection
 from deptbus.errors import SourceRefused, WireRefused
 from deptbus.names import control_topic, out_topic
+from deptbus.stream.brokers import consumer_of, partitions_of
+from deptbus.stream.identity import topic_identity
 from deptbus.stream.log import LogRecord, read_to_end, scan_to_end
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import Heartbeat, Incarnated, decode_control
+from deptbus.wire.control import Heartbeat, Incarnated, OutboxSeen, decode_control
 
 log = structlog.get_logger(__name__)
+
+_RESYNC = "Run `deptbus department resync`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +37,22 @@ class BusMemory:
     ends: tuple[int, ...] = ()  # of `out`, by partition: all up to `publication` lies below
     tokens: frozenset[bytes] = frozenset()  # of every incarnation that was announced
     fingerprints: frozenset[str] = frozenset()  # of every key secret that was ever used
+    outbox_id: str = ""  # of `out` as the youngest adapter saw it; empty: not known
 
 
 def remembered(records: Iterable[LogRecord], system: str) -> BusMemory:
     """Pure: what the records of `control.<unit>` say of one system."""
     memory = BusMemory()
+    seen = Incarnation(0, b"")
     for record in records:
         try:
             control = decode_control(record.value)
         except WireRefused as refused:
             log.warning("control_record_refused", offset=record.offset, reason=refused.reason)
+            continue
+        if isinstance(control, OutboxSeen) and control.system == system:
+            if control.incarnation >= seen:
+                seen, memory = control.incarnation, replace(memory, outbox_id=control.topic_id)
             continue
         if not isinstance(control, Incarnated | Heartbeat) or control.system != system:
             continue
@@ -66,6 +76,16 @@ def remembered(records: Iterable[LogRecord], system: str) -> BusMemory:
 async def read_control(connection: Connection, unit: str, system: str) -> BusMemory:
     """Raises BusUnreachable, BusRefused."""
     return remembered(await read_to_end(connection, control_topic(unit)), system)
+
+
+async def read_outbox(connection: Connection, unit: str) -> tuple[str, list[int]]:
+    """(id of `out`, the first offset that is still kept in each partition). Raises BusUnreachable,
+    BusRefused."""
+    topic = out_topic(unit)
+    async with consumer_of(connection) as consumer:
+        begins = await consumer.beginning_offsets(await partitions_of(consumer, topic))
+        identity = await topic_identity(consumer._client, topic)
+    return identity.topic_id, [begins[place] for place in sorted(begins)]
 
 
 async def read_behind(
@@ -109,6 +129,22 @@ def check_secret(memory: BusMemory, *, unit: str, agreed: str | None, fingerprin
         )
 
 
+def check_outbox(memory: BusMemory, *, topic: str, topic_id: str, begins: Sequence[int]) -> None:
+    """Pure: raises SourceRefused when nobody can tell any more what the last adapters published:
+    `out` is another topic than it was, or retention took records behind the last heartbeat's ends.
+    Then neither that database and bus fit, nor that all of it was taken in, is sure."""
+    if memory.outbox_id not in ("", topic_id):
+        raise SourceRefused(
+            f"topic {topic} was made again: what was published there and not yet taken in is lost",
+            mend=_RESYNC,
+        )
+    if any(begin > end for begin, end in zip(begins, memory.ends, strict=False)):
+        raise SourceRefused(
+            f"topic {topic}: what was published behind the last sign of life is gone by retention",
+            mend=_RESYNC,
+        )
+
+
 def check_publication(memory: BusMemory, *, place: str, publication: int) -> None:
     """Pure: raises SourceRefused when the database was restored, or the bus rebuilt. `publication`
     is the database's own number; it counts only once nobody else can publish."""
@@ -116,7 +152,7 @@ def check_publication(memory: BusMemory, *, place: str, publication: int) -> Non
         raise SourceRefused(
             f"{place}: the database was restored from a backup: the bus knows publication "
             f"{memory.publication}, the database {publication}",
-            mend="Run `deptbus department resync`",
+            mend=_RESYNC,
         )
     if publication > 0 and not memory.tokens:
         raise SourceRefused(

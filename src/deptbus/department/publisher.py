@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,10 +25,12 @@ from deptbus.contract.model import Policy
 from deptbus.department import fence
 from deptbus.department.bus_memory import (
     BusMemory,
+    check_outbox,
     check_publication,
     check_secret,
     read_behind,
     read_control,
+    read_outbox,
 )
 from deptbus.department.capture import LIVE, Capture, OutboxRow, Prepared
 from deptbus.department.capture_check import Broken
@@ -38,7 +41,7 @@ from deptbus.department.publication import Batch, KeyOf, Publication, Stamp
 from deptbus.department.pulse import Signs
 from deptbus.errors import BusUnreachable, DatabaseBusy, DeptbusError, SourceRefused
 from deptbus.names import control_topic, out_topic
-from deptbus.stream.log import Outgoing, Sender
+from deptbus.stream.log import Outgoing, Sender, end_offsets
 from deptbus.stream.policies import PolicyFollower
 from deptbus.wire.codecs import Codecs
 from deptbus.wire.control import (
@@ -47,6 +50,7 @@ from deptbus.wire.control import (
     Incarnated,
     InventoryRequest,
     Marker,
+    OutboxSeen,
     encode_control,
     key_of,
 )
@@ -61,6 +65,7 @@ _SLICE_ROWS = 250  # judged in one go: about 2 ms, in which nothing else of this
 HEARTBEAT_SECONDS = 2.0
 _IDLE_SECONDS = 1.0  # at least so often the policy is looked at
 _BACKOFF_SECONDS = (0.2, 5.0)
+_RAISE_SECONDS = 600.0  # far below the retention of any outbox
 _BUSY_SECONDS = (0.02, 0.25)
 _BUSY_TOLD_SECONDS = 5.0
 LOOK_SECONDS = 5.0  # at least so often it is looked whether the tables are still captured
@@ -131,6 +136,8 @@ class Publisher:
         self._acked = 0  # the highest number whose records the broker has all acked
         self._version = 0
         self._ends: list[int] = []
+        self._announced: Sequence[int] = ()  # offsets of our announcements in `out`
+        self._outbox_id = self._control_id = ""
         self._parked: set[tuple[str, str]] = set()
         # All rows of lesser positions were read, and those that were sent before are on their way.
         self.reached = 0
@@ -212,9 +219,15 @@ class Publisher:
             self._capture.database, memory.incarnation, unit=self.unit, system=self.system
         )
         self._signs.token = self._incarnation.token
-        self._ends = [offset + 1 for offset in await self._announce()]
+        self._announced = await self._announce()
+        self._ends = [offset + 1 for offset in self._announced]
+        self._outbox_id, begins = await read_outbox(self._connection, self.unit)
         memory = await self._recall()
-        if resync:
+        if not resync:
+            check_outbox(
+                memory, topic=out_topic(self.unit), topic_id=self._outbox_id, begins=begins
+            )
+        else:
             await self._capture.lift(self.incarnation.token, memory.publication, memory.version)
         state = await self._capture.state()
         check_publication(
@@ -223,6 +236,9 @@ class Publisher:
             publication=0 if resync and not memory.tokens else state.publication,
         )
         self.memory = memory
+        control = control_topic(self.unit)
+        self._control_id = (await self._sender.topic_ids([control])).get(control, "")
+        await self._note_outbox()
         self._publication = self._acked = state.publication
         self._version = state.version
         self._parked = await self._capture.parked()
@@ -250,27 +266,61 @@ class Publisher:
             for partition in range(await self._sender.partitions(topic))
         ]
         offsets = await self._sender.send(announcements)
+        await self._write_incarnated(offsets)
+        return offsets
+
+    async def _write_incarnated(self, offsets: Sequence[int]) -> None:
         await self._write_control(
             Incarnated(self.unit, self.system, self.incarnation, tuple(offsets), self._fingerprint)
         )
-        return offsets
 
     async def _recall(self) -> BusMemory:
         memory = await read_control(self._connection, self.unit, self.system)
+        if memory.outbox_id not in ("", self._outbox_id):
+            memory = replace(memory, ends=())  # they counted records of another topic
         upto = {partition: end - 1 for partition, end in enumerate(self._ends)}
         # Our own announcement is in it by now; what matters is whether there was one before.
         mine = self.incarnation.token
         known = await read_behind(self._connection, self.unit, memory, self._codecs, upto)
-        return BusMemory(
-            known.incarnation,
-            known.publication,
-            known.version,
-            known.ends,
-            known.tokens - {mine},
-            known.fingerprints,
+        return replace(known, tokens=known.tokens - {mine})
+
+    async def _note_outbox(self) -> None:
+        await self._write_control(
+            OutboxSeen(self.unit, self.system, self.incarnation, self._outbox_id)
         )
 
-    async def _write_control(self, record: Incarnated | Heartbeat | InventoryRequest) -> None:
+    async def _look_at_topics(self) -> None:
+        """Raises SourceRefused when `out` was made again: what was acked there and not yet taken in
+        is lost, and only a resync finds it. A control topic that was made again is told anew what
+        intake and our successor have to know."""
+        out, control = out_topic(self.unit), control_topic(self.unit)
+        ids = await self._sender.topic_ids([out, control])
+        check_outbox(
+            BusMemory(outbox_id=self._outbox_id),
+            topic=out,
+            topic_id=ids.get(out, self._outbox_id),  # not there now: what is sent says so
+            begins=(),
+        )
+        if ids.get(control, self._control_id) != self._control_id:
+            self._log.warning("control_topic_made_again")
+            await self._capture.check(self.incarnation.token)
+            await self._write_incarnated(self._announced)
+            await self._note_outbox()
+            await self._beat()
+            self._control_id = ids[control]
+
+    async def _raise_ends(self) -> None:
+        """While we publish nothing, others of this unit do: without this, retention would come to
+        lie behind what we last said, as if something of ours had been there."""
+        publication = self._publication
+        if publication == self._acked:
+            ends = await end_offsets(self._connection, out_topic(self.unit))
+            if publication == self._publication:
+                self._ends = ends
+
+    async def _write_control(
+        self, record: Incarnated | Heartbeat | OutboxSeen | InventoryRequest
+    ) -> None:
         value = encode_control(record)
         await self._sender.send([Outgoing(control_topic(self.unit), 0, key_of(record), value)])
 
@@ -541,9 +591,14 @@ class Publisher:
 
     async def _beat_for_ever(self) -> None:
         look_at = time.monotonic() + LOOK_SECONDS
+        raise_at = time.monotonic() + _RAISE_SECONDS
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
+                await self._look_at_topics()
+                if time.monotonic() > raise_at:
+                    await self._raise_ends()
+                    raise_at = time.monotonic() + _RAISE_SECONDS
                 await self._beat()
                 if time.monotonic() > look_at:
                     await self._look_at_capture()

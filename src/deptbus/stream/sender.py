@@ -25,6 +25,7 @@ from aiokafka.errors import KafkaError, ProducerClosed
 from deptbus.connection import Connection
 from deptbus.errors import BusRefused, BusUnreachable, DeptbusError
 from deptbus.stream.brokers import open_producer, partition_count, translate
+from deptbus.stream.identity import topic_ids
 from deptbus.wire.partitioner import partition_of
 
 log = structlog.get_logger(__name__)
@@ -121,6 +122,10 @@ class Sender:
     async def partitions(self, topic: str) -> int:
         """Number of partitions of a topic. Raises BusRefused when there is no such topic for us."""
         return await partition_count((await self._open()).client, topic)
+
+    async def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
+        """Topic -> its id, of those that are there for us now. Raises BusUnreachable."""
+        return await topic_ids((await self._open()).client, topics)
 
     async def send(
         self, records: Sequence[Outgoing], *, deadline_seconds: float | None = None

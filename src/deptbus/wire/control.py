@@ -5,6 +5,7 @@
 | Announcement, Marker | out.<unit> | none; Announcement in every partition |
 | Incarnated | control.<unit> | `<system>/incarnated/<number>/<token>` |
 | Heartbeat | control.<unit> | `<system>/heartbeat` |
+| OutboxSeen | control.<unit> | `<system>/outbox` |
 | InventoryRequest | control.<unit> | `<system>/inventory` |
 | PolicyMarker, ResendRequest, Inventory, InventoryEnd | in.<unit> | none |
 | PolicyRecord | bus.contract | none |
@@ -85,6 +86,16 @@ class Heartbeat:
     resync_needed: bool
     parked: int
     at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxSeen:
+    """Which topic `out` was to this system; one that was made again has another id."""
+
+    unit: str
+    system: str
+    incarnation: Incarnation
+    topic_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +230,7 @@ Control = (
     | Marker
     | Incarnated
     | Heartbeat
+    | OutboxSeen
     | PolicyMarker
     | ResendRequest
     | InventoryRequest
@@ -300,6 +312,10 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
             "parked": "long",
             "at_us": _TIME,
         },
+    ),
+    "outbox_seen": (
+        OutboxSeen,
+        {"unit": "string", "system": "string", **_INCARNATION, "topic_id": "string"},
     ),
     "policy_marker": (PolicyMarker, {"policy": "long", "datasets": _TEXTS, "job": "string"}),
     "resend_request": (
@@ -505,6 +521,7 @@ _KEYS: dict[type, Callable[[Any], str]] = {
         f"{r.system}/incarnated/{r.incarnation.number}/{r.incarnation.token.hex()}"
     ),
     Heartbeat: lambda r: f"{r.system}/heartbeat",
+    OutboxSeen: lambda r: f"{r.system}/outbox",
     InventoryRequest: lambda r: f"{r.system}/inventory",
     QuarantineNote: lambda r: f"{r.topic}/{r.partition}/{r.offset}",
     AgentReport: lambda r: str(r.agent),
