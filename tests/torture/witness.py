@@ -42,6 +42,9 @@ class Reader:
         query = f"SELECT {', '.join(FIELDS)} FROM {table_of(dataset)}"
         return [dict(zip(FIELDS, row, strict=True)) for row in self.desk.rows(query)]
 
+    def numbers(self, dataset: str) -> list[tuple[str, int]]:
+        return self.desk.rows(f"SELECT no, seq FROM {table_of(dataset)}")
+
     def new_lines(self) -> list[tuple[str, str, Row]]:
         """(dataset, op, row) of what was written since the last call."""
         query = f"SELECT {_LOG_COLUMNS} FROM {LOG_TABLE} WHERE id > ? ORDER BY id"
@@ -120,16 +123,14 @@ class Witness:
     def _sample(self, reader: Reader) -> None:
         self._read_log(reader)
         for dataset in reader.datasets:
-            for row in reader.rows(dataset):
-                key = (dataset, row["no"])
-                before = reader.sampled.get(key, 0)
-                if row["seq"] < before:
+            for no, seq in reader.numbers(dataset):
+                before = reader.sampled.get((dataset, no), 0)
+                if seq < before:
                     self._verdict.add(
-                        "stale",
-                        f"{dataset} {row['no']} at {reader.unit} went from {before} "
-                        f"to {row['seq']}",
+                        "stale", f"{dataset} {no} at {reader.unit} went from {before} to {seq}"
                     )
-                reader.sampled[key] = max(before, row["seq"])
+                else:
+                    reader.sampled[dataset, no] = seq
 
     def _read_log(self, reader: Reader) -> None:
         for dataset, op, row in reader.new_lines():
@@ -157,17 +158,26 @@ class Witness:
 
     # -- at the end -------------------------------------------------------------------------------
 
-    def settle(self, seconds: float, *, units: Iterable[str] | None = None) -> bool:
-        """Waits until every copy (of `units`) is what it should be; False at the deadline."""
-        deadline = time.monotonic() + seconds
+    def settle(
+        self, seconds: float, *, units: Iterable[str] | None = None, still_seconds: float = 1e9
+    ) -> bool:
+        """Waits until every copy (of `units`) is what it should be; False at the deadline, or when
+        the first difference has been the same for `still_seconds`."""
+        began = moved = time.monotonic()
+        last: tuple[str, str] | None = None
         while True:
             try:
                 with self._lock:
-                    if not any(self._differences(units)):
-                        return True
+                    first = next(iter(self._differences(units)), None)
             except AWAY:
-                pass  # a database is being started again
-            if time.monotonic() > deadline:
+                first = last  # a database is being started again
+            else:
+                if first is None:
+                    return True
+            now = time.monotonic()
+            if first != last:
+                last, moved = first, now
+            if now - began > seconds or now - moved > still_seconds:
                 return False
             time.sleep(0.2)
 

@@ -45,7 +45,7 @@ from .writers import Numbers, Writer
 START_SECONDS = 90.0
 STOP_SECONDS = 30.0
 SETTLE_SECONDS = 120.0
-SETTLE_WITH_BUG_SECONDS = 5.0  # what a planted bug lost does not come
+STILL_SECONDS = 5.0  # what a planted bug lost does not come
 KEEP = "DEPTBUS_TORTURE_KEEP"  # in the environment: leave the folder for whoever looks why
 EXISTING_ROWS = 60  # of each source, before the bus is there
 
@@ -389,18 +389,21 @@ class World:
     def changes(self) -> int:
         return sum(writer.changes for writer in self.writers.values())
 
+    @property
+    def still_seconds(self) -> float:
+        """For how long copies may stand still before one no longer waits for them."""
+        return 1e9 if self.bug is None else STILL_SECONDS
+
     def wait_written(self, seconds: float = 1200) -> None:
         for writer in self.writers.values():
             writer.join(seconds)
 
-    def conclude(self, seconds: float | None = None, *, drained: bool = True) -> Verdict:
+    def conclude(self, seconds: float = SETTLE_SECONDS, *, drained: bool = True) -> Verdict:
         """Writers have ended: waits until the copies are right and (`drained`) the workers have
         read all there is, then counts. What is not right by then is found."""
         self.wait_written()
-        if seconds is None:
-            seconds = SETTLE_SECONDS if self.bug is None else SETTLE_WITH_BUG_SECONDS
         began = time.monotonic()
-        arrived = self.witness.settle(seconds)
+        arrived = self.witness.settle(seconds, still_seconds=self.still_seconds)
         if drained and arrived:
             self._drain(seconds)
         self.did(f"waited {time.monotonic() - began:.1f} s for the copies")

@@ -186,7 +186,7 @@ def go_on(world: World) -> None:
 
 def arrived(world: World, units: list[str] | None) -> None:
     """What was written is everywhere (or at these units), while the clerks pause."""
-    if not world.witness.settle(WAIT_SECONDS if world.bug is None else 25, units=units):
+    if not world.witness.settle(WAIT_SECONDS, units=units, still_seconds=3 * world.still_seconds):
         world.verdict.add("lost", "copies were not right while the clerks paused")
 
 
