@@ -7,7 +7,6 @@ the product is rewritten behind them.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -159,28 +158,16 @@ def rows_before_offset() -> None:
 
 
 def no_fence() -> None:
-    """A recipient's adapter does not mind whether a younger one has taken over: neither the token
-    stops it nor that somebody else moved the offsets."""
+    """Who takes a system over leaves the token as it was, so that nobody is fenced by it."""
     from deptbus.department import fence
-    from deptbus.department.store_postgres import PostgresStore
-    from deptbus.errors import Fenced
 
-    async def check(database: Any, token: bytes) -> None:
-        return
+    take_over = fence.take_over
 
-    async def check_postgres(connection: Any, token: bytes) -> None:
-        return
+    async def side_by_side(database: Any, *args: Any, **words: Any) -> Any:
+        present = (await fence.read_adapter(database)).incarnation
+        return present if present.token else await take_over(database, *args, **words)
 
-    fence.check = check
-    fence.check_postgres = check_postgres
-    fence.check_sqlite = lambda connection, token: None
-    write_books = PostgresStore._write_books
-
-    async def unminded(self: PostgresStore, *args: Any) -> None:
-        with suppress(Fenced):
-            await write_books(self, *args)
-
-    PostgresStore._write_books = unminded  # type: ignore[method-assign]
+    fence.take_over = side_by_side
 
 
 def tells_secrets() -> None:
