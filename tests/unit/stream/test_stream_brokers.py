@@ -63,3 +63,4 @@ async def test_who_is_cancelled_while_it_stops_is_cancelled() -> None:
     for fetch in (consumer._fetcher._fetch_task, *consumer._fetcher._pending_tasks):
         fetch.cancel()
     await asyncio.gather(*consumer._fetcher._pending_tasks, return_exceptions=True)
+    consumer._closed = True  # or it complains when it is forgotten
