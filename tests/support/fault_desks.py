@@ -23,6 +23,7 @@ import asyncpg
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 from inbox_feed import FixedPolicy
+from source_bus import BusSource, Policies
 from source_world import PLACES, PUBLISH, SECRET, StandingPolicy, contract
 
 from deptbus.change import Change, ChangeOp
@@ -30,8 +31,7 @@ from deptbus.connection import Connection
 from deptbus.contract.department import load_department
 from deptbus.department import install
 from deptbus.department.adapter import SystemRun
-from deptbus.department.publisher import Publisher
-from deptbus.department.resync import resync
+from deptbus.department.resync import Resynced
 from deptbus.names import SCHEMAS, control_topic, out_topic
 from deptbus.stream.log import Sender, read_to_end
 from deptbus.stream.schemas import SchemaFollower
@@ -144,19 +144,14 @@ class SourceDesk:
     async def is_published(self) -> bool:
         return await self.published() == await self.table()
 
-    async def resync(self) -> None:
-        """`deptbus department resync`, then as much of a run as publishes the rest."""
-        async with install.capture_of(self.department, "main") as capture, Sender(self.bus) as s:
-            publisher = Publisher(
-                self.bus,
-                self.department,
-                "main",
-                capture=capture,
-                sender=s,
-                follower=self.follower,  # type: ignore[arg-type]
-                secret=SECRET,
-            )
-            await resync(self.bus, self.department, "main", publisher, Codecs(self.contract))
+    async def resync(self) -> Resynced:
+        """`deptbus department resync`, with a bus that takes in and answers meanwhile."""
+        side = BusSource(self.bus, self.url or "")
+        side.unit, side.contract, side.department = self.unit, self.contract, self.department
+        side.follower, side.codecs = Policies(self.contract), Codecs(self.contract)
+        side.make_topics()
+        async with side.intake(), side.operations():
+            return await side.resync()
 
     async def status(self) -> Any:
         async with install.capture_of(self.department, "main") as capture:
