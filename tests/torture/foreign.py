@@ -16,7 +16,8 @@ import itertools
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from confluent_kafka import (
@@ -86,6 +87,7 @@ class Foreign:
         self._noted: set[str] = set()
         self._undecoded: list[Any] = []
         self._stop = threading.Event()
+        self._looking = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -125,8 +127,22 @@ class Foreign:
 
     # -- one round --------------------------------------------------------------------------------
 
+    @contextmanager
+    def blind_to(self, topic: str) -> Iterator[None]:
+        """Looks nowhere meanwhile, and forgets what it knew of a topic that is made again."""
+        with self._looking:
+            yield
+            for places in (self._next, self._waiting):
+                for place in [p for p in places if p[0] == topic]:
+                    del places[place]
+            self._there.pop(topic, None)
+
     def look(self) -> None:
         """Raises KafkaException while the bus is away."""
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         connection = self._connection()
         if connection is None:
             return

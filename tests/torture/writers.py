@@ -81,6 +81,7 @@ class Writer:
         self.done: Counter[str] = Counter()
         self.unknown = 0
         self.retried = 0
+        self.slowest_seconds = 0.0  # of one commit; a scenario sets it to zero
         self._make_desk, self._numbers, self._verdict = desk, numbers, verdict
         self._rng = random.Random(f"{seed}/{unit}")
         self._rows: dict[str, str] = {}  # key -> place, as committed
@@ -180,6 +181,7 @@ class Writer:
             if made is not None:
                 work.append(made)
         logged = [line for _, lines in work for line in lines]
+        began = time.monotonic()
         try:
             desk.commit([statement for statement, _ in work])
         except AWAY:
@@ -187,6 +189,7 @@ class Writer:
             self._note([line._replace(known=False) for line in logged])
             self._look_again(desk, {line.no for line in logged})
             return
+        self.slowest_seconds = max(self.slowest_seconds, time.monotonic() - began)
         self._note(logged)
 
     def _look_again(self, desk: Desk, keys: set[str]) -> None:
