@@ -42,9 +42,9 @@ from .verdict import Verdict
 from .witness import Witness, settled
 from .writers import Numbers, Writer
 
-START_SECONDS = 90.0
+START_SECONDS = 240.0
 STOP_SECONDS = 30.0
-SETTLE_SECONDS = 120.0
+SETTLE_SECONDS = 180.0
 STILL_SECONDS = 5.0  # what a planted bug lost does not come
 KEEP = "DEPTBUS_TORTURE_KEEP"  # in the environment: leave the folder for whoever looks why
 EXISTING_ROWS = 60  # of each source, before the bus is there
