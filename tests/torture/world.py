@@ -45,7 +45,7 @@ from .writers import Numbers, Writer
 START_SECONDS = 240.0
 STOP_SECONDS = 30.0
 SETTLE_SECONDS = 180.0
-STILL_SECONDS = 5.0  # what a planted bug lost does not come
+STILL_SECONDS = 8.0  # what a planted bug lost does not come
 KEEP = "DEPTBUS_TORTURE_KEEP"  # in the environment: leave the folder for whoever looks why
 EXISTING_ROWS = 60  # of each source, before the bus is there
 
