@@ -67,6 +67,27 @@ def test_a_fault_says_everything_and_names_a_test_that_there_is(
         assert test in functions_of(file), f"{file}::{test}"
 
 
+def test_every_scenario_of_the_torture_has_its_row() -> None:
+    """Each but `calm`, in which nothing is broken."""
+    modules = _assigned(ROOT / "tests" / "torture" / "scenario.py", "MODULES")
+    assert "kills" in modules
+    named = {
+        name
+        for _, row in ROWS
+        for name in re.findall(r"\(\.\./tests/torture/test_torture\.py\) with `(\w+)`", row[-1])
+    }
+    assert named == set(modules) - {"calm"}
+
+
+def _assigned(file: Path, name: str) -> tuple[str, ...]:
+    """The value of a constant, read without importing what needs a bus."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == [name]:
+            found: tuple[str, ...] = ast.literal_eval(node.value)
+            return found
+    raise AssertionError(name)
+
+
 def test_every_command_and_target_is_one_that_there_is() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     commands = COMMAND.findall(text)

@@ -1,0 +1,120 @@
+"""What scenarios measure of the product from outside: memory, CPU time, inboxes, status."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import psutil
+
+from deptbus.change import Received
+from deptbus.names import in_topic
+from deptbus.stream.log import LogReader, end_offsets
+from deptbus.wire.codecs import Codecs
+
+from .world import Child, World
+
+_SAMPLE_SECONDS = 0.2
+MEGABYTE = 1_000_000
+
+
+class Memory:
+    """Resident memory of children, sampled in a thread: `start`, then `grown` for each. Those that
+    are not alive at a moment are left out of that sample."""
+
+    def __init__(self, children: Iterable[Child]) -> None:
+        self._children = list(children)
+        self._first: dict[str, int] = {}
+        self._most: dict[str, int] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample_always, name="memory", daemon=True)
+
+    def start(self) -> Memory:
+        self._sample()
+        self._first = dict(self._most)
+        self._thread.start()
+        return self
+
+    def stop(self) -> dict[str, float]:
+        """Name -> by how many megabytes it has grown at most."""
+        self._stop.set()
+        self._thread.join(10)
+        return {
+            name: round((self._most[name] - first) / MEGABYTE, 1)
+            for name, first in self._first.items()
+        }
+
+    def _sample_always(self) -> None:
+        while not self._stop.wait(_SAMPLE_SECONDS):
+            self._sample()
+
+    def _sample(self) -> None:
+        for child in self._children:
+            if child.is_alive:
+                try:
+                    now = psutil.Process(child.pid).memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+                self._most[child.name] = max(self._most.get(child.name, 0), now)
+
+
+def cpu_seconds(children: Iterable[Child]) -> float:
+    """User and system time of these processes since they were started."""
+    return sum(sum(psutil.Process(child.pid).cpu_times()[:2]) for child in children)
+
+
+def command(world: World, *words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    """`deptbus ...` to its end, on the world's bus."""
+    return subprocess.run(
+        [sys.executable, "-m", "deptbus.cli.main", *words],
+        env=world.environment(),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
+def status(world: World, unit: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and the one system of `deptbus department status`, as it is installed."""
+    words = ("department", "status", "--config", str(world.county.config(unit)), "-o", "json")
+    done = command(world, *words)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(f"status of {unit} ended with {done.returncode}: {done.stderr}")
+    (system,) = json.loads(done.stdout)["systems"]
+    return done.returncode, system
+
+
+def inbox_ends(world: World, units: Iterable[str]) -> dict[str, list[int]]:
+    """Unit -> the ends of its inbox's partitions."""
+
+    async def ask() -> dict[str, list[int]]:
+        return {u: list(await end_offsets(world.connection, in_topic(u))) for u in units}
+
+    return asyncio.run(ask())
+
+
+def inboxes(
+    world: World, codecs: Codecs, since: Mapping[str, Sequence[int]]
+) -> list[tuple[str, Received]]:
+    """(place, delivery) of everything in these units' inboxes from those offsets to their ends."""
+
+    async def read() -> list[tuple[str, Received]]:
+        found = []
+        for unit, offsets in since.items():
+            topic = in_topic(unit)
+            async with LogReader(
+                world.connection, topic, from_offsets=dict(enumerate(offsets))
+            ) as reader:
+                for record in await reader.read_to_end():
+                    delivery = codecs.decode_inbox(record.key, record.value)
+                    if isinstance(delivery, Received):
+                        found.append((f"{topic}/{record.partition}/{record.offset}", delivery))
+        return found
+
+    return asyncio.run(read())
