@@ -8,6 +8,7 @@ from typing import Any
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import for_code
 from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.structs import TopicPartition
 from confluent_kafka import KafkaException, Producer
 
 from deptbus.connection import Connection
@@ -15,25 +16,38 @@ from deptbus.connection import Connection
 Pair = tuple[bytes | None, bytes | None]
 
 
+class RawProducer:
+    """Writes record batches as they are: `async with`, then `write`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._client = AIOKafkaClient(client_id="foreign", **connection.aiokafka())
+
+    async def __aenter__(self) -> RawProducer:
+        await self._client.bootstrap()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    async def write(
+        self, topic: str, partition: int, batch: bytes
+    ) -> tuple[int, type[BaseException] | None]:
+        """(Base offset, None), or (-1, the error) when the broker refuses the batch."""
+        await self._client.add_topic(topic)
+        node = self._client.cluster.leader_for_partition(TopicPartition(topic, partition))
+        assert node is not None
+        request = ProduceRequest(None, -1, 10_000, [(topic, [(partition, batch)])])
+        answer = await self._client.send(node, request)
+        ((_, ((_, code, offset, *_),)),) = answer.topics
+        return (offset, None) if code == 0 else (-1, for_code(code))
+
+
 async def write_batch(
     connection: Connection, topic: str, partition: int, batch: bytes
 ) -> tuple[int, type[BaseException] | None]:
-    """(Base offset, None), or (-1, the error) when the broker refuses the batch."""
-    client = AIOKafkaClient(client_id="foreign", **connection.aiokafka())
-    await client.bootstrap()
-    try:
-        await client.force_metadata_update()
-        await client.add_topic(topic)
-        from aiokafka.structs import TopicPartition
-
-        node = client.cluster.leader_for_partition(TopicPartition(topic, partition))
-        assert node is not None
-        request = ProduceRequest(None, -1, 10_000, [(topic, [(partition, batch)])])
-        answer = await client.send(node, request)
-        ((_, ((_, code, offset, *_),)),) = answer.topics
-        return (offset, None) if code == 0 else (-1, for_code(code))
-    finally:
-        await client.close()
+    """One batch; see RawProducer.write."""
+    async with RawProducer(connection) as producer:
+        return await producer.write(topic, partition, batch)
 
 
 def write(

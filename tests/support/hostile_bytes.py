@@ -67,9 +67,10 @@ def tampered_schemas(schema: dict[str, Any]) -> list[Pair]:
     ]
 
 
-def bomb(codec: str) -> bytes:
+def bomb(codec: str, inflated: int | None = None) -> bytes:
     """A batch of three offsets, the second of which holds most of it."""
-    payload = raw.record(0, KEY, b"a") + raw.record(1, KEY, bytes(BOMB_BYTES[codec]))
+    size = BOMB_BYTES[codec] if inflated is None else inflated
+    payload = raw.record(0, KEY, b"a") + raw.record(1, KEY, bytes(size))
     payload += raw.record(2, KEY, b"c")
     return raw.batch(payload, OFFSETS_OF_A_BOMB, codec=raw.CODECS[codec])
 

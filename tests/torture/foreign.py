@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -84,7 +84,11 @@ class Foreign:
         self._next: dict[Place, int] = {}
         self._waiting: dict[Place, list[Seen]] = defaultdict(list)
         self._there: dict[str, set[tuple[bytes, int]]] = defaultdict(set)
-        self._noted: set[str] = set()
+        self.noted: set[tuple[str, int, int]] = set()  # places that quarantine names
+        # Outbox -> some of the changes in it.
+        self.samples: dict[str, deque[tuple[bytes, bytes | None]]] = defaultdict(
+            lambda: deque(maxlen=20)
+        )
         self._undecoded: list[Any] = []
         self._stop = threading.Event()
         self._looking = threading.Lock()
@@ -245,8 +249,7 @@ class Foreign:
             if value is not None:
                 self._learn(key, value)
         elif topic == QUARANTINE:
-            self._noted.add((key or b"").decode(errors="replace"))
-            self._count_reason(value)
+            self._take_note(value)
         else:
             self._decode(topic, message.partition(), message.offset(), key, value)
 
@@ -256,10 +259,18 @@ class Foreign:
         except WireRefused:
             self.refused["schema"] += 1
 
-    def _count_reason(self, value: bytes | None) -> None:
-        note = decode_control(value)
+    def _take_note(self, value: bytes | None) -> None:
+        try:
+            note = decode_control(value)
+        except WireRefused:
+            self.refused["note"] += 1  # somebody else's bytes
+            return
         if isinstance(note, QuarantineNote):
             self.refused[note.reason] += 1
+            self.noted |= {
+                (note.topic, note.partition, offset)
+                for offset in range(note.offset, note.last_offset + 1)
+            }
 
     def _known(self) -> Codecs:
         contract = self._contract()
@@ -290,6 +301,8 @@ class Foreign:
             self._there[topic].add((key, version))
             return
         assert isinstance(found, Change)
+        if topic == f"out.{found.source_unit.replace('@', '-')}":
+            self.samples[topic].append((key, value))
         place = found.division if found.op is ChangeOp.UPSERT else None
         seen = Seen(offset, found.dataset, key, version, place)
         self._waiting[topic, partition].append(seen)
@@ -339,7 +352,7 @@ class Foreign:
 
     def _missing(self, topic: str, partition: int, seen: Seen) -> str | None:
         """The first topic in which it should be and is not."""
-        if f"{topic}/{partition}/{seen.offset}" in self._noted:
+        if (topic, partition, seen.offset) in self.noted:
             return None
         what = (seen.key, seen.version)
         if topic.startswith("out."):

@@ -45,7 +45,7 @@ class Scenario:
 
 
 # Modules of this package, in the order in which they are run.
-MODULES = ("calm", "kills", "zombies", "brokers", "databases", "poison", "backlog")
+MODULES = ("calm", "kills", "zombies", "brokers", "databases", "bad_bytes", "poison", "backlog")
 
 
 def scenarios() -> dict[str, Scenario]:

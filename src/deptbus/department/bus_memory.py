@@ -20,10 +20,11 @@ from deptbus.stream.brokers import consumer_of, partitions_of
 from deptbus.stream.identity import topic_identity
 from deptbus.stream.log import LogRecord, read_to_end, scan_to_end
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import Heartbeat, Incarnated, OutboxSeen, decode_control
+from deptbus.wire.control import Heartbeat, Incarnated, OutboxSeen, check_key, decode_control
 
 log = structlog.get_logger(__name__)
 
+WRONG_UNIT = "wrong_unit"
 _RESYNC = "Run `deptbus department resync`"
 
 
@@ -40,15 +41,21 @@ class BusMemory:
     outbox_id: str = ""  # of `out` as the youngest adapter saw it; empty: not known
 
 
-def remembered(records: Iterable[LogRecord], system: str) -> BusMemory:
-    """Pure: what the records of `control.<unit>` say of one system."""
+def remembered(records: Iterable[LogRecord], unit: str, system: str) -> BusMemory:
+    """Pure: what the records of `control.<unit>` say of one system. One of another unit, or under a
+    key that is not its own, is refused: it would make an adapter believe that its secret is wrong
+    or its database restored."""
     memory = BusMemory()
     seen = Incarnation(0, b"")
     for record in records:
         try:
             control = decode_control(record.value)
+            check_key(record.key, control)
         except WireRefused as refused:
             log.warning("control_record_refused", offset=record.offset, reason=refused.reason)
+            continue
+        if getattr(control, "unit", None) != unit:
+            log.warning("control_record_refused", offset=record.offset, reason=WRONG_UNIT)
             continue
         if isinstance(control, OutboxSeen) and control.system == system:
             if control.incarnation >= seen:
@@ -75,7 +82,7 @@ def remembered(records: Iterable[LogRecord], system: str) -> BusMemory:
 
 async def read_control(connection: Connection, unit: str, system: str) -> BusMemory:
     """Raises BusUnreachable, BusRefused."""
-    return remembered(await read_to_end(connection, control_topic(unit)), system)
+    return remembered(await read_to_end(connection, control_topic(unit)), unit, system)
 
 
 async def read_outbox(connection: Connection, unit: str) -> tuple[str, list[int]]:

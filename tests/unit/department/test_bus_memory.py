@@ -24,8 +24,18 @@ def memory(*records: Control) -> BusMemory:
             LogRecord(topic, 0, n, 0, key_of(record), encode_control(record))
             for n, record in enumerate(records)
         ],
+        UNIT,
         "main",
     )
+
+
+@pytest.mark.parametrize("key", [None, b"main/incarnated/9"], ids=["other unit", "wrong key"])
+def test_what_is_not_this_units_own_misleads_nobody(key: bytes | None) -> None:
+    """Foreign fingerprints made an adapter believe that its own secret was wrong."""
+    unit = UNIT if key else "housing@330106"
+    forged = Heartbeat(unit, "main", YOUNG, 99, 99, 1, (9,), "other", False, 0, 1)
+    record = LogRecord(control_topic(UNIT), 0, 0, 0, key or key_of(forged), encode_control(forged))
+    assert remembered([record], UNIT, "main") == BusMemory()
 
 
 def beat(incarnation: Incarnation, publication: int, *ends: int) -> Heartbeat:
