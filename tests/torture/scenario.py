@@ -45,7 +45,17 @@ class Scenario:
 
 
 # Modules of this package, in the order in which they are run.
-MODULES = ("calm", "kills", "zombies", "brokers", "databases", "bad_bytes", "poison", "backlog")
+MODULES = (
+    "calm",
+    "kills",
+    "zombies",
+    "brokers",
+    "databases",
+    "bad_bytes",
+    "poison",
+    "backlog",
+    "policies",
+)
 
 
 def scenarios() -> dict[str, Scenario]:
