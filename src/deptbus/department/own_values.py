@@ -123,7 +123,7 @@ def _moment(x: Any) -> datetime:
     if not isinstance(x, str) or len(x) < 10:
         raise Unfit  # a number would have to be guessed: seconds, days, since when
     try:
-        return datetime.fromisoformat(x.strip().replace("/", "-"))
+        return datetime.fromisoformat(x.strip().replace("/", "-") if "/" in x else x.strip())
     except ValueError:
         raise Unfit from None
 

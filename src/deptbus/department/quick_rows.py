@@ -22,7 +22,9 @@ from deptbus.wire.walk import Source, compiled
 # (own key, own values) -> (bus key, Avro bytes of the place, Avro bytes of the record), or None.
 QuickRow = Callable[[Sequence[Any], Sequence[Any]], tuple[bytes, bytes, bytes] | None]
 
-_MOST_REMEMBERED = 50_000  # values of one field: all the days of a hundred and thirty years
+# Values of one field: all the days of a hundred and thirty years; time stamps, of which the rows
+# of one statement have the same.
+_MOST_REMEMBERED, _FEW_REMEMBERED = 50_000, 1_000
 _SIZES = tuple(n.to_bytes(4, "big") for n in range(64))
 
 
@@ -129,6 +131,9 @@ def _write_field(
     if field.is_coded or inner.kind in ("enum", "boolean") or inner.logical == "date":
         _write_remembered(src, i, x, make, constants)
         return f"f{i}, "
+    if inner.logical is not None and "timestamp" in inner.logical:
+        _write_remembered(src, i, x, make, constants, _FEW_REMEMBERED)
+        return f"f{i}, "
     constants[f"make{i}"] = make
     src.add(f"f{i} = make{i}({x})")
     return f"f{i}, "
@@ -187,13 +192,19 @@ def _write_number(
 
 
 def _write_remembered(
-    src: Source, i: int, x: str, make: Callable[[Any], Any], constants: dict[str, Any]
+    src: Source,
+    i: int,
+    x: str,
+    make: Callable[[Any], Any],
+    constants: dict[str, Any],
+    most: int = _MOST_REMEMBERED,
 ) -> None:
     """Looked up by the own value. Apart by class: 1, 1.0 and True are one key of a dict."""
     texts: dict[Any, Any] = {}
     numbers: dict[Any, Any] = {}
     constants[f"texts{i}"], constants[f"numbers{i}"] = texts.get, numbers.get
-    constants[f"make{i}"] = _remembering(make, {str: texts, type(None): texts, int: numbers})
+    by_class: dict[type, dict[Any, Any]] = {str: texts, type(None): texts, int: numbers}
+    constants[f"make{i}"] = _remembering(make, by_class, most)
     with src.block(f"if {x}.__class__ is int:"):
         src.add(f"f{i} = numbers{i}({x}) or make{i}({x})")
     with src.block(f"elif {x} is None or {x}.__class__ is str:"):
@@ -203,13 +214,13 @@ def _write_remembered(
 
 
 def _remembering(
-    make: Callable[[Any], Any], by_class: Mapping[type, dict[Any, Any]]
+    make: Callable[[Any], Any], by_class: Mapping[type, dict[Any, Any]], most: int
 ) -> Callable[[Any], Any]:
     def made(own: Any) -> Any:
         value = make(own)
         known = by_class.get(own.__class__)
         if known is not None:
-            if len(known) >= _MOST_REMEMBERED:
+            if len(known) >= most:
                 known.clear()
             known[own] = value
         return value

@@ -36,7 +36,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LOCAL_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - local timestamps have no zone by definition
 # Arithmetic that never rounds: it raises Inexact instead. More digits than any schema allows.
 _EXACT = Context(prec=3000, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact, InvalidOperation])
-_MICROSECOND = timedelta(microseconds=1)
 _NAN = {"float": bytes.fromhex("0000c07f"), "double": bytes.fromhex("000000000000f87f")}
 
 
@@ -182,7 +181,9 @@ def _instant(micros_per_unit: int, local: bool) -> tuple[Encode, Decode]:
         if (x.utcoffset() is None) is not local:
             raise Unfit("bears a time zone" if local else "bears no time zone")
         # Exact: the difference is kept in whole microseconds, where float seconds would round.
-        units, rest = divmod((x - epoch) // _MICROSECOND, micros_per_unit)
+        since = x - epoch
+        micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+        units, rest = divmod(micros, micros_per_unit)
         if rest:
             raise Unfit("is more precise than the schema")
         return long_bytes(units)
