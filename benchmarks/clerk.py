@@ -6,6 +6,10 @@
 a second, in ten transactions a second.
 `python -m benchmarks.clerk URL type FIRST ROWS RATE SECONDS`: so many single-row commits a second,
 on the rows from FIRST on, in turn.
+`python -m benchmarks.clerk URL unseen ROWS`: as load, without capture seeing it.
+`python -m benchmarks.clerk URL enter FIRST RATE SECONDS`: so many single-row commits a second, each
+a new row, whose key sorts before those that are loaded.
+In SQLite there are `load` and `bulk`.
 
 Every change writes a text into `occupation` that no other change ever wrote, by which the copy's
 commit is found. Says that it is ready when it begins (deptbus.readiness).
@@ -14,9 +18,13 @@ commit is found. Says that it is ready when it begins (deptbus.readiness).
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
+from datetime import UTC, date, datetime
+from typing import Any
 
 import asyncpg
 
@@ -36,6 +44,21 @@ async def load(connection: asyncpg.Connection, rows: int) -> None:
             (*county.resident(n).values(), n) for n in range(first, min(rows, first + ROWS_AT_ONCE))
         ]
         await connection.copy_records_to_table(TABLE, columns=names, records=made)
+
+
+async def unseen(connection: asyncpg.Connection, rows: int) -> None:
+    await connection.execute("SET session_replication_role = replica")
+    await load(connection, rows)
+
+
+async def enter(connection: asyncpg.Connection, start: int, rate: int, seconds: int) -> None:
+    names = (*county.NAMES, "n")
+    marks = ", ".join(f"${i}" for i in range(1, len(names) + 1))
+    statement = f"INSERT INTO {TABLE} ({', '.join(names)}) VALUES ({marks})"
+    async for number in _beats(rate, seconds):
+        n = start + number
+        own = {"resident_id": f"11{n:016}", "occupation": typed(number)}
+        await connection.execute(statement, *(county.resident(n) | own).values(), n)
 
 
 async def bulk(connection: asyncpg.Connection, rows: int, edition: int) -> None:
@@ -74,12 +97,47 @@ async def _beats(rate: int, seconds: int) -> AsyncIterator[int]:
         yield number
 
 
+def load_sqlite(connection: sqlite3.Connection, rows: int) -> None:
+    names = (*county.NAMES, "n")
+    marks = ", ".join("?" for _ in names)
+    for first in range(0, rows, ROWS_AT_ONCE):
+        numbers = range(first, min(rows, first + ROWS_AT_ONCE))
+        made = [(*map(_as_text, county.resident(n).values()), n) for n in numbers]
+        connection.executemany(f"INSERT INTO {TABLE} ({', '.join(names)}) VALUES ({marks})", made)
+        connection.commit()
+
+
+def bulk_sqlite(connection: sqlite3.Connection, rows: int, edition: int) -> None:
+    change = f"UPDATE {TABLE} SET occupation = ?, updated_at = ? WHERE n >= ? AND n < ?"
+    for first in range(0, rows, ROWS_AT_ONCE):
+        now = _as_text(datetime.now(UTC))
+        last = min(rows, first + ROWS_AT_ONCE)
+        connection.execute(change, (f"edition {edition}", now, first, last))
+        connection.commit()
+
+
+def _as_text(value: Any) -> Any:
+    """Dates and times as SQLite keeps them: the texts that an adapter writes too."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="microseconds")
+    return value.isoformat() if isinstance(value, date) else value
+
+
 _COMMANDS: dict[str, Callable[..., Awaitable[None]]] = {
     "load": load,
     "bulk": bulk,
     "steady": steady,
     "type": type_rows,
+    "unseen": unseen,
+    "enter": enter,
 }
+_SQLITE_COMMANDS: dict[str, Callable[..., None]] = {"load": load_sqlite, "bulk": bulk_sqlite}
+
+
+def main_sqlite(url: str, command: str, *numbers: str) -> None:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=30)) as connection:
+        tell_ready()
+        _SQLITE_COMMANDS[command](connection, *map(int, numbers))
 
 
 async def main(url: str, command: str, *numbers: str) -> None:
@@ -93,4 +151,7 @@ async def main(url: str, command: str, *numbers: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    if sys.argv[1].startswith("sqlite:"):
+        main_sqlite(*sys.argv[1:])
+    else:
+        asyncio.run(main(*sys.argv[1:]))
