@@ -123,6 +123,8 @@ def judge(sifted: Sifted, known: Known, named: Collection[Row]) -> dict[str, dic
         dataset = sender[0]
         glimpses = known.get(sender, _NONE)
         rows = found.setdefault(dataset, {})
+        fields: tuple[str, ...] | None = None
+        version = 0
         for key, candidate in keys.items():
             if candidate is None:
                 continue
@@ -131,27 +133,28 @@ def judge(sifted: Sifted, known: Known, named: Collection[Row]) -> dict[str, dic
             glimpse = glimpses.get(key)
             if glimpse is None:
                 is_plain = not named or Row(dataset, row) not in named
-            elif not newer((item.version, item.policy), item.cause, (glimpse[1], glimpse[2])):
+            elif item.version <= glimpse[1] and not newer(
+                (item.version, item.policy), item.cause, (glimpse[1], glimpse[2])
+            ):
                 is_plain = False
             elif glimpse[4] is None:
                 is_plain = not named or Row(dataset, row) not in named
             else:
                 is_plain = glimpse[4] == row and bool(glimpse[5])
-            if is_plain and row not in rows:
-                rows[row] = _plain(item, taken)
-            else:
+            if not is_plain or row in rows:
                 sifted.others[number].append(item)
+                continue
+            if item.fields is not fields or item.schema_version != version:
+                fields, version = item.fields, item.schema_version
+                begun = projection_hash(dataset, version, fields)
+            record = b"".join(item.record or ())
+            digest = begun.copy()
+            digest.update(record)
+            rows[row] = Plain(
+                row, key, item.version, item.source_time_us, record, digest.digest(), taken[1],
+                taken[2], item,
+            )  # fmt: skip
     return found
-
-
-def _plain(item: Received, taken: Taken) -> Plain:
-    record = b"".join(item.record or ())
-    digest = projection_hash(item.dataset, item.schema_version, item.fields).copy()
-    digest.update(record)
-    return Plain(
-        taken[0], item.key, item.version, item.source_time_us, record, digest.digest(), taken[1],
-        taken[2], item,
-    )  # fmt: skip
 
 
 class Lot(NamedTuple):

@@ -11,7 +11,13 @@ from struct import Struct
 
 import asyncpg
 
-from deptbus.department.bookkeeping import COLUMN_LIST, UPDATED_COLUMNS
+from deptbus.department.bookkeeping import (
+    COLUMN_LIST,
+    ENTRY_COLUMNS,
+    POSTGRES_TYPES,
+    UPDATED_COLUMNS,
+    entry_types,
+)
 from deptbus.department.plain import Lot, Terms
 from deptbus.department.postgres_binary import COPY_END, COPY_HEAD
 
@@ -44,7 +50,6 @@ class PlainStage:
         )
         self._fields = _FIELDS_BEFORE + values.count(", ") + 1
         self._made = False
-        self._write_books = _books(self.name)
 
     async def make(self, connection: asyncpg.Connection) -> None:
         """Outside of a transaction that may be taken back."""
@@ -57,8 +62,10 @@ class PlainStage:
             self.name, schema_name="pg_temp", source=self._pieces(lot), format="binary"
         )
 
-    async def write_books(self, connection: asyncpg.Connection, lot: Lot, now_us: int) -> None:
-        await connection.execute(self._write_books, now_us, *zip(*lot.terms, strict=True))
+    def write_books(self, first: int) -> str:
+        """The ledger's lines of all that is staged; the argument `first` is the time, those behind
+        it are the columns of the terms."""
+        return _books(self.name, first)
 
     async def _pieces(self, lot: Lot) -> AsyncIterator[bytes]:
         count = self._fields
@@ -76,23 +83,40 @@ class PlainStage:
         yield b"".join(parts)
 
 
-def _books(stage: str) -> str:
-    """The ledger's lines; $1 is the time, $2 and on the terms' arrays."""
-
+def _books(stage: str, first: int) -> str:
     def of_terms(name: str) -> str:
-        at = Terms._fields.index(name) + 2
+        at = first + 1 + Terms._fields.index(name)
         return f"(${at}::{_TERM_TYPES.get(name, 'text')}[])[s.term]"
 
     def source(column: str) -> str:
         if column in _STATED:
             return _STATED[column]
         if column == "applied_at_us":
-            return "$1::bigint"
+            return f"${first}::bigint"
         return of_terms(column) if column in Terms._fields else f"s.{column}"
 
+    columns = ", ".join(source(c) for c in ENTRY_COLUMNS)
+    return into_ledger(f"SELECT {columns} FROM {stage} s")
+
+
+def write_entries(first: int) -> str:
+    """The ledger's lines as one array for each column, the arguments from `first` on."""
+    arrays = ", ".join(f"${n}::{t}[]" for n, t in enumerate(entry_types(POSTGRES_TYPES), first))
+    return into_ledger(f"SELECT * FROM unnest({arrays})")
+
+
+def into_ledger(source: str) -> str:
     newer = ", ".join(f"{c} = excluded.{c}" for c in UPDATED_COLUMNS)
     return (
-        f"INSERT INTO deptbus.ledger ({COLUMN_LIST}) "
-        f"SELECT {', '.join(source(c) for c in COLUMN_LIST.split(', '))} FROM {stage} s "
+        f"INSERT INTO deptbus.ledger ({COLUMN_LIST}) {source} "
         f"ON CONFLICT (dataset, source_unit, key) DO UPDATE SET {newer}"
     )
+
+
+WRITE_ENTRIES = write_entries(1)
+
+
+def along(books: str, write: str) -> str:
+    """Both in one statement: rows and their ledger in one way there and back."""
+    more = f", {write[5:]}" if write.startswith("WITH ") else f" {write}"
+    return f"WITH books AS ({books}){more}"

@@ -11,8 +11,9 @@ import asyncpg
 from deptbus.contract.department import Receive
 from deptbus.department.decide import Action, Clear, Remove, Write
 from deptbus.department.layout import quoted, quoted_table
+from deptbus.department.ledger import Entry
 from deptbus.department.plain import Lot
-from deptbus.department.postgres_plain import PlainStage
+from deptbus.department.postgres_plain import PlainStage, along, write_entries
 from deptbus.department.target import Column, MappedTarget
 from deptbus.department.values import POSTGRES_KINDS, ColumnKind, own_column_type
 from deptbus.wire.digest import decode_values
@@ -148,18 +149,34 @@ class PostgresTable:
         self._names = [quoted(c.name) for c in target.columns]
         write = self._upsert if upsert else self._update_else_insert
         every = range(len(target.columns))
-        self._write = write(self._source(every), len(target.columns) + 1)
-        self._write_stage = write(f"{self.stage.name} AS s", 1)
+        first = len(target.columns) + 1
+        self._extra = tuple(value for _, value in target.insert_only)
+        self._write = write(self._source(every), first)
+        self._write_along = along(write_entries(first + len(self._extra)), self._write)
+        self._write_stage = along(
+            self.stage.write_books(len(self._extra) + 1), write(f"{self.stage.name} AS s", 1)
+        )
         self._delete = (
             f"DELETE FROM {self._table} t USING {self._keys_source()} WHERE {self._match()}"
         )
 
+    async def write(
+        self,
+        connection: asyncpg.Connection,
+        rows: Sequence[tuple[Any, ...]],
+        entries: Sequence[Entry] = (),
+    ) -> None:
+        """`entries`: lines of the ledger to be written along."""
+        words = *zip(*rows, strict=True), *self._extra
+        if entries:
+            await connection.execute(self._write_along, *words, *zip(*entries, strict=True))
+        else:
+            await connection.execute(self._write, *words)
+
     async def run(self, connection: asyncpg.Connection, actions: Sequence[Action]) -> None:
         first = actions[0]
         if isinstance(first, Write):
-            extra = [value for _, value in self._target.insert_only]
-            rows = [a.values for a in actions if isinstance(a, Write)]
-            await connection.execute(self._write, *zip(*rows, strict=True), *extra)
+            await self.write(connection, [a.values for a in actions if isinstance(a, Write)])
         elif isinstance(first, Remove):
             await connection.execute(self._delete, *self._keys_of(actions))
         else:
@@ -172,8 +189,9 @@ class PostgresTable:
     async def write_plain(self, connection: asyncpg.Connection, lot: Lot, now_us: int) -> None:
         """Rows and their ledger; the stage is there and empty."""
         await self.stage.fill(connection, lot)
-        await connection.execute(self._write_stage, *(v for _, v in self._target.insert_only))
-        await self.stage.write_books(connection, lot, now_us)
+        await connection.execute(
+            self._write_stage, *self._extra, now_us, *zip(*lot.terms, strict=True)
+        )
 
     async def _clear(
         self, connection: asyncpg.Connection, columns: tuple[int, ...], actions: Sequence[Action]

@@ -7,7 +7,8 @@ import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -17,15 +18,13 @@ from deptbus.department.bookkeeping import (
     COLUMN_LIST,
     GLIMPSE_LIST,
     POSTGRES_TABLES,
-    POSTGRES_TYPES,
-    UPDATED_COLUMNS,
-    entry_types,
 )
 from deptbus.department.connect import PostgresDatabase, postgres_translated
 from deptbus.department.decide import Action, Decision
-from deptbus.department.ledger import Entry, RecordId, Row, Sender
-from deptbus.department.plain import Known, Lot
+from deptbus.department.ledger import Entry, Prepared, RecordId, Row, Sender, entry_of
+from deptbus.department.plain import Known, Lot, entries_of
 from deptbus.department.postgres_binary import copy_field
+from deptbus.department.postgres_plain import WRITE_ENTRIES
 from deptbus.department.postgres_table import (
     PostgresTable,
     make_table,
@@ -58,8 +57,6 @@ LONG_SECONDS = 0.050
 class PostgresStore(Store):
     """See Store. `mapping`: dataset -> (Receive, columns of the row's own key)."""
 
-    plain_from = COPY_ROWS
-
     def __init__(
         self,
         database: PostgresDatabase,
@@ -72,6 +69,7 @@ class PostgresStore(Store):
         self._database, self._mapping, self._shapes = database, mapping, shapes
         self.declared = frozenset(mapping)
         self._tables: dict[str, PostgresTable] = {}
+        self.copy_rows = COPY_ROWS  # with so many plain rows they are copied
         self._pace = Pace(least=LEAST_BATCH, most=MOST_BATCH, start=1000, seconds=LONG_SECONDS)
 
     @property
@@ -127,7 +125,7 @@ class PostgresStore(Store):
                 "SELECT has_database_privilege(current_database(), 'TEMP')"
             )
         if not may_stage:
-            self.plain_from = sys.maxsize  # this user may not make temporary tables
+            self.copy_rows = sys.maxsize  # this user may not make temporary tables
         self.order_targets()
         self._next_retry_us = await self.next_retry_us()
 
@@ -211,21 +209,28 @@ class PostgresStore(Store):
     # -- writing ---------------------------------------------------------------------------------
 
     async def commit(self, work: Work) -> None:
+        """Few plain records go with the others, in one statement for rows and ledger."""
+        few = {d: lot for d, lot in work.lots.items() if len(lot.plain) < self.copy_rows}
+        groups = [*self._groups(work.decision, few), *self._copied(work, few)]
+        groups.sort(key=lambda group: group[0])
+        entries = [*work.decision.entries]
+        for lot in few.values():
+            entries += map(Entry._make, entries_of(lot, work.now_us))
         with postgres_translated(self._database.place):
-            for dataset in work.lots:
+            for dataset in work.lots.keys() - few.keys():
                 await self._tables[dataset].stage.make(self._connection)
             began = time.monotonic()
             try:
-                await self._begin_work(work)
-                await self._write_rows(work)
-                await self._write_books(work)
+                await self._begin_work(work, [dataset for _, dataset, _ in groups])
+                left = await self._write_rows(groups, entries, work.now_us)
+                await self._write_books(work, left)
             except BaseException:
                 if self._connection.is_in_transaction():
                     await self._connection.execute("ROLLBACK")
                 raise
         self._pace.took(time.monotonic() - began, work.size)
 
-    async def _begin_work(self, work: Work) -> None:
+    async def _begin_work(self, work: Work, datasets: list[str]) -> None:
         """BEGIN, the fence and the offsets in one way there and back: no offset moves but behind
         the fence's locked row."""
         lock = fence.lock_postgres(self.token)
@@ -243,7 +248,6 @@ class PostgresStore(Store):
                 "AND o.next_offset = s.before"
             )
         expected = f"UPDATE {len(work.positions)}" if work.positions else "SELECT 1"
-        datasets = sorted(work.datasets(), key=self._order.__getitem__)
         setting, value = fence.applying_postgres(datasets[:1])
         done = await self._connection.execute(
             f"BEGIN; SELECT set_config('{setting}', {literal(value)}, true); {lock}"
@@ -252,38 +256,57 @@ class PostgresStore(Store):
             await fence.check_postgres(self._connection, self.token)
             raise moved_offsets()
 
-    async def _write_rows(self, work: Work) -> None:
-        now = sorted(work.datasets(), key=self._order.__getitem__)[:1]
-        for dataset, group in self._groups(work):
-            if [dataset] != now:
-                now = [dataset]
-                await fence.begin_applying_postgres(self._connection, now)
+    async def _write_rows(
+        self, groups: list[_Group], entries: list[Entry], now_us: int
+    ) -> list[Entry]:
+        """Returns the ledger lines that are still to be written: none where they went along with
+        the last rows."""
+        now = groups[0][1] if groups else ""
+        for number, (_, dataset, group) in enumerate(groups, 1):
+            if dataset != now:
+                now = dataset
+                await fence.begin_applying_postgres(self._connection, [now])
+            table = self._tables[dataset]
             if isinstance(group, Lot):
-                await self._tables[dataset].write_plain(self._connection, group, work.now_us)
+                await table.write_plain(self._connection, group, now_us)
+            elif isinstance(group, Rows):
+                books = entries if number == len(groups) else []
+                await table.write(self._connection, group.values, books)
+                if books:
+                    return []
             else:
-                await self._tables[dataset].run(self._connection, group)
+                await table.run(self._connection, group)
+        return entries
 
-    def _groups(self, work: Work) -> Iterator[tuple[str, list[Action] | Lot]]:
-        """What makes room first, then parents before children."""
-        decision = work.decision
-        yield from self._of_a_kind(self.in_order(decision.removes, parents_first=False))
-        yield from self._of_a_kind(self.in_order(decision.clears, parents_first=True))
-        writes = dict(self._of_a_kind(self.in_order(decision.writes, parents_first=True)))
-        for dataset in sorted(writes.keys() | work.lots.keys(), key=self._order.__getitem__):
-            if dataset in writes:
-                yield dataset, writes[dataset]
-            if dataset in work.lots:
-                yield dataset, work.lots[dataset]
+    def _groups(self, decision: Decision, few: Mapping[str, Lot]) -> Iterator[_Group]:
+        """(place in the order, dataset, what is to be done): what makes room first, then parents
+        before children."""
+        for place, actions, sign in ((0, decision.removes, -1), (1, decision.clears, 1)):
+            ordered = self.in_order(actions, parents_first=sign > 0)
+            for dataset, group in groupby(ordered, key=lambda a: a.row.dataset):
+                yield (place, sign * self._order[dataset]), dataset, list(group)
+        rows: dict[str, list[tuple[bytes, tuple[Any, ...]]]] = {}
+        for write in decision.writes:
+            rows.setdefault(write.row.dataset, []).append((write.row.key, write.values))
+        for dataset, lot in few.items():
+            mine = rows.setdefault(dataset, [])
+            for one in lot.plain:
+                fit = self.targets[dataset].prepare(entry_of(one.received, 0), one.received.record)
+                assert isinstance(fit, Prepared)
+                mine.append((fit.row, fit.values))
+        for dataset, found in rows.items():
+            values = [values for _, values in sorted(found, key=itemgetter(0))]
+            yield (2, self._order[dataset]), dataset, Rows(values)
 
-    def _of_a_kind(self, ordered: Iterable[Action]) -> Iterator[tuple[str, list[Action]]]:
-        for dataset, group in groupby(ordered, key=lambda a: a.row.dataset):
-            yield dataset, list(group)
+    def _copied(self, work: Work, few: Mapping[str, Lot]) -> Iterator[_Group]:
+        for dataset, lot in work.lots.items():
+            if dataset not in few:
+                yield (2, self._order[dataset]), dataset, lot
 
-    async def _write_books(self, work: Work) -> None:
+    async def _write_books(self, work: Work, entries: list[Entry]) -> None:
         """The other ledger lines; then constraints, counts and COMMIT in one way there and back."""
-        entries = work.decision.entries
         if entries:
-            await self._connection.execute(_WRITE_ENTRIES, *zip(*entries, strict=True))
+            await self._connection.execute(WRITE_ENTRIES, *zip(*entries, strict=True))
         last = []
         if work.decision.actions or work.lots:
             # Keys that are checked at the end otherwise: their refusal must be met here.
@@ -316,14 +339,14 @@ class PostgresStore(Store):
             try:
                 await fence.check_postgres(self._connection, self.token)
                 await self._connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
-                ordered = (
-                    *self._of_a_kind(self.in_order(decision.removes, parents_first=False)),
-                    *self._of_a_kind(self.in_order(decision.clears, parents_first=True)),
-                    *self._of_a_kind(self.in_order(decision.writes, parents_first=True)),
-                )
-                for dataset, group in ordered:
+                actions: list[Action] = [
+                    *self.in_order(decision.removes, parents_first=False),
+                    *self.in_order(decision.clears, parents_first=True),
+                    *self.in_order(decision.writes, parents_first=True),
+                ]
+                for (dataset, _), group in groupby(actions, key=lambda a: (a.row.dataset, type(a))):
                     await fence.begin_applying_postgres(self._connection, [dataset])
-                    await self._halve(self._tables[dataset], group, found)
+                    await self._halve(self._tables[dataset], list(group), found)
             finally:
                 await outer.rollback()
         return found
@@ -346,13 +369,13 @@ class PostgresStore(Store):
             await self._halve(table, actions[middle:], found)
 
 
-_ENTRY_TYPES = entry_types(POSTGRES_TYPES)
-_ENTRY_ARRAYS = ", ".join(f"${n}::{t}[]" for n, t in enumerate(_ENTRY_TYPES, 1))
-_NEWER = ", ".join(f"{c} = excluded.{c}" for c in UPDATED_COLUMNS)
-_WRITE_ENTRIES = (
-    f"INSERT INTO deptbus.ledger ({COLUMN_LIST}) SELECT * FROM unnest({_ENTRY_ARRAYS}) "
-    f"ON CONFLICT (dataset, source_unit, key) DO UPDATE SET {_NEWER}"
-)
+class Rows(NamedTuple):
+    """Values of rows that are to be written as they are, in the order of the target's columns."""
+
+    values: list[tuple[Any, ...]]
+
+
+_Group = tuple[tuple[int, int], str, list[Action] | Rows | Lot]
 _GLIMPSE = (
     f"SELECT {GLIMPSE_LIST} FROM deptbus.ledger "
     "WHERE dataset = $1 AND source_unit = $2 AND key = ANY($3::bytea[])"

@@ -190,7 +190,8 @@ class TestPostgresStoreByCopy(TestPostgresStore):
 
     async def make_store(self, database: str, words: Mapping[str, Any]) -> Store:
         store = await super().make_store(database, words)
-        store.plain_from = 1
+        assert isinstance(store, PostgresStore)
+        store.copy_rows = 1
         return store
 
     async def test_values_that_are_hard_to_write_in_binary(self, database: str) -> None:
