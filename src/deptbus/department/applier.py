@@ -50,6 +50,7 @@ _CHECK_SECONDS = 2.0
 # Jobs send as much as is committed in a fifth of a second (operations.window): a commit that comes
 # late looks like a recipient that is slow.
 _COMMIT_SECONDS = 0.05
+_COMMIT_AGAIN_SECONDS = 0.5  # after a failure: with nothing more to apply the lag would stay wrong
 _BACKOFF_SECONDS = (0.2, 5.0)
 _BUSY_SECONDS = (0.02, 0.25)
 _POLICY_SECONDS = 5.0
@@ -309,8 +310,10 @@ async def _commit_always(store: Store, inbox: Inbox, applied: asyncio.Event) -> 
     while True:
         await applied.wait()
         applied.clear()
-        await inbox.commit(store.positions)
-        await asyncio.sleep(_COMMIT_SECONDS)
+        done = await inbox.commit(store.positions)
+        if not done:
+            applied.set()
+        await asyncio.sleep(_COMMIT_SECONDS if done else _COMMIT_AGAIN_SECONDS)
 
 
 def _now_us() -> int:

@@ -59,6 +59,7 @@ class Inbox:
         self._places: list[TopicPartition] = []
         self._committer: LagCommitter | None = None
         self._committed: dict[int, int] = {}
+        self._commit_fails = False
         self._identity: BusIdentity | None = None
         self._asked_before: Mapping[int, int] = {}
 
@@ -207,16 +208,20 @@ class Inbox:
         )
         return None
 
-    async def commit(self, positions: Mapping[int, Position]) -> None:
-        """For lag only: what is applied. A failure is logged once and tried again next time."""
+    async def commit(self, positions: Mapping[int, Position]) -> bool:
+        """For lag only: what is applied. False when it failed, which is logged once."""
         offsets = {n: p.next_offset for n, p in positions.items()}
         if self._committer is None or offsets == self._committed:
-            return
+            return True
         try:
             await self._committer.commit(self.topic, offsets)
-            self._committed = offsets
         except DeptbusError as error:
-            log.warning("lag_not_committed", group=self._group, error=error.what)
+            if not self._commit_fails:
+                log.warning("lag_not_committed", group=self._group, error=error.what)
+            self._commit_fails = True
+            return False
+        self._committed, self._commit_fails = offsets, False
+        return True
 
     async def stop(self) -> None:
         consumer, self._consumer = self._consumer, None
