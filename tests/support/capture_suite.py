@@ -118,6 +118,30 @@ class CaptureSuite:
         expected = {(str(r[0]),): tuple(None if v is None else str(v) for v in r) for r in table}
         assert fold([r for r in found if r.dataset == "resident"]) == expected
 
+    # --- what is remembered ---------------------------------------------------------------
+
+    async def test_an_adapter_knows_of_which_keys_something_is_remembered(
+        self, capture: Capture, where: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        token = await self.token(capture)
+        moved, shared = ("resident", b"m" * 16), ("step", b"s" * 16)
+        await capture.prepare(token, Prepared(places={moved: ("p1", "p2")}), sends=False)
+        assert capture.remembered is None  # not looked at: `known` has to be asked for each
+        await capture.recollect()
+        assert capture.remembered == {moved[1]}
+        both = Prepared(variants={shared: (Variant("a", HOLDS), Variant("b", PARKED))})
+        await capture.prepare(token, both, sends=False)
+        assert capture.remembered == {moved[1], shared[1]}
+        other = await self.another_capture(where)
+        try:
+            await other.recollect()
+            assert other.remembered == {moved[1], shared[1]}
+            monkeypatch.setattr("deptbus.department.capture.MOST_REMEMBERED", 1)
+            await other.recollect()
+            assert other.remembered is None  # too many to hold
+        finally:
+            await other.close()
+
     # --- install --------------------------------------------------------------------------
 
     async def test_install_twice_changes_nothing(self, capture: Capture) -> None:
