@@ -13,7 +13,7 @@ Rules (design, section 4: input is acked only after every output is acked):
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from time import monotonic
 from typing import Any
@@ -95,6 +95,17 @@ class Batch:
         return TP(self.topic, self.partition)
 
 
+def _few_enough(waiting: Iterable[Any]) -> int:
+    """How many of the first records hold about WAITING_BYTES, at least one: 32 MiB of hostile ones
+    that come at once would hold up the whole process for as long as it takes to refuse them."""
+    total = 0
+    for count, record in enumerate(waiting, 1):
+        total += record.serialized_value_size
+        if total >= WAITING_BYTES:
+            return count
+    return BATCH_RECORDS
+
+
 class Progress:
     """What the consumer knows of each partition; pure bookkeeping, no I/O."""
 
@@ -136,7 +147,10 @@ class Progress:
         waiting = self._waiting.get(tp)
         if not waiting or tp in self.running:
             return None
-        records = [waiting.popleft() for _ in range(min(len(waiting), most))]
+        count = min(len(waiting), most)
+        if self._bytes[tp] > WAITING_BYTES:
+            count = min(count, _few_enough(waiting))
+        records = [waiting.popleft() for _ in range(count)]
         self._bytes[tp] = self._bytes[tp] - sum(map(_SIZE, records)) if waiting else 0
         batch = Batch(tp.topic, tp.partition, records, streams, generation)
         self.running[tp] = batch

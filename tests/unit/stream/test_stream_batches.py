@@ -61,6 +61,19 @@ def test_large_records_leave_no_room_before_many_do():
     assert progress.has_room(A)
 
 
+def test_a_batch_of_large_records_is_short():
+    progress = Progress()
+    progress.arrived(A, [Record(n, WAITING_BYTES // 2) for n in range(5)])
+    sizes = []
+    while batch := progress.take(A, 1, 1):
+        sizes.append(len(batch.records))
+        finish(batch)
+        assert progress.acked(batch)
+    assert sizes == [2, 2, 1]
+    progress.arrived(A, [Record(5, 9 * WAITING_BYTES), Record(6, 1)])
+    assert len(progress.take(A, 1, 1).records) == 1
+
+
 def test_rule_2_every_stream_must_have_delivered():
     progress = Progress()
     fill(progress, A, 0, 3)

@@ -228,7 +228,10 @@ async def test_an_inbox_that_refuses_stops_the_batch_and_does_not_fill_the_other
     desk, batch = FakeDesk(), batch_of(town.Source().change("a", 1))
     desk.bus.fails[in_topic(town.CITY_POLICE)] = BusRefused("no right")
     task = asyncio.create_task(deliver(desk, VERTICAL, batch))
-    await asyncio.wait((task,), timeout=0.05)
+    async with asyncio.timeout(30):
+        while not desk.sent_to(in_topic(town.TOWN_POLICE)):  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(0.001)
+    await asyncio.wait((task,), timeout=0.05)  # time for what must not happen
     assert not task.done()
     assert len(desk.sent_to(in_topic(town.TOWN_POLICE))) == 1
     desk.bus.fails.clear()
