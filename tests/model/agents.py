@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from deptbus.contract.model import Policy
 from deptbus.names import data_topic, out_topic
-from deptbus.stream.delivery import HORIZONTAL, VERTICAL, decode_canonical, route_batch
+from deptbus.stream.delivery import HORIZONTAL, VERTICAL, Routed, route_batch
 from deptbus.stream.fences import Fences
-from deptbus.stream.intake import Outbox, decode_outbox, judge_batch, names_newer_policy
-from deptbus.stream.log import LogRecord
+from deptbus.stream.intake import Judged, Outbox, judge_batch
+from deptbus.stream.log import LogRecord, Outgoing
 from deptbus.stream.policies import LEASE_SECONDS
 from deptbus.stream.reports import PoliciesAtWork
 
@@ -66,7 +66,7 @@ async def take_in(world: World, me: Instance) -> None:
     """out.<unit> -> data.<dataset>."""
     agent = Agent(world, me)
     bus = world.bus
-    fences: dict[str, Fences] = {}
+    outboxes: dict[str, Outbox] = {}
     records: list[LogRecord] = []
     while not agent.is_zombie:
         await (step() if records else rest())
@@ -77,21 +77,27 @@ async def take_in(world: World, me: Instance) -> None:
         policy = agent.policy()
         if not records:
             continue
-        if unit not in fences:
-            fences[unit] = Fences()
-            fences[unit].learn(bus.incarnated[unit], 0)
-        decoded = decode_outbox(CODECS, records)
-        if names_newer_policy(decoded, policy.number):
+        if unit not in outboxes:
+            outboxes[unit] = Outbox(unit, topic, 0, Fences())
+            outboxes[unit].fences.learn(bus.incarnated[unit], 0)
+        outbox = outboxes[unit]
+
+        is_newest = _judge(outbox, records, policy, False).names_newer
+        if is_newest:
             agent.refresh()
             policy = bus.policies[agent.known]
         with agent.at_work.under(policy.number):
-            outbox = Outbox(unit, topic, 0, fences[unit])
-            judged = judge_batch(outbox, records, decoded, policy.contract, policy.number, 0)
+            judged = _judge(outbox, records, policy, is_newest)
             if judged.unannounced:
                 await step()
-                fences[unit].learn(bus.incarnated[unit], 0)
-                judged = judge_batch(outbox, records, decoded, policy.contract, policy.number, 0)
-            for outgoing in [*judged.accepted, *judged.refused]:
+                outbox.fences.learn(bus.incarnated[unit], 0)
+                judged = _judge(outbox, records, policy, is_newest)
+            accepted = [
+                Outgoing(to, 0, key, value)
+                for to, pairs in judged.accepted.items()
+                for key, value in pairs
+            ]
+            for outgoing in [*accepted, *judged.refused]:
                 await step()
                 bus.append(outgoing)
         await step()
@@ -110,26 +116,19 @@ async def route(world: World, me: Instance) -> None:
         policy = agent.policy()
         if not records:
             continue
-        decoded = decode_canonical(CODECS, records)
-        if names_newer_policy(decoded, policy.number):
+        routed = await _route(world, policy, records, False)
+        is_newest = routed.names_newer
+        if is_newest:
             agent.refresh()
             policy = bus.policies[agent.known]
         with agent.at_work.under(policy.number):
-            routed = await route_batch(
-                topic,
-                0,
-                records,
-                decoded,
-                router=bus.router(policy.number),
-                codecs=CODECS,
-                now=world.now,
-            )
+            routed = await _route(world, policy, records, is_newest)
             if world.bugs.ack_before_delivery:
                 agent.commit(topic, position + len(records))
             boxes = [
-                box
+                [Outgoing(inbox, 0, key, value) for key, value in pairs]
                 for agent_of in (HORIZONTAL, VERTICAL)
-                for box in routed.deliveries[agent_of].values()
+                for inbox, pairs in routed.deliveries[agent_of].items()
             ]
             world.chance.shuffle(boxes)  # inboxes are written side by side
             for outgoing in [o for box in boxes for o in box] + routed.refused:
@@ -137,3 +136,20 @@ async def route(world: World, me: Instance) -> None:
                 bus.append(outgoing)
         await step()
         agent.commit(topic, position + len(records))
+
+
+def _judge(outbox: Outbox, records: list[LogRecord], policy: Policy, is_newest: bool) -> Judged:
+    contract, number = policy.contract, policy.number
+    return judge_batch(outbox, records, CODECS, contract, number, 0, is_newest=is_newest)
+
+
+async def _route(world: World, policy: Policy, records: list[LogRecord], is_newest: bool) -> Routed:
+    return await route_batch(
+        data_topic(DATASET),
+        0,
+        records,
+        carrier=world.bus.carrier(policy.number),
+        codecs=CODECS,
+        now=world.now,
+        is_newest=is_newest,
+    )

@@ -9,8 +9,11 @@ from typing import Any
 from deptbus.contract.model import Policy
 from deptbus.operations.rights import rule_digests
 from deptbus.routing import Router
+from deptbus.stream.delivery import Carrier
 from deptbus.stream.log import LogRecord, Outgoing
 from deptbus.wire.control import Incarnated, JobProgress
+
+from .county import CODECS
 
 
 class Bus:
@@ -24,6 +27,7 @@ class Bus:
         self.policies: dict[int, Policy] = {}
         self._router_kind = router_kind
         self._routers: dict[int, Router] = {}
+        self._carriers: dict[int, Carrier] = {}
         self._digests: dict[int, dict[str, dict[str, str]]] = {}
 
     def append(self, outgoing: Outgoing) -> int:
@@ -56,6 +60,12 @@ class Bus:
         if number not in self._routers:
             self._routers[number] = self._router_kind(self.policies[number])
         return self._routers[number]
+
+    def carrier(self, number: int) -> Carrier:
+        """One for all agents: what it remembers is of the policy, not of an agent."""
+        if number not in self._carriers:
+            self._carriers[number] = Carrier(self.router(number), CODECS)
+        return self._carriers[number]
 
     def digests(self, number: int) -> dict[str, dict[str, str]]:
         if number not in self._digests:

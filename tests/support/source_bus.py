@@ -33,7 +33,7 @@ from deptbus.operations.library import Library
 from deptbus.operations.requests import RequestsDesk
 from deptbus.stream.data import decode_data
 from deptbus.stream.fences import Fences
-from deptbus.stream.intake import Outbox, decode_outbox, judge_batch
+from deptbus.stream.intake import Outbox, judge_batch
 from deptbus.stream.log import LogReader, Sender, read_to_end
 from deptbus.wire.codecs import Codecs
 from deptbus.wire.keys import fingerprint
@@ -148,11 +148,12 @@ class BusSource:
                 found = await reader.poll(0.1)
                 for box in boxes:
                     records = [r for r in found if r.partition == box.partition]
-                    decoded = decode_outbox(self.codecs, records)
                     now_us = time.time_ns() // 1000
-                    judged = judge_batch(box, records, decoded, self.contract, 1, now_us)
+                    judged = judge_batch(box, records, self.codecs, self.contract, 1, now_us)
                     assert not judged.reasons, judged.reasons
-                    await sender.send(judged.accepted)
+                    await sender.send_boxes(
+                        {(topic, box.partition): pairs for topic, pairs in judged.accepted.items()}
+                    )
 
     @asynccontextmanager
     async def operations(self, **words: Any) -> AsyncIterator[None]:

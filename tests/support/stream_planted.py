@@ -83,13 +83,13 @@ def hog() -> None:
     """One batch computes for a minute without giving way."""
     route = work._route
 
-    async def busy(desk: Desk, batch: Batch, bench: Any) -> Any:
+    async def busy(desk: Desk, batch: Batch, *words: Any) -> Any:
         if batch.partition == STUCK_PARTITION:
             print("planted_hog", flush=True)
             end = time.monotonic() + 60
             while time.monotonic() < end:
                 pass
-        return await route(desk, batch, bench)
+        return await route(desk, batch, *words)
 
     work._route = busy
 
@@ -128,14 +128,14 @@ GREEDY = stream_town.key_for("greedy")
 
 def greedy() -> None:
     """One record takes more memory than there is."""
-    decode = work.decode_outbox
+    judge = work.judge_batch
 
-    def taking(codecs: Any, records: Any) -> Any:
+    def taking(outbox: Any, records: Any, *args: Any, **words: Any) -> Any:
         if any(record.key == GREEDY and record.value for record in records):
             bytearray(1 << 42)
-        return decode(codecs, records)
+        return judge(outbox, records, *args, **words)
 
-    work.decode_outbox = taking
+    work.judge_batch = taking
 
 
 def stuck_and_waited_for() -> None:

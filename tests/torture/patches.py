@@ -60,21 +60,18 @@ def delivers_again() -> None:
     the death of a worker between delivery and ack. Versions make it harmless."""
     from deptbus.stream.sender import Sender
 
-    send = Sender.send
-    before: dict[str, list[Any]] = {}
+    send = Sender.send_boxes
+    before: dict[Any, list[Any]] = {}
 
-    async def twice(self: Sender, records: Any, **words: Any) -> list[int]:
-        offsets = await send(self, records, **words)
-        now: dict[str, list[Any]] = {}
-        for record in records:
-            if record.topic.startswith("in.") and record.key is not None:
-                now.setdefault(record.topic, []).append(record)
-        again = [record for topic in now for record in before.get(topic, ())]
-        before.update(now)
+    async def twice(self: Sender, boxes: Any, **words: Any) -> Any:
+        offsets = await send(self, boxes, **words)
+        inboxes = {place: list(pairs) for place, pairs in boxes.items() if place[0][:3] == "in."}
+        again = {place: before[place] for place in inboxes if place in before}
+        before.update(inboxes)
         await send(self, again, **words)
         return offsets
 
-    Sender.send = twice  # type: ignore[method-assign]
+    Sender.send_boxes = twice  # type: ignore[method-assign]
 
 
 def every_field_flows() -> None:

@@ -77,6 +77,12 @@ class Router:
             decided = self._decisions[asked] = self._decide(change, now)
         return decided
 
+    def span(self, now: datetime) -> tuple[datetime, datetime]:
+        """From when (exclusive) until when decisions made at `now` hold."""
+        if not self._since < now <= self._until:
+            self._enter_span(now)
+        return self._since, self._until
+
     def route_for(self, change: Change, unit: str, now: datetime) -> Delivery | None:
         """The one delivery of `route` that goes to `unit`, for jobs."""
         return next((d for d in self.route(change, now) if d.unit == unit), None)

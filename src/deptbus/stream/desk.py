@@ -28,6 +28,7 @@ from deptbus.errors import (
 from deptbus.names import AGENTS, data_topic, out_topic
 from deptbus.routing import Router
 from deptbus.stream.batches import Batch
+from deptbus.stream.delivery import Carrier
 from deptbus.stream.log import Sender
 from deptbus.stream.policies import LEASE_SECONDS, PolicyFollower
 from deptbus.stream.reports import PoliciesAtWork, Reporter, topics_digest
@@ -55,6 +56,7 @@ class Bench:
 
     policy: Policy
     router: Router
+    carrier: Carrier
 
 
 def outboxes(contract: Contract) -> list[str]:
@@ -141,13 +143,10 @@ class Desk:
             self.at_work.changed.set()
         return self._bench
 
-    async def bench_for(self, names_newer: Callable[[Bench], bool]) -> Bench:
-        """`bench`, and when records name a newer policy, after reading the contract to its end."""
-        bench = self.bench()
-        if names_newer(bench):
-            await self.policies.refresh()
-            bench = self.bench()
-        return bench
+    async def newest_bench(self) -> Bench:
+        """`bench`, after reading the contract to its end."""
+        await self.policies.refresh()
+        return self.bench()
 
     def _make_bench(self, policy: Policy) -> Bench:
         try:
@@ -160,7 +159,8 @@ class Desk:
         digest = topics_digest([*outboxes(contract), *canonical_topics(contract)])
         if digest != self.topics_digest:
             self.end(START_AGAIN)
-        return Bench(policy, Router(policy))
+        router = Router(policy)
+        return Bench(policy, router, Carrier(router, self.codecs))
 
     def _state(self) -> tuple[int, str]:
         policy = self._bench.policy if self._bench is not None else self.policies.current()

@@ -18,6 +18,8 @@ from deptbus.change import Incarnation
 from deptbus.stream.quarantine import FENCED, NOT_ANNOUNCED
 from deptbus.wire.control import Incarnated
 
+_LAST_OFFSET = (1 << 63) - 1
+
 
 class Fences:
     """Announcements of one partition."""
@@ -26,6 +28,7 @@ class Fences:
         self._systems: dict[Incarnation, str] = {}
         # Per system (offset, greatest incarnation announced up to there), offsets ascending.
         self._announced: dict[str, list[tuple[int, Incarnation]]] = {}
+        self.edition = 0  # another one: somebody may publish who might not before, or the reverse
 
     def learn(self, records: Iterable[Incarnated], partition: int) -> None:
         """Announcements that the control records of the unit know of in this partition."""
@@ -39,6 +42,7 @@ class Fences:
         found = self._announced.setdefault(system, [])
         if (offset, incarnation) not in found:
             insort(found, (offset, incarnation))
+            self.edition += 1
 
     def refusal(self, incarnation: Incarnation, offset: int) -> str | None:
         """Why an incarnation may not publish at `offset`; None when it may."""
@@ -51,3 +55,12 @@ class Fences:
         if greatest is None:
             return NOT_ANNOUNCED  # only behind this offset
         return FENCED if incarnation < greatest else None
+
+    def span(self, incarnation: Incarnation) -> tuple[int, int]:
+        """The first and the last offset at which `refusal` answers None, as far as announcements
+        are known in this edition; the first is behind the last when there is none."""
+        found = self._announced.get(self._systems.get(incarnation, ""), ())
+        if not found:
+            return 1, 0
+        greater = (offset for offset, other in found if other > incarnation)
+        return found[0][0] + 1, next(greater, _LAST_OFFSET)

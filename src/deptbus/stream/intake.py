@@ -20,22 +20,21 @@ from deptbus.stream.fences import Fences
 from deptbus.stream.log import LogRecord, Outgoing
 from deptbus.wire.codecs import Codecs
 from deptbus.wire.control import Announcement, Marker
-from deptbus.wire.guard import UNKNOWN_SCHEMA
-from deptbus.wire.partitioner import partition_of
+from deptbus.wire.framing import HEADER_BYTES
+from deptbus.wire.guard import KEY_BYTES, UNKNOWN_SCHEMA
+from deptbus.wire.outgoing import what_decides
+from deptbus.wire.partitioner import partition_of, partitions_of
+from deptbus.wire.passage import Pair, Way, Ways
 
 Decoded = Change | Announcement | Marker | WireRefused
 
 
-def decode_outbox(codecs: Codecs, records: Sequence[LogRecord]) -> list[Decoded]:
-    """Each record, or why it is none."""
-    decoded: list[Decoded] = []
-    decode = codecs.decode_out
-    for record in records:
-        try:
-            decoded.append(decode(record.key, record.value))
-        except WireRefused as error:
-            decoded.append(error)
-    return decoded
+def _read(codecs: Codecs, record: LogRecord) -> Decoded:
+    """The record, or why it is none."""
+    try:
+        return codecs.decode_out(record.key, record.value)
+    except WireRefused as error:
+        return error
 
 
 def names_newer_policy(decoded: Iterable[object], policy: int) -> bool:
@@ -85,11 +84,17 @@ def judge(
 
 @dataclass(slots=True)
 class Judged:
-    """What becomes of a batch."""
+    """What becomes of a batch.
 
-    accepted: list[Outgoing] = field(default_factory=list)
+    `names_newer`: a record names a newer policy, or a schema that ours does not know; what is here
+    must not be used, and the contract has to be read to its end.
+    """
+
+    # Canonical topic -> what goes there, into the outbox's own partition.
+    accepted: dict[str, list[Pair]] = field(default_factory=dict)
     refused: list[Outgoing] = field(default_factory=list)  # notes for bus.quarantine
     reasons: list[str] = field(default_factory=list)  # of `refused`, one for one
+    names_newer: bool = False
 
     @property
     def unannounced(self) -> bool:
@@ -97,48 +102,72 @@ class Judged:
         return quarantine.NOT_ANNOUNCED in self.reasons
 
 
-@dataclass(frozen=True, slots=True)
 class Outbox:
-    """One partition of one unit's outbox."""
+    """One partition of one unit's outbox, and what was learnt of the changes in it: those that are
+    like one that was accepted take the quick pass of `wire.passage`."""
 
-    unit: str
-    topic: str
-    partition: int
-    fences: Fences
+    def __init__(self, unit: str, topic: str, partition: int, fences: Fences) -> None:
+        self.unit = unit
+        self.topic = topic
+        self.partition = partition
+        self.fences = fences
+        self._ways: dict[bytes, tuple[str, Ways]] = {}  # frame -> canonical topic, ways
+        self._learnt_under = (0, 0)  # policy, edition of the fences
+
+    def pass_on(
+        self, codecs: Codecs, records: Sequence[LogRecord], first: int, policy: int, judged: Judged
+    ) -> int:
+        """Accept what is known to be right; the place of the first record that is not, or the end.
+        That keys lie in their partition was looked at before."""
+        if self._learnt_under != (policy, self.fences.edition):
+            self._ways.clear()
+            self._learnt_under = policy, self.fences.edition
+        frame = (records[first].value or b"")[:HEADER_BYTES]
+        known, passage = self._ways.get(frame), codecs.passage(frame)
+        if known is None or passage is None:
+            return first
+        topic, ways = known
+        box = judged.accepted.setdefault(topic, [])
+        return passage(records, first, len(records), ways.senders, (box,))
+
+    def learn(self, change: Change, frame: bytes) -> None:
+        """A change of this outbox was accepted."""
+        topic = data_topic(change.dataset)
+        _, ways = self._ways.setdefault(frame, (topic, Ways()))
+        first, last = self.fences.span(change.incarnation)
+        ways.learn(*what_decides(change), Way(change.record is not None, (), first, last))
 
 
 def judge_batch(
     outbox: Outbox,
     records: Sequence[LogRecord],
-    decoded: Sequence[Decoded],
+    codecs: Codecs,
     contract: Contract,
     policy: int,
     now_us: int,
+    *,
+    is_newest: bool = False,
 ) -> Judged:
-    """Sort a batch into what goes on and what is noted; learns the announcements in it."""
+    """Sort a batch into what goes on and what is noted; learns the announcements in it.
+
+    `is_newest`: the contract was read to its end since a record named a newer policy; what does so
+    still is refused.
+    """
     judged = Judged()
-    for record, found in zip(records, decoded, strict=True):
-        if isinstance(found, Change):
-            reason = judge(
-                found,
-                unit=outbox.unit,
-                partition=outbox.partition,
-                contract=contract,
-                policy=policy,
-            ) or outbox.fences.refusal(found.incarnation, record.offset)
-            if reason is None:
-                judged.accepted.append(
-                    Outgoing(
-                        data_topic(found.dataset), outbox.partition, record.key, record.value or b""
-                    )
-                )
-                continue
-        elif isinstance(found, Announcement):
-            reason = _announced(outbox, found, record.offset)
-        elif isinstance(found, Marker):
-            reason = _pass_on(outbox, found, record, contract, judged)
-        else:
-            reason = found.reason
+    is_quick = _all_lie_right(outbox.partition, records, contract.partitions)
+    place = 0
+    while place < len(records):
+        if is_quick:
+            place = outbox.pass_on(codecs, records, place, policy, judged)
+            if place == len(records):
+                break
+        record = records[place]
+        place += 1
+        found = _read(codecs, record)
+        if not is_newest and names_newer_policy([found], policy):
+            judged.names_newer = True
+            return judged
+        reason = _judge_one(outbox, found, record, contract, policy, judged)
         if reason is not None:
             judged.reasons.append(reason)
             change = found if isinstance(found, Change) else None
@@ -148,6 +177,37 @@ def judge_batch(
                 )
             )
     return judged
+
+
+def _all_lie_right(partition: int, records: Sequence[LogRecord], partitions: int) -> bool:
+    """Whether every record's key that can be one of a change lies in its partition."""
+    keys = [r.key for r in records if r.key is not None and len(r.key) == KEY_BYTES]
+    return all(found == partition for found in partitions_of(keys, partitions))
+
+
+def _judge_one(
+    outbox: Outbox,
+    found: Decoded,
+    record: LogRecord,
+    contract: Contract,
+    policy: int,
+    judged: Judged,
+) -> str | None:
+    """Accept one record, or say why not."""
+    if isinstance(found, Announcement):
+        return _announced(outbox, found, record.offset)
+    if isinstance(found, Marker):
+        return _pass_on(outbox, found, record, contract, judged)
+    if isinstance(found, WireRefused):
+        return found.reason
+    reason = judge(
+        found, unit=outbox.unit, partition=outbox.partition, contract=contract, policy=policy
+    ) or outbox.fences.refusal(found.incarnation, record.offset)
+    if reason is None:
+        value = record.value or b""
+        judged.accepted.setdefault(data_topic(found.dataset), []).append((found.key, value))
+        outbox.learn(found, value[:HEADER_BYTES])
+    return reason
 
 
 def _announced(outbox: Outbox, found: Announcement, offset: int) -> str | None:
@@ -170,8 +230,6 @@ def _pass_on(
     if reason is not None:
         return reason
     key = marker_key(found)
-    judged.accepted += [
-        Outgoing(data_topic(dataset), outbox.partition, key, record.value or b"")
-        for dataset in contract.published_by(outbox.unit)
-    ]
+    for dataset in contract.published_by(outbox.unit):
+        judged.accepted.setdefault(data_topic(dataset), []).append((key, record.value or b""))
     return None

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import structlog
@@ -27,6 +28,7 @@ from deptbus.errors import BusRefused, BusUnreachable, DeptbusError
 from deptbus.stream.brokers import open_producer, partition_count, translate
 from deptbus.stream.identity import topic_ids
 from deptbus.wire.partitioner import partition_of
+from deptbus.wire.passage import Pair
 
 log = structlog.get_logger(__name__)
 
@@ -59,19 +61,19 @@ class _Parcel:
 
     __slots__ = ("deadline", "done", "next", "offsets", "records")
 
-    def __init__(self, records: list[Outgoing], deadline: float) -> None:
+    def __init__(self, records: Sequence[Pair], deadline: float) -> None:
         self.records = records
         self.next = 0  # first record that is not yet acked
-        self.offsets: list[int] = []
+        self.offsets: list[range] = []
         self.deadline = deadline
-        self.done: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[list[range]] = asyncio.get_running_loop().create_future()
 
     def fail(self, error: DeptbusError) -> None:
         if not self.done.done():
             self.done.set_exception(error)
 
     def acked(self, base_offset: int, count: int) -> None:
-        self.offsets.extend(range(base_offset, base_offset + count))
+        self.offsets.append(range(base_offset, base_offset + count))
         self.next += count
         if self.next == len(self.records) and not self.done.done():
             self.done.set_result(self.offsets)
@@ -135,35 +137,45 @@ class Sender:
         Raises BusRefused when the bus says no, BusUnreachable when it did not answer within the
         deadline: some of the records may then be stored, some not, some later. Send them again.
         """
-        if self._stopped:
-            raise BusUnreachable("the sender was stopped")
-        if not records:
-            return []
-        seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
-        deadline = asyncio.get_running_loop().time() + seconds
-        groups: dict[Place, list[int]] = {}
-        for index, record in enumerate(records):
-            place = (record.topic, record.partition)
-            if place[1] is None:
-                place = (record.topic, await self._partition(record))
-            groups.setdefault(place, []).append(index)  # type: ignore[arg-type]
-        parcels = {
-            place: self._enqueue(place, [records[i] for i in indexes], deadline)
-            for place, indexes in groups.items()
-        }
-        await _all_or_raise([parcel.done for parcel in parcels.values()])
+        indexes: dict[Place, list[int]] = {}
+        boxes: dict[Place, list[Pair]] = {}
+        for index, (topic, partition, key, value) in enumerate(records):
+            if partition is None:
+                partition = await self._partition(topic, key)
+            place = topic, partition
+            if place not in boxes:
+                indexes[place], boxes[place] = [], []
+            indexes[place].append(index)
+            boxes[place].append((key, value))
+        stored = await self.send_boxes(boxes, deadline_seconds=deadline_seconds)
         offsets = [0] * len(records)
-        for place, indexes in groups.items():
-            for index, offset in zip(indexes, parcels[place].offsets, strict=True):
+        for place, found in stored.items():
+            for index, offset in zip(indexes[place], chain.from_iterable(found), strict=True):
                 offsets[index] = offset
         return offsets
 
-    async def _partition(self, record: Outgoing) -> int:
-        if record.key is None:
-            raise ValueError("a record without a key needs a partition")
-        return partition_of(record.key, await self.partitions(record.topic))
+    async def send_boxes(
+        self, boxes: Mapping[Place, Sequence[Pair]], *, deadline_seconds: float | None = None
+    ) -> dict[Place, list[range]]:
+        """`send` of records that lie in boxes already, one for each partition of a topic; their
+        offsets in the same order. The boxes must not change any more."""
+        if self._stopped:
+            raise BusUnreachable("the sender was stopped")
+        seconds = self._deadline_seconds if deadline_seconds is None else deadline_seconds
+        deadline = asyncio.get_running_loop().time() + seconds
+        parcels = {
+            place: self._enqueue(place, pairs, deadline) for place, pairs in boxes.items() if pairs
+        }
+        if parcels:
+            await _all_or_raise([parcel.done for parcel in parcels.values()])
+        return {place: parcel.offsets for place, parcel in parcels.items()}
 
-    def _enqueue(self, place: Place, records: list[Outgoing], deadline: float) -> _Parcel:
+    async def _partition(self, topic: str, key: bytes | None) -> int:
+        if key is None:
+            raise ValueError("a record without a key needs a partition")
+        return partition_of(key, await self.partitions(topic))
+
+    def _enqueue(self, place: Place, records: Sequence[Pair], deadline: float) -> _Parcel:
         parcel = _Parcel(records, deadline)
         lane = self._lanes.get(place)
         if lane is None:
@@ -268,9 +280,8 @@ def _fill(batch: Any, lane: deque[_Parcel]) -> list[tuple[_Parcel, int]]:
             continue
         records = parcel.records
         index = parcel.next
-        while index < len(records):
-            record = records[index]
-            if append(timestamp=None, key=record.key, value=record.value) is None:
+        for key, value in islice(records, index, None):
+            if append(timestamp=None, key=key, value=value) is None:
                 break
             index += 1
         if index > parcel.next:
@@ -281,7 +292,7 @@ def _fill(batch: Any, lane: deque[_Parcel]) -> list[tuple[_Parcel, int]]:
     return taken
 
 
-async def _all_or_raise(futures: list[asyncio.Future[list[int]]]) -> None:
+async def _all_or_raise(futures: list[asyncio.Future[list[range]]]) -> None:
     """Wait for all; a refusal outranks an unanswered request. When the caller is cancelled, what
     is not yet on its way stays unsent."""
     try:

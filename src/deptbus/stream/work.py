@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
 
 import structlog
 
 from deptbus.errors import WireRefused
 from deptbus.names import control_topic, unit_of_topic
 from deptbus.stream.batches import Batch
-from deptbus.stream.delivery import Routed, decode_canonical, route_batch
+from deptbus.stream.delivery import Routed, route_batch
 from deptbus.stream.desk import DELIVERY_SECONDS, ENVIRONMENT, Bench, Desk
 from deptbus.stream.fences import Fences
-from deptbus.stream.intake import (
-    Judged,
-    Outbox,
-    decode_outbox,
-    judge_batch,
-    names_newer_policy,
-)
-from deptbus.stream.log import LogRecord, Outgoing, read_to_end
-from deptbus.wire.codecs import Codecs
+from deptbus.stream.intake import Judged, Outbox, judge_batch
+from deptbus.stream.log import read_to_end
+from deptbus.stream.sender import Pair, Place
 from deptbus.wire.control import Incarnated, check_key, decode_control
 
 log = structlog.get_logger(__name__)
-
-Decode = Callable[[Codecs, list[LogRecord]], list[Any]]
 
 
 class Gate:
@@ -47,22 +38,35 @@ class Gate:
 
     async def _attempt(self, batch: Batch) -> None:
         outbox = await self._outbox(batch)
-        bench = await _bench_for(self._desk, batch, decode_outbox)
-        judged = self._judge(batch, outbox, bench)
+        bench, is_newest = self._desk.bench(), False
+        judged = self._judge(batch, outbox, bench, is_newest)
+        if judged.names_newer:
+            bench, is_newest = await self._desk.newest_bench(), True
+            judged = self._judge(batch, outbox, bench, is_newest)
         if judged.unannounced:
             # The control record is on the bus before the first change of its incarnation, but
             # perhaps not yet when we took the partition over.
             known = await read_incarnated(self._desk, outbox.unit)
             outbox.fences.learn(known, outbox.partition)
-            judged = self._judge(batch, outbox, bench)
+            judged = self._judge(batch, outbox, bench, is_newest)
         _tell_refused(batch, judged.reasons)
-        await self._desk.sender("intake").send([*judged.accepted, *judged.refused])
+        boxes = {(topic, batch.partition): pairs for topic, pairs in judged.accepted.items()}
+        for note in judged.refused:
+            boxes.setdefault((note.topic, note.partition or 0), []).append((note.key, note.value))
+        await self._desk.sender("intake").send_boxes(boxes)
 
-    def _judge(self, batch: Batch, outbox: Outbox, bench: Bench) -> Judged:
-        policy = bench.policy
-        decoded = _decoded(self._desk, batch, policy.number, decode_outbox)
-        now_us = time.time_ns() // 1000
-        return judge_batch(outbox, batch.records, decoded, policy.contract, policy.number, now_us)
+    def _judge(self, batch: Batch, outbox: Outbox, bench: Bench, is_newest: bool) -> Judged:
+        """What the bench's policy says of the batch; it may be asked again, with another answer."""
+        policy, codecs = bench.policy, self._desk.codecs
+        return judge_batch(
+            outbox,
+            batch.records,
+            codecs,
+            policy.contract,
+            policy.number,
+            time.time_ns() // 1000,
+            is_newest=is_newest,
+        )
 
     async def _outbox(self, batch: Batch) -> Outbox:
         """The partition's announcements: known from `control` when it was taken over, since then
@@ -109,16 +113,17 @@ async def deliver(desk: Desk, agent: str, batch: Batch) -> None:
 
 
 async def _attempt_delivery(desk: Desk, agent: str, batch: Batch) -> None:
+    is_newest = False
     while True:
-        bench = await _bench_for(desk, batch, decode_canonical)
-        number = bench.policy.number
-        with desk.at_work.under(number):
-            routed = await _routed(desk, batch, bench)
+        bench = await desk.newest_bench() if is_newest else desk.bench()
+        with desk.at_work.under(bench.policy.number):
+            routed = await _routed(desk, batch, bench, is_newest)
             # Routing waits for the bus too: what was routed under a policy that is no longer the
             # newest, or may not be, does not go out.
-            if desk.bench() is bench:
+            if not routed.names_newer and desk.bench() is bench:
                 await _send(desk, agent, batch, routed)
                 return
+        is_newest = routed.names_newer
 
 
 async def _send(desk: Desk, agent: str, batch: Batch, routed: Routed) -> None:
@@ -129,27 +134,31 @@ async def _send(desk: Desk, agent: str, batch: Batch, routed: Routed) -> None:
     sender = desk.sender(agent)
     if done is None:
         done = batch.cache[agent, routed.policy] = set()
-        together = [record for records in boxes.values() for record in records]
+        together = {(topic, batch.partition): pairs for topic, pairs in boxes.items()}
         try:
-            await sender.send(together, deadline_seconds=DELIVERY_SECONDS)
+            await sender.send_boxes(together, deadline_seconds=DELIVERY_SECONDS)
         except ENVIRONMENT as error:
             log.warning("deliveries_failed", agent=agent, topic=batch.topic, error=error.what)
         else:
             done.update(boxes)
             return
-    await _each_for_itself(desk, agent, {t: r for t, r in boxes.items() if t not in done}, done)
+    left = {(topic, batch.partition): p for topic, p in boxes.items() if topic not in done}
+    await _each_for_itself(desk, agent, left, done)
 
 
 async def _each_for_itself(
-    desk: Desk, agent: str, boxes: dict[str, list[Outgoing]], done: set[str]
+    desk: Desk, agent: str, boxes: dict[Place, list[Pair]], done: set[str]
 ) -> None:
     sender = desk.sender(agent)
     results = await asyncio.gather(
-        *[sender.send(records, deadline_seconds=DELIVERY_SECONDS) for records in boxes.values()],
+        *[
+            sender.send_boxes({place: pairs}, deadline_seconds=DELIVERY_SECONDS)
+            for place, pairs in boxes.items()
+        ],
         return_exceptions=True,
     )
     failed = None
-    for topic, result in zip(boxes, results, strict=True):
+    for (topic, _), result in zip(boxes, results, strict=True):
         if isinstance(result, BaseException):
             failed = failed or result
         else:
@@ -158,46 +167,29 @@ async def _each_for_itself(
         raise failed
 
 
-async def _bench_for(desk: Desk, batch: Batch, decode: Decode) -> Bench:
-    """The bench of the policy in force, read anew when a record of the batch names a newer one."""
-    return await desk.bench_for(
-        lambda bench: names_newer_policy(
-            _decoded(desk, batch, bench.policy.number, decode), bench.policy.number
-        )
-    )
-
-
-def _decoded(desk: Desk, batch: Batch, policy: int, decode: Decode) -> list[Any]:
-    """The records decoded by all that is known under a policy; once for both agents."""
-    key = ("decoded", policy)
-    found: list[Any] | None = batch.cache.get(key)
-    if found is None:
-        found = batch.cache[key] = decode(desk.codecs, batch.records)
-    return found
-
-
-async def _routed(desk: Desk, batch: Batch, bench: Bench) -> Routed:
+async def _routed(desk: Desk, batch: Batch, bench: Bench, is_newest: bool) -> Routed:
     """The batch routed under one policy; once for both agents."""
-    key = ("routed", bench.policy.number)
+    key = ("routed", bench.policy.number, is_newest)
     task = batch.cache.get(key)
     if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-        task = batch.cache[key] = asyncio.create_task(_route(desk, batch, bench))
+        task = batch.cache[key] = asyncio.create_task(_route(desk, batch, bench, is_newest))
     routed: Routed = await asyncio.shield(task)
     return routed
 
 
-async def _route(desk: Desk, batch: Batch, bench: Bench) -> Routed:
+async def _route(desk: Desk, batch: Batch, bench: Bench, is_newest: bool) -> Routed:
     """Route, write the schemas that this takes, and note what cannot be routed."""
-    records: list[LogRecord] = batch.records
     routed = await route_batch(
         batch.topic,
         batch.partition,
-        records,
-        _decoded(desk, batch, bench.policy.number, decode_canonical),
-        router=bench.router,
+        batch.records,
+        carrier=bench.carrier,
         codecs=desk.codecs,
         now=datetime.now(UTC),
+        is_newest=is_newest,
     )
+    if routed.names_newer:
+        return routed
     await desk.flush_schemas()
     if routed.refused:
         _tell_refused(batch, routed.reasons)

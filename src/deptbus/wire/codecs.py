@@ -31,6 +31,7 @@ from deptbus.wire.guard import (
     WRONG_KIND,
 )
 from deptbus.wire.outgoing import DeliveryWriter, UpsertWriter, change_bytes
+from deptbus.wire.passage import Passage, passage
 from deptbus.wire.schema_text import lint_embedded, parse_schema_text
 from deptbus.wire.schemas import attribute_of, change_schema, delivery_schema, embedded_record
 from deptbus.wire.types import resolve
@@ -66,6 +67,7 @@ class Codecs:
         # Written at first use: a recipient sees few of all the projections of a bus.
         self._changes: dict[bytes, Callable[[bytes | None, bytes], Change]] = {}
         self._deliveries: dict[bytes, Callable[[bytes | None, bytes], Received]] = {}
+        self._passages: dict[tuple[bytes, str | None], Passage] = {}
         self._known_changes: dict[bytes, _Known] = {}
         self._known_deliveries: dict[bytes, _Known] = {}
         self._writer = DeliveryWriter(self._projection)
@@ -263,6 +265,25 @@ class Codecs:
         decode = delivery_decoder(dataset, version, resolve(schema), self._memory)
         self._deliveries[head] = decode
         return decode
+
+    def passage(self, head: bytes, dataset: str | None = None) -> Passage | None:
+        """The quick pass over changes whose value begins with the frame `head`: to deliveries of
+        `dataset`, or, without one, whole. None where the frame is not of such a change."""
+        key = head, dataset
+        found = self._passages.get(key)
+        if found is None:
+            known = self._known_changes.get(head)
+            if known is None or (dataset is not None and known.dataset != dataset):
+                return None
+            record, whole = resolve(known.record_schema), dataset is None
+            found = self._passages[key] = passage(head, record, self._memory, whole=whole)
+        return found
+
+    def around(
+        self, change: Change, delivery: Delivery, policy: int
+    ) -> tuple[bytes, bytes, tuple[int, ...] | None]:
+        """See `outgoing.DeliveryWriter.around`."""
+        return self._writer.around(change, delivery, policy)
 
     def encode_deliveries(
         self,

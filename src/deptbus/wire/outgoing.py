@@ -126,6 +126,26 @@ def change_bytes(head: bytes, count: int, c: Change) -> bytes:
     return capped(b"".join(envelope + body))
 
 
+def what_decides(c: Change) -> tuple[bytes, bytes]:
+    """The bytes of a change that decide where it goes, as they lie in it: what it begins with
+    behind the frame (op, reason, unit, incarnation), and what stands between publication and record
+    (places, cause, job, policy). See `wire.passage`."""
+    sender = (
+        _HAPPENED[c.op, c.reason],
+        text_of("source_unit", c.source_unit),
+        natural_of("incarnation", c.incarnation.number),
+        c.incarnation.token,
+    )
+    end = (
+        text_of("division", c.division),
+        array_of("former_divisions", c.former_divisions),
+        _CHANGE_CAUSES[c.cause],
+        optional_text("job", c.job),
+        natural_of("policy", c.policy),
+    )
+    return b"".join(sender), b"".join(end)
+
+
 class UpsertWriter:
     """Writes upserts of keys that never left their place, as `change_bytes` does: what is the same
     in all changes of one batch is made once."""
@@ -229,6 +249,19 @@ class DeliveryWriter:
                 by_plan[plan] = value
             written.append(value)
         return written
+
+    def around(
+        self, change: Change, delivery: Delivery, policy: int
+    ) -> tuple[bytes, bytes, tuple[int, ...] | None]:
+        """A delivery's bytes before its version and behind its time, up to the record's fields;
+        and the places of those fields, None where there is no record."""
+        plan = self._plan(change, delivery)
+        before = plan.head + text_of("source_unit", change.source_unit)
+        end = _DELIVERY_CAUSES[change.cause] + optional_text("job", change.job)
+        after = natural_of("policy", policy) + plan.right + end
+        if plan.upsert:
+            return before, after + _VALUE, plan.places
+        return before, after + _NULL, None
 
     def _plan(self, change: Change, d: Delivery) -> _Plan:
         # Routing caches its rules, so their tuples are the same objects from change to change; they

@@ -138,6 +138,12 @@ def write_refusals(src: Source) -> None:
     src.add("raise malformed()")
 
 
+def write_refused_at(src: Source, then: str) -> None:
+    """As `write_refusals`, where somebody else says what is wrong. The scope has `WireRefused`."""
+    with src.block("except (IndexError, UnicodeDecodeError, WireRefused):"):
+        src.add(then)
+
+
 def _null(src: Source, t: Type) -> None:
     src.add("pass")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -17,11 +17,12 @@ from deptbus.names import AGENTS, QUARANTINE, SCHEMAS, data_topic, in_topic
 from deptbus.routing import Router
 from deptbus.stream import desk as desk_module
 from deptbus.stream.batches import Batch
-from deptbus.stream.delivery import HORIZONTAL, VERTICAL, decode_canonical, route_batch
+from deptbus.stream.delivery import HORIZONTAL, VERTICAL, Carrier, route_batch
 from deptbus.stream.desk import Desk, Stopping
 from deptbus.stream.log import LogRecord, Outgoing
 from deptbus.stream.policies import LEASE_SECONDS
 from deptbus.stream.reports import PoliciesAtWork, Reporter
+from deptbus.stream.sender import Pair, Place
 from deptbus.stream.work import deliver
 from deptbus.wire.codecs import Codecs
 from deptbus.wire.control import decode_control
@@ -55,6 +56,12 @@ class NotingSender:
                 await self.holds[record.topic].wait()
         self.sent += records
         return list(range(len(records)))
+
+    async def send_boxes(
+        self, boxes: Mapping[Place, Sequence[Pair]], *, deadline_seconds: float = 1
+    ) -> None:
+        records = [Outgoing(*place, *pair) for place, pairs in boxes.items() for pair in pairs]
+        await self.send(records)
 
 
 class FakePolicies:
@@ -108,8 +115,7 @@ async def test_deliveries_are_split_by_direction_and_keep_key_place_and_order():
         DATA,
         2,
         batch.records,
-        decode_canonical(codecs, batch.records),
-        router=Router(town.policy()),
+        carrier=Carrier(Router(town.policy()), codecs),
         codecs=codecs,
         now=datetime(2026, 6, 1, tzinfo=UTC),
     )
@@ -119,9 +125,9 @@ async def test_deliveries_are_split_by_direction_and_keep_key_place_and_order():
         in_topic(town.TOWN_POLICE),
     }
     for boxes in routed.deliveries.values():
-        for topic, records in boxes.items():
-            assert {(r.topic, r.partition, r.key) for r in records} == {(topic, 2, changes[0].key)}
-            decoded = [codecs.decode_inbox(r.key, r.value) for r in records]
+        for pairs in boxes.values():
+            assert {key for key, _ in pairs} == {changes[0].key}
+            decoded = [codecs.decode_inbox(key, value) for key, value in pairs]
             assert [(d.version, d.policy) for d in decoded] == [(1, 1), (2, 1), (3, 1)]
 
 

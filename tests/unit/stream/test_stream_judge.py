@@ -14,7 +14,7 @@ from deptbus.names import QUARANTINE, data_topic, out_topic
 from deptbus.stream import quarantine
 from deptbus.stream.data import decode_data, marker_key
 from deptbus.stream.fences import Fences
-from deptbus.stream.intake import Outbox, decode_outbox, judge, judge_batch, names_newer_policy
+from deptbus.stream.intake import Outbox, judge, judge_batch, names_newer_policy
 from deptbus.stream.log import LogRecord
 from deptbus.wire.control import Announcement, Marker, decode_control, encode_control
 from deptbus.wire.guard import REASONS as WIRE_REASONS
@@ -85,8 +85,7 @@ def records_of(*found: tuple[bytes | None, bytes], first: int = 1) -> list[LogRe
 
 
 def run(records: list[LogRecord], box: Outbox | None = None):
-    decoded = decode_outbox(SOURCE.codecs, records)
-    return judge_batch(box or outbox(), records, decoded, CONTRACT, 1, 7)
+    return judge_batch(box or outbox(), records, SOURCE.codecs, CONTRACT, 1, 7)
 
 
 def encoded(change: Change) -> tuple[bytes, bytes]:
@@ -96,9 +95,7 @@ def encoded(change: Change) -> tuple[bytes, bytes]:
 def test_neighbours_of_a_bad_record_go_on_with_the_same_bytes():
     good = [encoded(SOURCE.change("a", v)) for v in (1, 2)]
     found = run(records_of(good[0], (b"k", b"\xff"), (None, b""), good[1]))
-    assert [(o.topic, o.partition, o.key, o.value) for o in found.accepted] == [
-        (data_topic("resident"), PLACE, key, value) for key, value in good
-    ]
+    assert found.accepted == {data_topic("resident"): good}
     assert len(found.reasons) == 2
     assert set(found.reasons) <= set(WIRE_REASONS)
     assert len(found.refused) == 2
@@ -135,7 +132,7 @@ def test_an_announcement_in_the_stream_fences_what_lies_behind_it_only():
     records = records_of(old[0], (None, encode_control(announcement)), old[1], young)
     for _ in range(2):  # a batch that is done again is judged alike
         found = run(records, box)
-        assert [o.value for o in found.accepted] == [old[0][1], young[1]]
+        assert found.accepted == {data_topic("resident"): [old[0], young]}
         assert found.reasons == [quarantine.FENCED]
 
 
@@ -149,10 +146,10 @@ def test_an_announcement_of_another_unit_or_place_is_refused():
 def test_a_marker_goes_to_every_dataset_of_its_unit_under_a_key_of_its_own():
     marker = Marker("m1", "cut", town.POLICE, "main", SOURCE.incarnation, 1)
     found = run(records_of((None, encode_control(marker))))
-    [outgoing] = found.accepted
-    assert (outgoing.topic, outgoing.partition) == (data_topic("resident"), PLACE)
-    assert outgoing.key == marker_key(marker)
-    assert decode_data(SOURCE.codecs, outgoing.key, outgoing.value) == marker
+    assert list(found.accepted) == [data_topic("resident")]
+    [(key, value)] = found.accepted[data_topic("resident")]
+    assert key == marker_key(marker)
+    assert decode_data(SOURCE.codecs, key, value) == marker
 
 
 def test_a_marker_of_a_lesser_incarnation_is_fenced():
@@ -175,3 +172,40 @@ def test_what_names_a_newer_policy():
     assert not names_newer_policy([change], 2)
     assert names_newer_policy([WireRefused("unknown_schema", "")], 9)
     assert not names_newer_policy([WireRefused("malformed", "")], 1)
+
+
+def test_a_batch_that_names_a_newer_policy_is_not_judged_before_the_contract_was_read():
+    newer = records_of(encoded(SOURCE.change("a", 1)), encoded(SOURCE.change("a", 2, policy=2)))
+    assert run(newer).names_newer
+    found = judge_batch(outbox(), newer, SOURCE.codecs, CONTRACT, 1, 7, is_newest=True)
+    assert not found.names_newer
+    assert found.reasons == [quarantine.UNKNOWN_POLICY]
+
+
+def test_what_was_learnt_of_a_change_does_not_let_another_place_or_incarnation_pass():
+    """The quick pass knows the sender by its bytes: partition, fence and policy are asked anew."""
+    box = outbox()
+    good = [encoded(SOURCE.change("a", v)) for v in range(1, 4)]
+    assert run(records_of(*good), box).reasons == []
+    astray = encoded(SOURCE.change("elsewhere", 4))
+    found = run(records_of(good[0], astray, good[1]), box)
+    assert found.reasons == [quarantine.WRONG_PARTITION]
+    assert found.accepted == {data_topic("resident"): good[:2]}
+    box.fences.announce("main", YOUNG, 100)
+    late = records_of(good[0], good[1], first=100)
+    assert run(late, box).accepted == {data_topic("resident"): [good[0]]}
+    assert run(late, box).reasons == [quarantine.FENCED]
+
+
+def test_a_span_says_what_a_refusal_says_at_every_offset():
+    old, young = SOURCE.incarnation, YOUNG
+    eldest = Incarnation(3, b"token--3")
+    for announced in ([(4, old)], [(4, old), (9, young)], [(3, young), (5, old)], [(2, old)] * 2):
+        fences = Fences()
+        for offset, incarnation in [*announced, (20, eldest)]:
+            fences.announce("main", incarnation, offset)
+        for incarnation in (old, young, eldest, Incarnation(9, b"unknown!")):
+            first, last = fences.span(incarnation)
+            for offset in range(30):
+                allowed = fences.refusal(incarnation, offset) is None
+                assert allowed is (first <= offset <= last), (announced, incarnation, offset)
