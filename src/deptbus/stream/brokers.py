@@ -248,8 +248,12 @@ async def check_group(connection: Connection, group: str) -> None:
 
 async def topic_partitions(connection: Connection, topics: Iterable[str]) -> dict[str, int]:
     """Topic -> number of partitions, for topics that exist. Raises BusRefused for any other."""
+    names = list(topics)
     async with consumer_of(connection) as consumer:
-        return {topic: await partition_count(consumer._client, topic) for topic in topics}
+        client = consumer._client
+        for topic in names:  # all with the first answer: a thousand units have thousands of topics
+            client.add_topic(topic)
+        return {topic: await partition_count(client, topic) for topic in names}
 
 
 async def partitions_of(consumer: AIOKafkaConsumer, topic: str) -> list[TopicPartition]:
