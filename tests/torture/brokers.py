@@ -174,7 +174,11 @@ def outbox_made_again(world: World, short: bool) -> None:
 
 
 def inbox_made_again(world: World, short: bool) -> None:
+    adapter = world.children["adapter-others"]
+    adapter.freeze()  # so that something lies there unread
+    typed(world, 100, 2.0)
     _make_again(world, _topic("in", AUDIT))
+    adapter.wake()
     _ask(world, "rejoin", AUDIT, "adapter-others")
     # What is due is written anew once more, by the job that fills it.
     world.policies += 1

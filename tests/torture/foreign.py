@@ -133,13 +133,13 @@ class Foreign:
 
     @contextmanager
     def blind_to(self, topic: str) -> Iterator[None]:
-        """Looks nowhere meanwhile, and forgets what it knew of a topic that is made again."""
+        """Looks nowhere meanwhile, and begins a topic that is made again from its beginning; what
+        was delivered to the one of before was delivered."""
         with self._looking:
             yield
             for places in (self._next, self._waiting):
                 for place in [p for p in places if p[0] == topic]:
                     del places[place]
-            self._there.pop(topic, None)
 
     def look(self) -> None:
         """Raises KafkaException while the bus is away."""
