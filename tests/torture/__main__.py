@@ -6,6 +6,7 @@ Exit codes: 0 nothing was found; 1 something was found, and is named; 2 could no
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import traceback
 
@@ -17,6 +18,7 @@ DONE, FOUND, COULD_NOT = 0, 1, 2
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(COULD_NOT))  # and the world is closed
     known = scenarios()
     parser = argparse.ArgumentParser(prog="python -m tests.torture")
     parser.add_argument("scenario", nargs="*", help="which ones; default: all")

@@ -22,10 +22,13 @@ def run(world: World, seed: int, short: bool) -> Verdict:
 
 def _kill_at(world: World, orders: moments.Orders, point: str) -> None:
     orders.place(point)
-    pid = moments.wait_obeyed(orders, point, 30)
-    world.verdict.check(pid is not None, f"no process came to `{point}`")
-    for name in world.tend():
-        world.children[name].wait_ready()
+    pid = moments.wait_obeyed(orders, point, 60)
+    dead = next((c for c in world.children.values() if c.process and c.pid == pid), None)
+    if dead is None or dead.process is None:
+        world.verdict.add("other", f"no process came to `{point}`")
+        return
+    dead.process.wait(30)  # it says that it obeys before it dies
+    dead.start().wait_ready()
 
 
 BUGS = {

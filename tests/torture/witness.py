@@ -159,10 +159,14 @@ class Witness:
     # -- at the end -------------------------------------------------------------------------------
 
     def settle(
-        self, seconds: float, *, units: Iterable[str] | None = None, still_seconds: float = 1e9
+        self,
+        seconds: float,
+        *,
+        units: Iterable[str] | None = None,
+        enough: Callable[[float], bool] = lambda _: False,
     ) -> bool:
         """Waits until every copy (of `units`) is what it should be; False at the deadline, or when
-        the first difference has been the same for `still_seconds`."""
+        `enough` says so, which is told for how many seconds the first difference is the same."""
         began = moved = time.monotonic()
         last: tuple[str, str] | None = None
         while True:
@@ -177,7 +181,7 @@ class Witness:
             now = time.monotonic()
             if first != last:
                 last, moved = first, now
-            if now - began > seconds or now - moved > still_seconds:
+            if now - began > seconds or enough(now - moved):
                 return False
             time.sleep(0.2)
 

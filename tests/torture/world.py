@@ -389,10 +389,16 @@ class World:
     def changes(self) -> int:
         return sum(writer.changes for writer in self.writers.values())
 
-    @property
-    def still_seconds(self) -> float:
-        """For how long copies may stand still before one no longer waits for them."""
-        return 1e9 if self.bug is None else STILL_SECONDS
+    def has_shown(self, still_seconds: float) -> bool:
+        """Whether a planted bug was found, or is one of those after which copies stay wrong, and
+        nothing has moved for long."""
+        if self.bug is None:
+            return False
+        if any(self.verdict.counts[kind] for kind in self.bug.shows):
+            return True
+        return still_seconds > STILL_SECONDS and not {"lost", "unentitled"}.isdisjoint(
+            self.bug.shows
+        )
 
     def wait_written(self, seconds: float = 1200) -> None:
         for writer in self.writers.values():
@@ -403,7 +409,7 @@ class World:
         read all there is, then counts. What is not right by then is found."""
         self.wait_written()
         began = time.monotonic()
-        arrived = self.witness.settle(seconds, still_seconds=self.still_seconds)
+        arrived = self.witness.settle(seconds, enough=self.has_shown)
         if drained and arrived:
             self._drain(seconds)
         self.did(f"waited {time.monotonic() - began:.1f} s for the copies")

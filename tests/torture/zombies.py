@@ -184,8 +184,8 @@ def go_on(world: World) -> None:
 
 def arrived(world: World, units: list[str] | None) -> None:
     """What was written is everywhere (or at these units), while the clerks pause."""
-    seconds = 1.5 * patience_of(world)
-    if not world.witness.settle(seconds, units=units, still_seconds=2 * world.still_seconds):
+    seconds = WAIT_SECONDS if world.bug is None else 2 * patience_of(world)
+    if not world.witness.settle(seconds, units=units, enough=world.has_shown):
         world.verdict.add("lost", "copies were not right while the clerks paused")
 
 
