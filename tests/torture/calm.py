@@ -53,12 +53,6 @@ BUGS = {
         {"adapter": ["moments:publisher", "patches:forgets_before_ack"]},
         ("published",),
     ),
-    "rows_before_offset": Bug(
-        "rows and offset are two transactions, and the adapter dies in between",
-        ("doubled",),
-        {"adapter": ["patches:rows_before_offset", "moments:applier"]},
-        ("inside-sql",),
-    ),
     "every_field_flows": Bug(
         "a worker delivers whole records",
         ("unentitled",),

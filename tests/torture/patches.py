@@ -140,20 +140,6 @@ def forgets_before_ack() -> None:
     Publisher._send = later  # type: ignore[method-assign]
 
 
-def rows_before_offset() -> None:
-    """Rows and the offset behind them are committed one after the other."""
-    from deptbus.department.store_sqlite import SqliteStore
-
-    write_rows = SqliteStore._write_rows
-
-    def in_two(self: SqliteStore, connection: Any, decision: Any) -> None:
-        write_rows(self, connection, decision)
-        connection.execute("COMMIT")
-        connection.execute("BEGIN IMMEDIATE")
-
-    SqliteStore._write_rows = in_two  # type: ignore[method-assign]
-
-
 def no_fence() -> None:
     """Who takes a system over leaves the token as it was, so that nobody is fenced by it."""
     from deptbus.department import fence
@@ -193,13 +179,3 @@ def idle_keeper() -> None:
         return []
 
     Keeper.keep = keep  # type: ignore[method-assign]
-
-
-def last_record_wins() -> None:
-    """Whoever folds a canonical topic takes the last record of a key, whatever its version."""
-    from deptbus.operations.fold import Fold
-
-    def add(self: Fold, offset: int, source_unit: str, key: bytes, version: int) -> None:
-        self._heads.setdefault(source_unit, {})[key] = (version, offset, version)
-
-    Fold.add = add  # type: ignore[method-assign]

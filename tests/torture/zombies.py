@@ -221,12 +221,6 @@ BUGS = {
         {"operations": ["patches:idle_keeper"]},
         ("late send",),
     ),
-    "last_record_wins": Bug(
-        "jobs and keeper take the last record of a key instead of its highest version",
-        ("stale", "lost"),
-        {"operations": ["patches:last_record_wins"]},
-        ("late send",),
-    ),
 }
 
 SCENARIO = Scenario("zombies", "processes stand still beyond their time and wake", run, BUGS)
