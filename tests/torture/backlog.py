@@ -4,7 +4,7 @@
 of its own.
 
 1. Slow broker: it stands still most of the time (SIGSTOP and SIGCONT in turn) while changes are
-   written. The outbox fills and empties; status says how many rows wait and since when.
+   written. The outbox fills and empties.
 2. Slow consumer: the adapter of `archive@330106` stands still most of the time. Nobody waits for
    it.
 3. Full outbox: the broker stands still, and more is written than the outbox has room for. Every
@@ -68,12 +68,12 @@ def run(world: World, seed: int, short: bool) -> Verdict:
     world.watch()
     _start(world)
     memory = Memory(world.children.values()).start()
-    _slow(world, 200 if short else 6_000)
-    _full(world)
-    if not short:
-        for _ in range(3):
-            _slow(world, 4_000)
+    for changes in (200,) if short else (6_000, 4_000, 4_000, 4_000):
+        _slow(world, changes)
+        if world.verdict.is_clean:
             _full(world)
+        if not world.verdict.is_clean:
+            break  # what comes behind would wait for what is broken already
     grown = memory.stop()
     world.verdict.counted["memory_grown_mb"] = grown
     for name, megabytes in grown.items():
@@ -117,19 +117,18 @@ def _slow(world: World, changes: int) -> None:
     """Broker and one recipient in turn."""
     broker = world.broker.pid
     assert broker is not None
-    most = 0
+    desk, most = world.county.desk(REGISTRY, read_only=True), 0
     with Slowed(broker):
         world.write(changes, per_second=60)
         while world.is_writing:
-            source = status(world, REGISTRY)[1]["source"]
-            most = max(most, source["outbox_rows"])
-            if source["outbox_rows"]:
-                age = source["oldest_age_seconds"]
-                world.verdict.check(age is not None and age >= 0, "nobody says how old it is")
+            ((rows,),) = desk.rows("SELECT count(*) FROM deptbus_outbox")
+            most = max(most, rows)
+            time.sleep(0.02)
     world.wait_written()
+    desk.close()
     world.did(f"a broker that stands still {_STANDS / (_STANDS + _RUNS):.0%} of the time: "
               f"{most} rows waited at most")  # fmt: skip
-    world.verdict.check(most > 0, "a slow broker never showed in status")
+    world.verdict.check(most > 0, "what a slow broker does not take did not wait in the outbox")
     with Slowed(world.children["adapter-archive"].pid):
         world.write(changes)
         world.wait_written()
@@ -160,6 +159,9 @@ def _full(world: World) -> None:
             20 < half["outbox_fill_percent"] < 100 and half["outbox_room_rows"] > 0,
             f"half full is told as {half['outbox_fill_percent']} %",
         )
+        world.verdict.check(half["oldest_age_seconds"], "how old the oldest row is is not told")
+        if not world.verdict.is_clean:
+            return
         writer.start(2 * CAP_ROWS)
         writer.join()
         code, system = status(world, REGISTRY)
