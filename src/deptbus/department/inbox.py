@@ -20,12 +20,13 @@ from deptbus.stream.identity import topic_identity
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
 from deptbus.wire.control import PolicyMarker, ResendRequest
-from deptbus.wire.guard import UNKNOWN_SCHEMA, first_offset
-from deptbus.wire.partitioner import partition_of
+from deptbus.wire.guard import KEY_BYTES, UNKNOWN_SCHEMA, first_offset
+from deptbus.wire.partitioner import partitions_of as partitions_of_keys
 
 log = structlog.get_logger(__name__)
 
 WRONG_PARTITION = "wrong_partition"  # written with another partitioner: order per key is not sure
+_NO_KEY = bytes(KEY_BYTES)
 
 
 @dataclass(slots=True)
@@ -156,9 +157,14 @@ class Inbox:
     ) -> None:
         """What came in one partition, one after the other. Nearly all are deliveries that are read
         at once: nothing is awaited for those."""
-        decode, count, take = self._codecs.decode_inbox, len(self._places), part.items.append
+        decode, take = self._codecs.decode_inbox, part.items.append
         partition, policy = records[0].partition, arrived.policy
-        for record in records:
+        # Of whatever else came as a key decoding knows: no delivery has one.
+        keys = [
+            r.key if r.key is not None and len(r.key) == KEY_BYTES else _NO_KEY for r in records
+        ]
+        places = partitions_of_keys(keys, len(self._places))
+        for record, place in zip(records, places, strict=True):
             try:
                 item = decode(record.key, record.value)
             except WireRefused as error:
@@ -168,7 +174,7 @@ class Inbox:
                 item = found
             if item.__class__ is Received:
                 assert isinstance(item, Received)
-                if partition_of(item.key, count) != partition:
+                if place != partition:
                     part.unreadable.append(Unreadable(record.offset, WRONG_PARTITION))
                     continue
                 # Of a dataset that is left out too: only its policy may tell us of the dataset.
