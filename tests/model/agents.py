@@ -101,7 +101,7 @@ async def take_in(world: World, me: Instance) -> None:
                 await step()
                 bus.append(outgoing)
         await step()
-        agent.commit(topic, position + len(records))
+        agent.commit(topic, records[-1].offset + 1)
 
 
 async def route(world: World, me: Instance) -> None:
@@ -124,7 +124,7 @@ async def route(world: World, me: Instance) -> None:
         with agent.at_work.under(policy.number):
             routed = await _route(world, policy, records, is_newest)
             if world.bugs.ack_before_delivery:
-                agent.commit(topic, position + len(records))
+                agent.commit(topic, records[-1].offset + 1)
             boxes = [
                 [Outgoing(inbox, 0, key, value) for key, value in pairs]
                 for agent_of in (HORIZONTAL, VERTICAL)
@@ -135,7 +135,7 @@ async def route(world: World, me: Instance) -> None:
                 await step()
                 bus.append(outgoing)
         await step()
-        agent.commit(topic, position + len(records))
+        agent.commit(topic, records[-1].offset + 1)
 
 
 def _judge(outbox: Outbox, records: list[LogRecord], policy: Policy, is_newest: bool) -> Judged:

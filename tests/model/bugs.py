@@ -83,6 +83,11 @@ PLANTED = {
     "a policy delivered anew without waiting for the agents": Planted(
         "policies", Bugs(no_waiting_for_agents=True)
     ),
+    "no keeper": Planted("late", Bugs(no_keeper=True)),
+    "a resync that does not delete": Planted("restores", Bugs(resync_without_deletes=True)),
+    "a resync that does not wait for its marker": Planted(
+        "restores", Bugs(resync_without_marker=True)
+    ),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from deptbus.contract.model import Policy
@@ -20,9 +21,13 @@ class Bus:
     """Everything in it is durable; an append is atomic."""
 
     def __init__(self, router_kind: type[Router]) -> None:
-        self.topics: dict[str, list[LogRecord]] = defaultdict(list)
+        # By offset; compaction leaves holes.
+        self.topics: dict[str, list[LogRecord | None]] = defaultdict(list)
         self.committed: dict[tuple[str, str], int] = defaultdict(int)  # (group, topic)
         self.incarnated: dict[str, list[Incarnated]] = defaultdict(list)  # unit -> control records
+        self.published: dict[str, int] = defaultdict(int)  # unit -> highest publication
+        self.highest: dict[str, int] = defaultdict(int)  # unit -> highest version
+        self.kept = 0  # the canonical topic's end when the last run of the keeper began
         self.jobs: dict[str, JobProgress] = {}
         self.policies: dict[int, Policy] = {}
         self._router_kind = router_kind
@@ -37,11 +42,26 @@ class Bus:
 
     def mangle(self, topic: str, offset: int) -> None:
         """Bytes that nobody can read: intake has to refuse them."""
-        record = self.topics[topic][offset]
+        record = self.record(topic, offset)
         self.topics[topic][offset] = record._replace(value=(record.value or b"")[:-1])
 
+    def record(self, topic: str, offset: int) -> LogRecord:
+        found = self.topics[topic][offset]
+        assert found is not None
+        return found
+
     def read(self, topic: str, position: int, limit: int) -> list[LogRecord]:
-        return self.topics[topic][position : position + limit]
+        """At most `limit` records from `position` on; go on behind the last one's offset."""
+        behind = (r for r in islice(self.topics[topic], position, None) if r is not None)
+        return list(islice(behind, limit))
+
+    def compact(self, topic: str, end: int) -> None:
+        """Before `end` only the last record of each key is kept, whatever its version."""
+        last = {r.key: n for n, r in enumerate(self.topics[topic][:end]) if r is not None}
+        kept = set(last.values())
+        self.topics[topic][:end] = [
+            r if n in kept else None for n, r in enumerate(self.topics[topic][:end])
+        ]
 
     def end(self, topic: str) -> int:
         return len(self.topics[topic])

@@ -14,10 +14,11 @@ from deptbus.operations.boundary import crossed
 from deptbus.operations.due import DueJob, due_jobs, last_completed, older_policies
 from deptbus.operations.fold import Fold
 from deptbus.routing import settle
+from deptbus.stream.data import decode_data
 from deptbus.stream.log import Outgoing
 from deptbus.wire.control import AgentReport, JobProgress, PolicyMarker, encode_control
 
-from .county import CODECS, CONTRACTS
+from .county import CODECS, CONTRACTS, DATASET
 from .simulation import Instance, rest, step
 
 if TYPE_CHECKING:
@@ -107,9 +108,11 @@ async def _send(world: World, job: DueJob, dataset: str, inbox: str) -> None:
     changes: dict[int, Change] = {}
     fold = Fold()
     for record in records:
-        changes[record.offset] = change = CODECS.decode_change(record.key, record.value)
-        fold.add(record.offset, change.source_unit, change.key, change.version)
-    winners = fold.winners(0, len(records))
+        change = decode_data(CODECS, record.key, record.value)
+        if isinstance(change, Change):
+            changes[record.offset] = change
+            fold.add(record.offset, change.source_unit, change.key, change.version)
+    winners = fold.winners(0, bus.end(data_topic(dataset)))
     numbers = older_policies(job, dataset, bus.policies, bus.digests)
     older = [bus.router(number) for number in numbers]
     for offset, change in changes.items():
@@ -122,6 +125,40 @@ async def _send(world: World, job: DueJob, dataset: str, inbox: str) -> None:
                 )
                 await step()
                 bus.append(Outgoing(inbox, 0, change.key, value))
+
+
+async def keep(world: World, me: Instance) -> None:
+    """The keeper: again and again one run over the whole canonical topic. What lay there when a run
+    began may be compacted once it has ended."""
+    bus, topic = world.bus, data_topic(DATASET)
+    while True:
+        await rest()
+        end = bus.end(topic)
+        if end == bus.kept or world.chance.random() < 0.5:
+            continue
+        records = bus.read(topic, 0, end)
+        fold = Fold()
+        for record in records:
+            found = decode_data(CODECS, record.key, record.value)
+            if isinstance(found, Change):
+                fold.add(record.offset, found.source_unit, found.key, found.version)
+        by_offset = {record.offset: record for record in records}
+        for offset in fold.misplaced():
+            await step()
+            if not world.bugs.no_keeper:
+                record = by_offset[offset]
+                bus.append(Outgoing(topic, 0, record.key, record.value or b""))
+        await step()
+        bus.kept = max(bus.kept, end)
+
+
+def compact(world: World) -> None:
+    """The broker's cleaner, at any time that the compaction lag allows: everything that it reaches
+    was there when some run of the keeper began that has ended."""
+    if world.bus.kept:
+        topic = data_topic(DATASET)
+        kept = world.bus.kept
+        world.bus.compact(topic, world.chance.choice((kept, world.chance.randint(1, kept))))
 
 
 def _awaited(world: World, policy: int) -> list[str] | None:

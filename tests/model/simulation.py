@@ -79,9 +79,18 @@ class Scheduler:
             instance.coroutine = None
         self._start(instance.name)
 
-    def freeze(self) -> None:
+    def disconnect(self, name: str) -> None:
+        """What all instances of a process were connected to is gone: each begins anew or ends."""
+        for instance in [*self.zombies, self.present[name]]:
+            if instance.name == name and instance.coroutine is not None:
+                instance.coroutine.close()
+                instance.coroutine = None
+        self.zombies = [z for z in self.zombies if z.name != name]
+        self._start(name)
+
+    def freeze(self, kind: str = "") -> None:
         """SIGSTOP beyond every time-out: another takes its place, and it may wake later."""
-        instance = self._victim()
+        instance = self._victim(kind)
         instance.is_frozen = True
         self.zombies.append(instance)
         self._start(instance.name)
@@ -100,9 +109,9 @@ class Scheduler:
             if instance.coroutine is not None:
                 instance.coroutine.close()
 
-    def _victim(self) -> Instance:
+    def _victim(self, kind: str = "") -> Instance:
         """Of any kind of process alike, and rather one with something in its hands."""
-        kind = self._chance.choice(sorted({name.split()[0] for name in self.present}))
+        kind = kind or self._chance.choice(sorted({name.split()[0] for name in self.present}))
         return self._pick([i for name, i in self.present.items() if name.split()[0] == kind])
 
     def _pick(self, instances: list[Instance]) -> Instance:

@@ -20,6 +20,7 @@ from deptbus.stream.log import Outgoing
 from deptbus.wire.control import Announcement, Incarnated, encode_control
 
 from .county import CODECS, DATASET, FIELDS, MISTYPED, PLACES, PUBLICATIONS, SOURCES
+from .resync import Backup, resync
 from .simulation import Instance, rest, step
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class SourceDatabase:
         self.parked: dict[tuple[str, str], str] = {}
         self.wanted: list[Wanted] = []
         self.cursor = 0  # of the planted bug that reads by position
+        self.missed = False  # a resync was begun and not ended
+        self.backup: Backup | None = None
 
     # -- what the department's own program does ---------------------------------------------------
 
@@ -124,6 +127,26 @@ class SourceDatabase:
         self.cursor = max([self.cursor, *positions])
         for position in positions:
             self.outbox.pop(position, None)
+
+    def lift(self, token: bytes, publication: int, version: int) -> int:
+        """Numbers from here on are above those of the bus; `renumber` lifts the rows that wait."""
+        self.check(token)
+        top = max(self.position, version)
+        self.position = 2 * top
+        self.publication = max(self.publication, publication)
+        self.missed = True
+        return top
+
+    def renumber(self, token: bytes, top: int) -> None:
+        self.check(token)
+        lifted = [p for p in self.outbox if p <= top]
+        for row in [self.outbox.pop(p) for p in lifted]:
+            self.outbox[row.position + top] = row._replace(position=row.position + top)
+
+    def reserve(self, token: bytes, count: int) -> int:
+        self.check(token)
+        self.position += count
+        return self.position - count + 1
 
     def want(self, *wanted: Wanted) -> None:
         self.wanted += [w for w in wanted if w not in self.wanted]
@@ -222,6 +245,8 @@ async def publish(world: World, source: SourceDatabase, me: Instance) -> None:
     offset = bus.append(Outgoing(topic, 0, None, announcement))
     await step()
     bus.incarnated[unit].append(Incarnated(unit, "main", mine, (offset,), ""))
+    if source.missed or bus.published[unit] > source.publication:
+        await resync(world, source, mine)  # a person reads what status says
     policy = max(bus.policies)
     is_idle = False
     while True:
@@ -235,12 +260,17 @@ async def publish(world: World, source: SourceDatabase, me: Instance) -> None:
             source.work_off()
             is_idle = not source.outbox
             continue
-        judge = _judge(world, source, rows, Stamp(mine, source.publication + 1, policy))
+        stamp = Stamp(mine, source.publication + 1, policy)
+        judge = _judge(world, source, rows, stamp)
         await step()
         source.prepare(mine.token, judge.prepared, sends=bool(judge.ready))
         for change in judge.ready:
             await step()
             offset = bus.append(Outgoing(topic, 0, change.key, change.value))
+            if mine == max(r.incarnation for r in bus.incarnated[unit]):
+                # What heartbeats and records tell a successor; of a fenced one nothing counts.
+                bus.published[unit] = max(bus.published[unit], stamp.publication)
+                bus.highest[unit] = max(bus.highest[unit], change.version)
             if not world.is_finishing and world.chance.random() < world.mixture.mangled:
                 bus.mangle(topic, offset)
         await step()

@@ -42,7 +42,7 @@ def test_a_seed_is_one_schedule() -> None:
 def test_schedules_are_rich() -> None:
     """What the model is there for does happen in it; otherwise it would prove nothing."""
     seen: Counter[str] = Counter()
-    for seed in range(40):
+    for seed in range(6 * len(MIXTURES)):
         world = World(seed, Bugs(), sorted(MIXTURES)[seed % len(MIXTURES)])
         assert world.run(1000) == []
         seen["policies"] += len(world.bus.policies) - 1

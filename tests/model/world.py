@@ -24,6 +24,7 @@ from .bus import Bus
 from .county import BEGIN, CONTRACTS, DATASET, RECIPIENTS, SOURCES
 from .expected import differences
 from .recipient import RecipientDatabase, apply_inbox
+from .resync import back_up, restore
 from .simulation import Scheduler
 from .source import SPELLINGS, SourceDatabase, clerk, publish, resend
 
@@ -39,6 +40,9 @@ class Bugs:
     no_fence: bool = False
     closed_column_stands: bool = False
     no_waiting_for_agents: bool = False
+    no_keeper: bool = False
+    resync_without_deletes: bool = False
+    resync_without_marker: bool = False
     router: type[Router] = Router
     batch: type[Batch] = Batch
 
@@ -50,19 +54,26 @@ class Mixture:
 
     kills: float = 0
     freezes: float = 0
+    frozen: str = ""  # the kind of process that is frozen; empty: any
     activations: float = 0
     days: float = 0
     constraints: float = 0
     resends: float = 1
+    compactions: float = 0
+    restores: float = 0
     mangled: float = 0.02  # share of published records that nobody can read
 
 
 MIXTURES = {
-    "all": Mixture(kills=6, freezes=4, activations=2, days=0.5, constraints=2),
+    "all": Mixture(
+        kills=6, freezes=4, activations=2, days=0.5, constraints=2, compactions=2, restores=0.5
+    ),
     "crashes": Mixture(kills=8, constraints=1),
     "refusals": Mixture(kills=1, mangled=0.3, resends=0),
     "zombies": Mixture(freezes=8, constraints=1),
     "policies": Mixture(activations=1, days=0.3),
+    "late": Mixture(freezes=6, frozen="intake", activations=2, compactions=6),
+    "restores": Mixture(kills=2, freezes=1, restores=2),
 }
 
 
@@ -93,6 +104,7 @@ class World:
         self.scheduler.add("intake", partial(take_in, self))
         self.scheduler.add("routing", partial(route, self))
         self.scheduler.add("office", partial(office.run_jobs, self))
+        self.scheduler.add("keeper", partial(office.keep, self))
         for unit, source in self.sources.items():
             self.scheduler.add(f"source {unit}", partial(publish, self, source))
         for unit, database in self.recipients.items():
@@ -148,9 +160,12 @@ class World:
             (partial(office.activate, self), often(mixture.activations)),
             (partial(office.pass_boundary, self), 1),
             (scheduler.kill, often(mixture.kills)),
-            (scheduler.freeze, often(mixture.freezes)),
+            (partial(scheduler.freeze, mixture.frozen), often(mixture.freezes)),
             (scheduler.wake, 2),
             (self._resend_refused, mixture.resends),
+            (partial(office.compact, self), often(mixture.compactions)),
+            (self._back_up, often(mixture.restores)),
+            (self._restore, often(mixture.restores)),
         ]
 
     def looks_for_policy(self) -> bool:
@@ -163,6 +178,15 @@ class World:
     def _break_a_constraint(self) -> None:
         database = self.recipients[self.chance.choice(RECIPIENTS)]
         database.refuses ^= {self.chance.choice(self.spellings)}
+
+    def _back_up(self) -> None:
+        back_up(self.sources[self.chance.choice(SOURCES)])
+
+    def _restore(self) -> None:
+        source = self.sources[self.chance.choice(SOURCES)]
+        if source.backup is not None:
+            restore(source)
+            self.scheduler.disconnect(f"source {source.unit}")
 
     def _let_time_pass(self) -> None:
         self.now += timedelta(hours=self.chance.choice((1, 12, 24)))
@@ -177,6 +201,7 @@ class World:
             database.refuses.clear()
         for source in self.sources.values():
             source.finish(self)
+        joins = 2 if self.mixture.compactions else 0
         for number in range(_QUIET_ROUNDS):
             self.now += timedelta(seconds=1)
             self._report()
@@ -186,6 +211,12 @@ class World:
                 if number % 200 == 199:
                     self._resend_refused()
                 if self._is_quiet() and not self._resend_refused():
+                    if joins:
+                        # Whoever joins now has the canonical topic alone to learn from.
+                        joins -= 1
+                        self.bus.compact(data_topic(DATASET), self.bus.kept)
+                        office.activate(self)
+                        continue
                     return [*self.wrong, *self._odd_notes(), *differences(self)]
         return [*self.wrong, f"never came to rest: {self._unrest()}"]
 
@@ -197,10 +228,12 @@ class World:
         data = data_topic(DATASET)
         return {
             "outbox rows": sum(len(s.outbox) + len(s.wanted) for s in self.sources.values()),
+            "resyncs": [u for u, s in self.sources.items() if self._wants_resync(s)],
             "out": [
                 u for u in SOURCES if bus.committed["intake", out_topic(u)] < bus.end(out_topic(u))
             ],
             "data": bus.end(data) - bus.committed["routing", data],
+            "keeper": bus.end(data) - bus.kept if self.mixture.compactions else 0,
             "jobs": sorted(office.due(self)),
             "inboxes": [
                 unit
@@ -215,10 +248,13 @@ class World:
             ],
         }
 
+    def _wants_resync(self, source: SourceDatabase) -> bool:
+        return source.missed or self.bus.published[source.unit] > source.publication
+
     # -- quarantine -------------------------------------------------------------------------------
 
     def notes(self) -> Iterable[QuarantineNote]:
-        for record in self.bus.topics[QUARANTINE]:
+        for record in self.bus.read(QUARANTINE, 0, self.bus.end(QUARANTINE)):
             note = decode_control(record.value or b"")
             assert isinstance(note, QuarantineNote)
             yield note
@@ -234,7 +270,7 @@ class World:
             if note.reason in REASONS and place not in self._asked:
                 self._asked.add(place)
                 asked = True
-                record = self.bus.topics[note.topic][note.offset]
+                record = self.bus.record(note.topic, note.offset)
                 resend(self.sources[unit_of_topic(note.topic)], record.key or b"")
         return asked
 

@@ -333,8 +333,9 @@ class Publisher:
         who = self.unit, self.system, self.incarnation
         if datasets:
             topic = out_topic(self.unit)
-            # One name for all: in the compacted topics the next one takes its place.
-            cut = encode_control(Marker(f"resync/{self.system}", "resync", *who, now_us))
+            # A name of its own: a late send of an older one must not take its place.
+            name = f"resync/{self.system}/{self.incarnation.number}"
+            cut = encode_control(Marker(name, "resync", *who, now_us))
             await self._sender.send(
                 [Outgoing(topic, partition, None, cut) for partition in range(len(self._ends))]
             )
