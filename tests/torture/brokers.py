@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -24,6 +24,7 @@ from confluent_kafka.admin import (
     AclPermissionType,
     AdminClient,
     NewTopic,
+    OffsetSpec,
     ResourcePatternType,
     ResourceType,
 )
@@ -176,13 +177,22 @@ def outbox_made_again(world: World, short: bool) -> None:
 def inbox_made_again(world: World, short: bool) -> None:
     adapter = world.children["adapter-others"]
     adapter.freeze()  # so that something lies there unread
+    before = _end(world, _topic("in", AUDIT))
     typed(world, 100, 2.0)
+    settled(lambda: _end(world, _topic("in", AUDIT)) > before + 20, SOON_SECONDS, "deliveries wait")
     _make_again(world, _topic("in", AUDIT))
     adapter.wake()
     _ask(world, "rejoin", AUDIT, "adapter-others")
     # What is due is written anew once more, by the job that fills it.
     world.policies += 1
     world.did("an inbox was deleted and made again; its unit rejoined")
+
+
+def _end(world: World, topic: str) -> int:
+    """How many records were ever written to a topic."""
+    admin = AdminClient(world.connection.librdkafka())
+    asked = {TopicPartition(topic, n): OffsetSpec.latest() for n in range(PARTITIONS)}
+    return sum(future.result(30).offset for future in admin.list_offsets(asked).values())
 
 
 def _topic(kind: str, unit: str) -> str:

@@ -133,13 +133,27 @@ class Foreign:
 
     @contextmanager
     def blind_to(self, topic: str) -> Iterator[None]:
-        """Looks nowhere meanwhile, and begins a topic that is made again from its beginning; what
-        was delivered to the one of before was delivered."""
+        """Looks nowhere meanwhile, and begins a topic that is made again from its beginning. What
+        was to be checked by then cannot be any more: the topic that it may lie in is gone."""
         with self._looking:
             yield
             for places in (self._next, self._waiting):
                 for place in [p for p in places if p[0] == topic]:
                     del places[place]
+            deadline = time.monotonic() + 30
+            while True:
+                try:
+                    connection = self._connection()
+                    assert connection is not None
+                    consumer, admin, _ = self._open(connection)
+                    self._read_on(consumer, admin)
+                    break
+                except KafkaException:  # the new topic has no leader yet
+                    self._close()
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.2)
+            self._waiting.clear()
 
     def look(self) -> None:
         """Raises KafkaException while the bus is away."""
