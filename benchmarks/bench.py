@@ -22,6 +22,7 @@ from pathlib import Path
 
 from deptbus.cluster import topics
 from deptbus.cluster.embedded import EmbeddedBroker
+from deptbus.cluster.lifeline import bound
 from deptbus.connection import Connection
 from deptbus.contract.model import Contract, Policy
 from deptbus.readiness import READY_FILE
@@ -52,7 +53,7 @@ class Child:
         self.ready_file.unlink(missing_ok=True)
         with self.log_file.open("ab") as output:
             self._process = subprocess.Popen(
-                list(argv),
+                bound(argv),  # it ends with us, however we end
                 env={**os.environ, **env, READY_FILE: str(self.ready_file)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
