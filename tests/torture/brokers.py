@@ -190,9 +190,16 @@ def inbox_made_again(world: World, short: bool) -> None:
 
 def _end(world: World, topic: str) -> int:
     """How many records were ever written to a topic."""
-    admin = AdminClient(world.connection.librdkafka())
     asked = {TopicPartition(topic, n): OffsetSpec.latest() for n in range(PARTITIONS)}
-    return sum(future.result(30).offset for future in admin.list_offsets(asked).values())
+    deadline = time.monotonic() + SOON_SECONDS
+    while True:
+        admin = AdminClient(world.connection.librdkafka())
+        try:
+            return sum(future.result(30).offset for future in admin.list_offsets(asked).values())
+        except KafkaException:  # a broker that was started a moment ago
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _topic(kind: str, unit: str) -> str:
