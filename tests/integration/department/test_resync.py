@@ -130,7 +130,9 @@ async def test_restored_backup(source: SqliteSource) -> None:
         assert source.named(await source.canonical()) == names == table(source)
         after = await source.state()
         # Whoever got it at the place that the backup does not know is told that it left there.
-        moved = next(c for k, c in after.items() if before[k].division == PLACES[1] and c.record)
+        moved = next(
+            after[k] for k, c in before.items() if c.division == PLACES[1] and after[k].record
+        )
         assert moved.former_divisions == (PLACES[1],)
         async with source.running():
             source.do("DELETE FROM people WHERE 身份证 = '9'", source.person(6))
