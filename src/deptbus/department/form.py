@@ -28,7 +28,6 @@ Cell = tuple[int, bytes, Any]
 Take = Callable[[RecordFields, bytes], tuple[bytes, bytes, Any] | None]
 
 LENGTHS = tuple(n.to_bytes(4, "big") for n in range(8200))
-_MOST_REMEMBERED = 4096
 _DOUBTS = (
     Refusal, WireRefused, ValueError, TypeError, LookupError, ArithmeticError, struct.error,
 )  # fmt: skip
@@ -45,7 +44,7 @@ class Step:
     read: Callable[[bytes], Any] | None = None  # slice -> value as the database is given it
     null: Any = None  # what stands for a null of the bus
     cell: Any = None
-    is_few: bool = False  # few different values: worth remembering
+    remember: int = 0  # how many of its values, where the same ones come again and again
 
 
 def write_form(
@@ -117,10 +116,10 @@ def _write_step(
         constants[f"null{at}"] = cell(step.null)
         return _write_text(src, step, is_bytes=encode is not None)
     constants[f"read{at}"] = _reader(step, cell)
-    if step.is_few:
+    if step.remember:
         known: dict[bytes, Cell] = {}
         constants[f"known{at}"] = known
-        constants[f"read{at}"] = _remembering(known, constants[f"read{at}"])
+        constants[f"read{at}"] = _remembering(known, constants[f"read{at}"], step.remember)
         src.add(f"c = known{at}.get(f[{step.place}])")
         with src.block("if c is None:"):
             src.add(f"c = read{at}(f[{step.place}])")
@@ -171,11 +170,11 @@ def _reader(step: Step, cell: Callable[[Any], Cell]) -> Callable[[bytes], Cell]:
 
 
 def _remembering(
-    known: dict[bytes, Cell], read: Callable[[bytes], Cell]
+    known: dict[bytes, Cell], read: Callable[[bytes], Cell], most: int
 ) -> Callable[[bytes], Cell]:
     def made(part: bytes) -> Cell:
         found = read(part)
-        if len(known) >= _MOST_REMEMBERED:
+        if len(known) >= most:
             known.clear()
         known[part] = found
         return found

@@ -26,6 +26,10 @@ from deptbus.wire.digest import encode_values, values_digest
 from deptbus.wire.types import Type, resolve
 from deptbus.wire.values import decoder
 
+# Values of one column: all the days of a hundred and thirty years; time stamps, of which the rows
+# of one statement have the same.
+_MOST_REMEMBERED, _FEW_REMEMBERED = 50_000, 1_000
+
 
 class Decoder(Protocol):
     """What is needed of `wire.codec.RecordCodec`."""
@@ -223,8 +227,12 @@ class MappedTarget:
             value = decode(part)
             return value if value is None or convert is None else convert(value)
 
-        is_few = base.kind in ("enum", "boolean", "int") or field in self._own_codes
-        return Step(at, place, kind, read, null, is_few=is_few)
+        remember = 0
+        if base.kind in ("enum", "boolean", "int") or field in self._own_codes:
+            remember = _MOST_REMEMBERED
+        elif base.logical is not None and "timestamp" in base.logical:
+            remember = _FEW_REMEMBERED
+        return Step(at, place, kind, read, null, remember=remember)
 
     def _default(self, column: Column) -> Any:
         value = self._receive.defaults.get(column.name)
