@@ -24,9 +24,11 @@ from deptbus.wire.envelope import Memory, change_decoder, delivery_decoder
 from deptbus.wire.framing import HEADER_BYTES, canonical_json, header, id_of_text, unframe
 from deptbus.wire.guard import (
     BAD_SCHEMA,
+    MAX_CHANGE_BYTES,
     MAX_RECORD_BYTES,
     SCHEMA_COLLISION,
     SCHEMA_MISMATCH,
+    TOO_LARGE,
     UNKNOWN_SCHEMA,
     WRONG_KIND,
 )
@@ -238,7 +240,7 @@ class Codecs:
     def decode_change(self, key: bytes | None, value: bytes | None) -> Change:
         """The change in a record of `out` or `data`. Raises WireRefused: `no_value`, `too_large`,
         `not_framed`, `unknown_schema`, `wrong_kind`, `bad_key`, `malformed`, `inconsistent`."""
-        if value is not None and len(value) <= MAX_RECORD_BYTES:
+        if value is not None and len(value) <= MAX_CHANGE_BYTES:
             decode = self._changes.get(value[:HEADER_BYTES]) or self._change_decoder(value)
             if decode is not None:
                 return decode(key, value)
@@ -299,7 +301,7 @@ class Codecs:
 
     def decode_out(self, key: bytes | None, value: bytes | None) -> Change | Announcement | Marker:
         """The record in `out.<unit>`. Raises as `decode_change`."""
-        if value is not None and len(value) <= MAX_RECORD_BYTES:
+        if value is not None and len(value) <= MAX_CHANGE_BYTES:
             decode = self._changes.get(value[:HEADER_BYTES]) or self._change_decoder(value)
             if decode is not None:
                 return decode(key, value)
@@ -333,6 +335,8 @@ class Codecs:
         """Why no decoder was found; raises where the frame itself is wrong."""
         number, _ = unframe(value)
         head = header(number)
+        if value is not None and head in self._known_changes and len(value) > MAX_CHANGE_BYTES:
+            return WireRefused(TOO_LARGE, "the change is larger than the cap")
         known = head in self._known_changes or head in self._known_deliveries
         if known or is_control(number):
             return WireRefused(WRONG_KIND, "a record of this kind does not belong here")

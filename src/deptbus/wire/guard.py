@@ -11,6 +11,9 @@ from deptbus.errors import WireRefused
 # A framed record, whatever its kind. Below Kafka's own default of 1,048,588 bytes a batch, so that
 # what passes here also passes the broker.
 MAX_RECORD_BYTES = 1024 * 1024
+# A change. Less, because each of its deliveries must be a record too: the same record of data, and
+# around it a rule and grants, whose names the source does not choose.
+MAX_CHANGE_BYTES = MAX_RECORD_BYTES - 64 * 1024
 # The JSON text of one schema in `bus.schemas`.
 MAX_SCHEMA_BYTES = 256 * 1024
 # Nesting of a schema's types (arrays, maps, unions and records within each other): the walk over

@@ -21,6 +21,7 @@ from deptbus.errors import WireRefused
 from deptbus.wire.envelope import LATEST_TIME
 from deptbus.wire.guard import (
     KEY_BYTES,
+    MAX_CHANGE_BYTES,
     MAX_RECORD_BYTES,
     TOKEN_BYTES,
     TOO_LARGE,
@@ -86,8 +87,8 @@ def optional_text(name: str, text: str | None) -> bytes:
     return _NULL if text is None else _VALUE + text_of(name, text)
 
 
-def capped(value: bytes) -> bytes:
-    if len(value) > MAX_RECORD_BYTES:
+def capped(value: bytes, most: int = MAX_RECORD_BYTES) -> bytes:
+    if len(value) > most:
         raise WireRefused(TOO_LARGE, "the record is larger than the cap")
     return value
 
@@ -123,7 +124,7 @@ def change_bytes(head: bytes, count: int, c: Change) -> bytes:
         natural_of("policy", c.policy),
     )
     body = (_NULL,) if record is None else (_VALUE, *record)
-    return capped(b"".join(envelope + body))
+    return capped(b"".join(envelope + body), MAX_CHANGE_BYTES)
 
 
 def what_decides(c: Change) -> tuple[bytes, bytes]:
@@ -191,7 +192,7 @@ class UpsertWriter:
             self._time_us = source_time_us
         number = natural_of("version", version)
         parts = (self._head, number, self._between, division, self._tail, record)
-        return capped(b"".join(parts))
+        return capped(b"".join(parts), MAX_CHANGE_BYTES)
 
 
 class DeliveryWriter:

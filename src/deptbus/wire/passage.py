@@ -18,12 +18,10 @@ from typing import Any, NamedTuple
 
 from deptbus.errors import WireRefused
 from deptbus.wire.envelope import Memory, job_at, natural_at, texts_at
-from deptbus.wire.guard import KEY_BYTES, MAX_RECORD_BYTES, TOKEN_BYTES
+from deptbus.wire.guard import KEY_BYTES, MAX_CHANGE_BYTES, TOKEN_BYTES
 from deptbus.wire.types import Type
 from deptbus.wire.walk import FLUSH, Source, compiled, write_fields, write_refused_at
 
-# What a delivery may add to the record of its change without a look at the cap: rule and grants.
-_SPARE_BYTES = 64 * 1024
 MOST_WAYS = 20_000
 
 Pair = tuple[bytes | None, bytes]  # key, value
@@ -174,7 +172,7 @@ def passage(frame: bytes, record: Type, memory: Memory, *, whole: bool) -> Passa
             ):
                 src.add("return i")
             src.add("e = len(v)")
-            with src.block(f"if e > {MAX_RECORD_BYTES - _SPARE_BYTES}:"):
+            with src.block(f"if e > {MAX_CHANGE_BYTES}:"):
                 src.add("return i")
             for part in (_SENDER, _skip_natural(), _SKIP_TIME, "u = p", _skip_natural(), _END):
                 src.add(*part.strip().splitlines())

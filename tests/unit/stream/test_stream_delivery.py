@@ -26,6 +26,7 @@ from deptbus.stream.sender import Pair, Place
 from deptbus.stream.work import deliver
 from deptbus.wire.codecs import Codecs
 from deptbus.wire.control import decode_control
+from deptbus.wire.guard import MAX_CHANGE_BYTES
 
 DATA = data_topic("resident")
 
@@ -129,6 +130,43 @@ async def test_deliveries_are_split_by_direction_and_keep_key_place_and_order():
             assert {key for key, _ in pairs} == {changes[0].key}
             decoded = [codecs.decode_inbox(key, value) for key, value in pairs]
             assert [(d.version, d.policy) for d in decoded] == [(1, 1), (2, 1), (3, 1)]
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+async def test_the_largest_change_reaches_everybody_under_whatever_rule(is_known: bool):
+    """Its deliveries name rules and grants that its source never heard of: they fit all the same,
+    or the change would end the worker that routes it, again and again."""
+    agreed = town.contract()
+    resident = agreed.datasets["resident"]
+    rules = tuple(
+        rule.model_copy(update={"rule": f"{rule.rule}-{'so-it-was-agreed-' * 20}"})
+        for rule in resident.receivers
+    )
+    named = {"resident": resident.model_copy(update={"receivers": rules})}
+    policy = town.policy(of=agreed.model_copy(update={"datasets": named}))
+    source, codecs = town.Source(), Codecs(agreed)
+
+    def long(name: str) -> tuple[bytes, bytes]:
+        words = {"id": "a", "name": name, "division": town.PLACE, "phone": None}
+        change = source.change("a", 1, record=codecs.record_codec("resident", 1).encode(words))
+        return change.key, codecs.encode_change(change)
+
+    half = MAX_CHANGE_BYTES // 2
+    largest = long("x" * (half + MAX_CHANGE_BYTES - len(long("x" * half)[1])))
+    assert len(largest[1]) == MAX_CHANGE_BYTES
+    sent = [long("x"), largest] if is_known else [largest]
+    records = [LogRecord(DATA, 2, n, 0, *pair) for n, pair in enumerate(sent)]
+    routed = await route_batch(
+        DATA,
+        2,
+        records,
+        carrier=Carrier(Router(policy), codecs),
+        codecs=codecs,
+        now=datetime(2026, 6, 1, tzinfo=UTC),
+    )
+    assert not routed.reasons
+    boxes = [box for mine in routed.deliveries.values() for box in mine.values()]
+    assert [len(box) for box in boxes] == [len(sent)] * 3
 
 
 async def test_both_agents_share_one_routing_and_schemas_come_first():

@@ -46,7 +46,7 @@ from deptbus.wire.control import (
     key_of,
 )
 from deptbus.wire.framing import frame, unframe
-from deptbus.wire.guard import MAX_RECORD_BYTES
+from deptbus.wire.guard import MAX_CHANGE_BYTES, MAX_RECORD_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -146,20 +146,25 @@ def test_a_change_of_an_unknown_schema_is_not_written(codecs: Codecs, record: Re
 
 def test_records_up_to_the_cap_pass_and_no_larger(codecs: Codecs) -> None:
     person = codecs.record_codec("person", 1)
-    room = MAX_RECORD_BYTES - len(
+    room = MAX_CHANGE_BYTES - len(
         codecs.encode_change(change(person.encode({**VALUES, "address": "x" * 100_000})))
     )
     largest = change(person.encode({**VALUES, "address": "x" * (100_000 + room)}))
     value = codecs.encode_change(largest)
-    assert len(value) == MAX_RECORD_BYTES
+    assert len(value) == MAX_CHANGE_BYTES
     assert codecs.decode_change(KEY, value) == largest
     too_large = change(person.encode({**VALUES, "address": "x" * (100_001 + room)}))
     with pytest.raises(WireRefused) as refused:
         codecs.encode_change(too_large)
     assert refused.value.reason == "too_large"
-    # A delivery's envelope may be longer than the change's: it is capped for itself.
     with pytest.raises(WireRefused) as refused:
-        codecs.encode_deliveries(largest, [delivery(*FIELDS, rule="r" * 5000)], 3)
+        codecs.decode_change(KEY, value + b"x")
+    assert refused.value.reason == "too_large"
+    # A delivery's envelope may be longer than the change's: there is room for rule and grants.
+    named = delivery(*FIELDS, rule="r" * 5000, grants=("g" * 5000,) * 10)
+    assert codecs.encode_deliveries(largest, [named], 3)
+    with pytest.raises(WireRefused) as refused:
+        codecs.encode_deliveries(largest, [delivery(*FIELDS, rule="r" * 100_000)], 3)
     assert refused.value.reason == "too_large"
 
 

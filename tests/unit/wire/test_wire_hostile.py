@@ -19,7 +19,7 @@ from wire_work import lines_run
 from deptbus.errors import WireRefused
 from deptbus.wire.codecs import Codecs
 from deptbus.wire.control import decode_control
-from deptbus.wire.guard import MAX_RECORD_BYTES, REASONS
+from deptbus.wire.guard import MAX_CHANGE_BYTES, MAX_RECORD_BYTES, REASONS
 from deptbus.wire.varint import long_bytes
 
 CASES: list[dict[str, Any]] = json.loads(
@@ -140,7 +140,7 @@ def test_the_largest_array_costs_no_more_than_its_bytes(codecs: Codecs) -> None:
     """Nearly a megabyte of empty former divisions, and then a byte that is wrong."""
     good = codecs.encode_change(change(None))
     start = good.index(b"\x04\x18" + b"330106109052")
-    count = MAX_RECORD_BYTES - 200
+    count = MAX_CHANGE_BYTES - 200
     value = good[:start] + long_bytes(count) + bytes(count) + b"\x01"
     tracemalloc.start()
     try:
