@@ -19,7 +19,7 @@ can run it under any schedule. Numbered rules, each with a test:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -161,6 +161,10 @@ class Publication:
             named,
             tuple(v if t == f else f for v, t, f in zip(raw, typed, forms, strict=True)),
         )
+
+    def is_served_by(self, columns: Collection[str]) -> bool:
+        """Whether a row of these own columns has all that the mapping names."""
+        return all(column in columns for _, column in self._fields)
 
     def own_place(self, own: Any) -> str | None:
         """The place that an own value of the division column names, if it may be named (rule 3).

@@ -73,6 +73,7 @@ _CAPTURE_MEND = (
     "Mend the table, or the mapping in department.yml; run `deptbus department install` again, and "
     "then what `deptbus department status` asks for"
 )
+_NOT_PUBLISHED = "it is not published any more"
 _RESYNC_MEND = (
     "Something was written that could not be captured: run `deptbus department resync`, and then "
     "start the adapter again"
@@ -83,17 +84,35 @@ T = TypeVar("T")
 
 class Turn(NamedTuple):
     """What one look at the outbox gave: rows read, changes to send, their number, whether rows are
-    wanted afresh, and whether there were live ones."""
+    wanted afresh, whether there were live ones; or datasets with columns (none: of a delete) as
+    nobody had expected them, and then nothing else."""
 
     rows: int = 0
     changes: Sequence[Ready] = ()
     publication: int = 0
     wants: bool = False
     is_live: bool = False
+    strange: frozenset[tuple[str, tuple[str, ...]]] = frozenset()
 
 
 def _slices(count: int) -> Iterator[slice]:
     return (slice(at, at + _SLICE_ROWS) for at in range(0, count, _SLICE_ROWS))
+
+
+def _strange(
+    rows: Sequence[OutboxRow], publications: Mapping[str, Publication]
+) -> frozenset[tuple[str, tuple[str, ...]]]:
+    """Datasets that are not published, and columns among which the mapping lacks some."""
+    found: set[tuple[str, tuple[str, ...]]] = set()
+    dataset, columns = "", None
+    for row in rows:
+        if row.columns is columns and row.dataset == dataset:
+            continue
+        dataset, columns = row.dataset, row.columns
+        publication = publications.get(dataset)
+        if publication is None or (row.op == "u" and not publication.is_served_by(columns)):
+            found.add((dataset, columns))
+    return frozenset(found)
 
 
 class Publisher:
@@ -127,6 +146,9 @@ class Publisher:
         self._log = log.bind(unit=self.unit, system=system)
         self._publications: dict[str, Publication] = {}
         self._hold: dict[str, str] = {}  # datasets whose rows stay where they are, and why
+        # Layouts that lack columns of the mapping, whose rows are published all the same: they were
+        # captured before the mapping had those columns.
+        self._narrow: frozenset[tuple[str, tuple[str, ...]]] = frozenset()
         self._broken: dict[str, Broken] = {}  # datasets that cannot be captured as the tables are
         self._gave_way = 0  # how often, as was last told
         self._codecs = Codecs()
@@ -398,14 +420,15 @@ class Publisher:
                 if have is None or not have.serves(wanted):
                     raise SourceRefused(
                         f"dataset {dataset}: the triggers do not capture what the mapping names",
-                        mend="Run `deptbus department install` again",
+                        mend="Run `deptbus department install` again, or start the adapter again "
+                        "if it was",
                     )
                 fresh[dataset] = Publication(self.unit, dataset, publish, contract, self._secret)
             except DeptbusError as refused:
                 hold[dataset] = str(refused)
                 self._log.error("dataset_held", dataset=dataset, reason=str(refused))
         # Rows of datasets that are not published any more wait, in case they are again.
-        gone = dict.fromkeys(installed.keys() - fresh.keys(), "it is not published any more")
+        gone = dict.fromkeys(installed.keys() - fresh.keys(), _NOT_PUBLISHED)
         self._hold = gone | hold
         self._signs.held = self._hold
         for dataset in self._publications.keys() - fresh.keys():
@@ -413,6 +436,16 @@ class Publisher:
         # Never empty in between: a file's rows are judged on another thread.
         self._publications.update(fresh)
         self._policy = policy
+
+    async def _look_at_layouts(self, strange: Collection[tuple[str, tuple[str, ...]]]) -> None:
+        """Capture was installed anew, while we ran or before: by what is installed now it is told
+        whether rows of these datasets and columns are published, or wait."""
+        assert self._policy is not None
+        await self._take_up(self._policy)
+        published = self._publications.keys()
+        gone = {dataset for dataset, _ in strange} - published - self._hold.keys()
+        self._signs.held = self._hold = self._hold | dict.fromkeys(gone, _NOT_PUBLISHED)
+        self._narrow |= {one for one in strange if one[0] in published}
 
     async def _look_at_capture(self) -> None:
         """Says once what is wrong with capture and once that it is well again. Rows of a dataset
@@ -479,6 +512,8 @@ class Publisher:
                 if turn.changes:
                     in_flight = [version for version, _, _ in turn.changes]
                     sending = asyncio.create_task(self._send(turn.changes, turn.publication))
+                if turn.strange:
+                    await self.when_free(partial(self._look_at_layouts, turn.strange))
                 elif not turn.rows and not acked:
                     await self.when_free(partial(self._capture.wait, _IDLE_SECONDS))
         finally:
@@ -510,10 +545,15 @@ class Publisher:
         self.reached = rows[0].position if rows else NOTHING_WAITS
         if not rows:
             return Turn()
+        # As they are now: tables and contract may be looked at anew before this ends.
+        publications = dict(self._publications)
+        strange = _strange(rows, publications) - self._narrow
+        if strange:
+            return Turn(strange=strange)
         assert self._policy is not None
         found: list[Found] = []
         for some in _slices(len(rows)):
-            found += find_keys(self._publications, rows[some])
+            found += find_keys(publications, rows[some])
             await asyncio.sleep(0)
         asked = self._worth_asking(rows, found)
         known = await self._capture.known(asked) if asked else {}
@@ -525,7 +565,7 @@ class Publisher:
         stamp = Stamp(self.incarnation, self._publication + 1, self._policy.number)
         # A copy: what cannot be made durable now, because somebody holds a lock, is judged again.
         parked = set(self._parked)
-        judge = Judge(Batch(self._publications, stamp, known, borne, parked), self._codecs)
+        judge = Judge(Batch(publications, stamp, known, borne, parked), self._codecs)
         for some in _slices(len(rows)):
             judge.take(rows[some], found[some])
             await asyncio.sleep(0)
