@@ -168,16 +168,18 @@ async def _each_for_itself(
 
 
 async def _routed(desk: Desk, batch: Batch, bench: Bench, is_newest: bool) -> Routed:
-    """The batch routed under one policy; once for both agents."""
-    key = ("routed", bench.policy.number, is_newest)
+    """The batch routed under one policy; once for both agents, and anew when a grant has ended
+    while an inbox was waited for."""
+    now = datetime.now(UTC)
+    key = ("routed", bench.policy.number, bench.router.span(now), is_newest)
     task = batch.cache.get(key)
     if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-        task = batch.cache[key] = asyncio.create_task(_route(desk, batch, bench, is_newest))
+        task = batch.cache[key] = asyncio.create_task(_route(desk, batch, bench, now, is_newest))
     routed: Routed = await asyncio.shield(task)
     return routed
 
 
-async def _route(desk: Desk, batch: Batch, bench: Bench, is_newest: bool) -> Routed:
+async def _route(desk: Desk, batch: Batch, bench: Bench, now: datetime, is_newest: bool) -> Routed:
     """Route, write the schemas that this takes, and note what cannot be routed."""
     routed = await route_batch(
         batch.topic,
@@ -185,7 +187,7 @@ async def _route(desk: Desk, batch: Batch, bench: Bench, is_newest: bool) -> Rou
         batch.records,
         carrier=bench.carrier,
         codecs=desk.codecs,
-        now=datetime.now(UTC),
+        now=now,
         is_newest=is_newest,
     )
     if routed.names_newer:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
 import stream_town as town
 
-from deptbus.contract.model import Policy
+from deptbus.change import DeliveryOp
+from deptbus.contract.model import Grant, Policy
 from deptbus.errors import BusRefused, BusUnreachable, ContractUnreadable
 from deptbus.names import AGENTS, QUARANTINE, SCHEMAS, data_topic, in_topic
 from deptbus.routing import Router
+from deptbus.routing.grants import CHINA
 from deptbus.stream import desk as desk_module
+from deptbus.stream import work
 from deptbus.stream.batches import Batch
 from deptbus.stream.delivery import HORIZONTAL, VERTICAL, Carrier, route_batch
 from deptbus.stream.desk import Desk, Stopping
@@ -167,6 +170,39 @@ async def test_the_largest_change_reaches_everybody_under_whatever_rule(is_known
     assert not routed.reasons
     boxes = [box for mine in routed.deliveries.values() for box in mine.values()]
     assert [len(box) for box in boxes] == [len(sent)] * 3
+
+
+async def test_what_waited_for_an_inbox_beyond_the_end_of_a_grant_is_not_delivered_by_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """The next policy may be late; the grant says itself how long it lasts."""
+    grant = Grant(
+        grant="until-june",
+        unit=town.OTHER_POLICE,
+        dataset="resident",
+        fields=("id", "name"),
+        purpose="test",
+        territory="330106",
+        starts=date(2026, 1, 1),
+        until=date(2026, 6, 1),
+    )
+    policy = town.policy(of=town.contract().model_copy(update={"grants": (grant,)}))
+    clock = SimpleNamespace(time=datetime(2026, 6, 1, 12, tzinfo=CHINA))
+    monkeypatch.setattr(work, "datetime", SimpleNamespace(now=lambda zone: clock.time))
+    desk, batch = FakeDesk(policy), batch_of(town.Source().change("a", 1))
+    inbox = in_topic(town.OTHER_POLICE)
+    desk.bus.fails[inbox] = BusUnreachable("no leader")
+    task = asyncio.create_task(deliver(desk, HORIZONTAL, batch))
+    for _ in range(500):
+        await asyncio.sleep(0.01)
+        if desk.sent_to(in_topic(town.HOUSING)):
+            break
+    clock.time += timedelta(days=1)
+    del desk.bus.fails[inbox]
+    await asyncio.wait_for(task, 5)
+    found = [desk.codecs.decode_inbox(r.key, r.value) for r in desk.sent_to(inbox)]
+    assert [d.op for d in found] == [DeliveryOp.WITHDRAW]
+    assert len(desk.sent_to(in_topic(town.HOUSING))) == 1
 
 
 async def test_both_agents_share_one_routing_and_schemas_come_first():
