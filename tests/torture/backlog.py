@@ -235,7 +235,7 @@ def all_is_kept() -> None:
 
     async def keep(self: Publisher, *words: Any) -> Any:
         found = await turn(self, *words)
-        kept.extend(bytearray(b"x" * 1_000_000) for _ in found.values)
+        kept.extend(bytearray(b"x" * 1_000_000) for _ in found.changes)
         return found
 
     Publisher._turn = keep  # type: ignore[method-assign]

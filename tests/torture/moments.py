@@ -119,9 +119,9 @@ def worker() -> None:
     _before(BatchConsumer, "on_partitions_revoked", "revoked", lambda _, revoked: bool(revoked))
     _before(
         Sender,
-        "send",
+        "send_boxes",
         "sending-data",
-        lambda _, records: any(r.topic.startswith("data.") for r in records),
+        lambda _, boxes: any(topic.startswith("data.") for topic, _ in boxes),
     )
 
 

@@ -167,7 +167,7 @@ def _changed(town: Town, rng: random.Random, what: str) -> Cut:
 def _settle(world: World, what: str) -> None:
     """What is not right in the end is told by the witness; from here on only what is allowed now
     may be seen."""
-    is_right = world.witness.settle(SOON, still_seconds=world.still_seconds)
+    is_right = world.witness.settle(SOON, enough=world.has_shown)
     world.verdict.check(is_right, f"copies are not right after: {what}")
     world.witness.sample()
     world.witness.past_rights.clear()
