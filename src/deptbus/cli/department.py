@@ -51,12 +51,15 @@ def install(
 
     May be run again at any time, and has to be when the mapping has changed.
     """
+    from deptbus.cli.contract_view import print_advice
+    from deptbus.contract.department_check import advise_department
     from deptbus.department import install as source
     from deptbus.wire.keys import fingerprint
 
     department = _load(config)
     agreed = asyncio.run(_contract(contract, data, bootstrap, client_file))
     source.check(department, agreed)
+    print_advice(advise_department(department, agreed))
     if dry_run:
         for system in department.systems:
             for statement in asyncio.run(source.install_sql(department, system, agreed)):

@@ -193,7 +193,7 @@ class Applier:
                 if not reading.done():
                     break
                 arrived, reading = reading.result(), None
-                if self._follow_policy(arrived.policy) and self._changed(store):
+                if self._follow_policy() and self._changed(store):
                     return  # other datasets: open anew, from the offsets in SQL
                 unknown = arrived.others & store.declared
                 if unknown:
@@ -270,7 +270,7 @@ class Applier:
             if request.dataset in published and self._resend is not None:
                 await self._resend(request)
 
-    def _follow_policy(self, at_least: int = 0) -> bool:
+    def _follow_policy(self) -> bool:
         """Take up the contract in force; whether it is another one than before."""
         if self._policy is not None:
             try:

@@ -186,7 +186,7 @@ class Publisher:
 
     @property
     def publications(self) -> Mapping[str, Publication]:
-        """How `datasets` are published; another object once the contract has changed."""
+        """How `datasets` are published, as it is now: it follows contract and tables."""
         return self._publications
 
     @property
@@ -420,8 +420,8 @@ class Publisher:
                 if have is None or not have.serves(wanted):
                     raise SourceRefused(
                         f"dataset {dataset}: the triggers do not capture what the mapping names",
-                        mend="Run `deptbus department install` again, or start the adapter again "
-                        "if it was",
+                        mend="Run `deptbus department install` again; if that was done while the "
+                        "adapter ran, start the adapter again",
                     )
                 fresh[dataset] = Publication(self.unit, dataset, publish, contract, self._secret)
             except DeptbusError as refused:

@@ -100,6 +100,18 @@ def test_the_life_of_a_source(config: Path, capsys: pytest.CaptureFixture[str]) 
     c.close()
 
 
+def test_install_tells_what_is_mapped_and_never_comes(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mapped = "    receives:\n      person:\n        table: copies\n        columns: {id: id}\n"
+    config.write_text(CONFIG + mapped, encoding="utf-8")
+    assert call(config, "install", "--dry-run", "--contract", "somewhere") == Exit.DONE
+    told = capsys.readouterr()
+    assert "note: " in told.err
+    assert "no rule and no grant brings `person` to this unit" in told.err
+    assert "note" not in told.out
+
+
 @pytest.mark.parametrize(
     ("harm", "verb", "words", "said"),
     [
