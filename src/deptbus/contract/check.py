@@ -13,7 +13,7 @@ from typing import Any
 
 from deptbus.contract.dataset_check import dataset_problems
 from deptbus.contract.draft import DEPARTMENTS, GRANTS, SCHEMAS, TOPICS, Draft, schema_file
-from deptbus.contract.model import Contract, Grant, Sharing, Unit
+from deptbus.contract.model import Grant, Sharing, Unit
 from deptbus.contract.record_schema import lint_record
 from deptbus.contract.schema_evolution import compatible
 from deptbus.contract.territory import is_division_code, parent_of
@@ -38,11 +38,6 @@ def check(draft: Draft) -> list[Problem]:
     problems += _derivation(draft)
     problems += _schemas(draft)
     return problems
-
-
-def check_contract(contract: Contract) -> list[Problem]:
-    """The same for a contract that did not come from files; lines are 0."""
-    return check(Draft(contract))
 
 
 def _territories(draft: Draft) -> Iterator[Problem]:

@@ -91,9 +91,6 @@ class County:
     def configs(self) -> list[Path]:
         return [d.config for d in self.departments.values()]
 
-    def publishers(self, dataset: str) -> list[Department]:
-        return [d for d in self.departments.values() if dataset in d.publishes]
-
 
 def build(
     folder: Path,
@@ -139,25 +136,6 @@ def build(
     for department in departments.values():
         _write_department(department, contract)
     return county
-
-
-def open_county(folder: Path) -> County:
-    """A county that was built before."""
-    contract = load(folder / "contract")
-    departments = {}
-    for config in sorted(folder.glob("departments/*/department.yml")):
-        said = yaml.safe_load(config.read_text(encoding="utf-8"))
-        unit = contract.unit_by_name[said["unit"]]
-        system = said["systems"]["main"]
-        departments[unit.unit] = Department(
-            unit,
-            config.parent,
-            system["database"],
-            dialects.DIALECT_OF_LINE[unit.line],
-            tuple(system.get("publishes", ())),
-            {name: tuple(m["columns"]) for name, m in system.get("receives", {}).items()},
-        )
-    return County(folder, contract, departments)
 
 
 def _columns_kept(contract: Contract, rights: Rights) -> dict[str, tuple[str, ...]]:

@@ -8,7 +8,8 @@ import pytest
 
 from deptbus.contract.advice import advise
 from deptbus.contract.bundled import bundled
-from deptbus.contract.check import check_contract
+from deptbus.contract.check import check
+from deptbus.contract.draft import Draft
 from deptbus.contract.load import load, read
 from deptbus.contract.model import Contract, Sharing
 from deptbus.contract.record_schema import record_name
@@ -23,7 +24,7 @@ def contract() -> Contract:
 
 
 def test_it_is_right_also_without_its_files(contract: Contract) -> None:
-    assert check_contract(contract) == []
+    assert check(Draft(contract)) == []
 
 
 def test_its_size_and_its_places(contract: Contract) -> None:
