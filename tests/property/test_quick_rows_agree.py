@@ -276,6 +276,14 @@ def test_a_record_above_the_cap_is_parked() -> None:
     assert sources[0].batches == 2
 
 
+def test_a_number_that_lost_its_digits_is_no_key() -> None:
+    """A column of floating point numbers gives whole ones, and ends no adapter by it."""
+    sources = both(("id", "number"))
+    lost = plain(1, number=2.0**60)._replace(raw=("A1", 2.0**60))
+    assert differences([[lost, plain(2, "B")._replace(raw=("B", "12"))]], sources) == []
+    assert sources[0].parked == {("person", '["A1",1.152921504606847e+18]')}
+
+
 @pytest.mark.parametrize(
     ("wrong", "row"),
     [

@@ -142,10 +142,12 @@ class Publication:
     def key_of_raw(self, raw: RawKey) -> KeyOf:
         named = raw_text(raw)
         natural: list[str] = []
+        typed: list[str | None] = []
         for (name, column), value in zip(self._key_fields, raw, strict=True):
             try:
                 found = self._value(name, column, value)
                 natural.append(found if isinstance(found, str) else _plain_text(found))
+                typed.append(text_of(value) if isinstance(value, str | int | float) else None)
             except (_Refused, Unfit):
                 return KeyOf(None, named, None, column)
         forms = [canonical(part, self._forms) for part in natural]
@@ -153,7 +155,6 @@ class Publication:
             key = self._keys.key(natural)
         except WireRefused:
             return KeyOf(None, named, None, self._key_fields[0][1])
-        typed = [text_of(v) if isinstance(v, str | int | float) else None for v in raw]
         if typed == forms:
             return KeyOf(key, named, None)
         return KeyOf(
