@@ -135,7 +135,12 @@ def _instant(x: Any) -> datetime:
 
 def _local(x: Any) -> datetime:
     moment = _moment(x)
-    return moment if moment.tzinfo is None else moment.astimezone(CHINA).replace(tzinfo=None)
+    if moment.tzinfo is None:
+        return moment
+    try:
+        return moment.astimezone(CHINA).replace(tzinfo=None)
+    except OverflowError:  # beyond year 9999 by that clock
+        raise Unfit from None
 
 
 def _time_of_day(x: Any) -> time:

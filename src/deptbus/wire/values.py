@@ -174,6 +174,7 @@ def _date_of(f: bytes) -> date:
 
 def _instant(micros_per_unit: int, local: bool) -> tuple[Encode, Decode]:
     epoch = _LOCAL_EPOCH if local else _EPOCH
+    least, most = LOGICAL_RANGES["timestamp-micros"]
 
     def encode(x: Any) -> bytes:
         if not isinstance(x, datetime):
@@ -183,6 +184,8 @@ def _instant(micros_per_unit: int, local: bool) -> tuple[Encode, Decode]:
         # Exact: the difference is kept in whole microseconds, where float seconds would round.
         since = x - epoch
         micros = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+        if not least <= micros <= most:  # the first hours of year 1 by a clock ahead of UTC
+            raise Unfit("is no time of the years 1 to 9999 in UTC")
         units, rest = divmod(micros, micros_per_unit)
         if rest:
             raise Unfit("is more precise than the schema")

@@ -62,6 +62,7 @@ _NOON = datetime(2026, 1, 2, 4, 0, tzinfo=UTC)
         (_LONG, 1767326400, Unfit),
         (_LOCAL, "2026-01-02 12:00:00", datetime(2026, 1, 2, 12)),  # noqa: DTZ001 - local
         (_LOCAL, "2026-01-02 04:00:00+00", datetime(2026, 1, 2, 12)),  # noqa: DTZ001 - local
+        (_LOCAL, "9999-12-31 23:59:59+00", Unfit),
         (_TIME, "12:30", time(12, 30)),
         (_TIME, "25:00", Unfit),
         (_MONEY, "12.50", Decimal("12.50")),

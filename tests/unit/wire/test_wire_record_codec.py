@@ -137,6 +137,9 @@ def test_value_is_taken(avro_type: Any, value: Any, expected: str, back: Any) ->
     assert again == field
 
 
+# Ahead of UTC and behind it.
+EAST, WEST = timezone(timedelta(hours=8)), timezone(timedelta(hours=-8))
+
 REFUSED: list[tuple[Any, Any]] = [
     ("boolean", 1),
     ("boolean", "yes"),
@@ -173,6 +176,8 @@ REFUSED: list[tuple[Any, Any]] = [
     (logical("long", "timestamp-micros"), LOCAL),
     (logical("long", "timestamp-micros"), date(2025, 8, 1)),
     (logical("long", "timestamp-micros"), 1),
+    (logical("long", "timestamp-micros"), datetime(1, 1, 1, tzinfo=EAST)),
+    (logical("long", "timestamp-millis"), datetime(9999, 12, 31, 23, tzinfo=WEST)),
     (logical("long", "timestamp-millis"), datetime(2025, 8, 1, 0, 0, 0, 1, tzinfo=UTC)),
     (logical("long", "local-timestamp-micros"), datetime(2025, 8, 1, tzinfo=UTC)),
     (logical("int", "time-millis"), time(0, 0, 0, 1)),
