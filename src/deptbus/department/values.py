@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone
-from decimal import Decimal, InvalidOperation
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -25,6 +25,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a wall-clock time without a zone
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _LONG = 1 << 63
+# Of ten: what a text says in few characters (1E99999999) may not be written out by anybody.
+_LARGEST_POWER = 1000
+# Wide enough for a number of any schema or column: arithmetic that never rounds.
+_WIDE = Context(prec=10_000, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[InvalidOperation])
 
 Convert = Callable[[Any], Any]
 
@@ -165,12 +169,13 @@ def converter(kind: ColumnKind, scale: int | None = None) -> Convert:
     `scale`: digits after the point of a NUMERIC column that has a fixed number of them.
     """
     if kind is ColumnKind.NUMERIC and scale is not None:
-        return lambda value: _scaled(_numeric(value), scale)
+        least = Decimal(1).scaleb(-scale)
+        return lambda value: _scaled(_numeric(value), least)
     return _CONVERTERS[kind]
 
 
-def _scaled(value: Decimal, scale: int) -> Decimal:
-    found = round(value, scale)
+def _scaled(value: Decimal, least: Decimal) -> Decimal:
+    found = value.quantize(least, context=_WIDE)
     if found != value:
         raise Refusal("more digits after the point than the column keeps")
     return found
@@ -207,8 +212,11 @@ def _numeric(value: Any) -> Decimal:
             number = Decimal(repr(value) if isinstance(value, float) else value)
         except InvalidOperation:
             raise Refusal("not a number") from None
-        if number.is_finite():
-            return number
+        if not number.is_finite():
+            raise Refusal("not a number")
+        if number.adjusted() > _LARGEST_POWER or -number.adjusted() > _LARGEST_POWER:
+            raise Refusal("a number of more digits than any column keeps")
+        return number
     raise Refusal("not a number")
 
 
@@ -261,7 +269,12 @@ def _time(value: Any) -> time:
 
 def _timestamp(value: Any) -> datetime:
     found = _moment(value)
-    return found if found.tzinfo is None else found.astimezone(CHINA).replace(tzinfo=None)
+    if found.tzinfo is None:
+        return found
+    try:
+        return found.astimezone(CHINA).replace(tzinfo=None)
+    except OverflowError:
+        raise Refusal("beyond year 9999 by China's clock") from None
 
 
 def _timestamptz(value: Any) -> datetime:

@@ -68,6 +68,10 @@ def test_what_a_column_keeps(kind: ColumnKind, value: Any, kept: Any) -> None:
         (K.LOOSE_NUMERIC, Decimal("1234567890123456.78")),
         (K.NUMERIC, "NaN"),
         (K.NUMERIC, "ten"),
+        (K.NUMERIC, "1E99999999999999"),
+        (K.NUMERIC, "1E-99999999999999"),
+        (K.LOOSE_NUMERIC, "1E99999999999999"),
+        (K.TIMESTAMP, datetime(9999, 12, 31, 23, tzinfo=UTC)),
         (K.BOOLEAN, "perhaps"),
         (K.DATE, MOMENT),
         (K.DATE, "31.1.2026"),
@@ -87,6 +91,16 @@ def test_a_fixed_scale_is_kept_or_refused() -> None:
     assert str(convert(Decimal("1.5"))) == "1.50"
     with pytest.raises(Refusal):
         convert(Decimal("1.555"))
+
+
+@pytest.mark.parametrize("whole", ["1" * 29, "1" * 200])
+def test_a_number_of_more_digits_than_arithmetic_has_keeps_them_all(whole: str) -> None:
+    """Python computes with 28 unless it is told otherwise."""
+    convert = converter(K.NUMERIC, 2)
+    for value in (Decimal(f"{whole}.5"), f"{whole}.5"):
+        assert str(convert(value)) == f"{whole}.50"
+    with pytest.raises(Refusal):
+        convert(Decimal(f"{whole}.555"))
 
 
 @pytest.mark.parametrize(
