@@ -158,9 +158,10 @@ def judge_batch(
     place = 0
     while place < len(records):
         if is_quick:
-            place = outbox.pass_on(codecs, records, place, policy, judged)
-            if place == len(records):
-                break
+            passed = outbox.pass_on(codecs, records, place, policy, judged)
+            if passed > place:
+                place = passed
+                continue  # what ended the run may be of another dataset, and known too
         record = records[place]
         place += 1
         found = _read(codecs, record)

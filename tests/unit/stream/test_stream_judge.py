@@ -16,6 +16,7 @@ from deptbus.stream.data import decode_data, marker_key
 from deptbus.stream.fences import Fences
 from deptbus.stream.intake import Outbox, judge, judge_batch, names_newer_policy
 from deptbus.stream.log import LogRecord
+from deptbus.wire.codecs import Codecs
 from deptbus.wire.control import Announcement, Marker, decode_control, encode_control
 from deptbus.wire.guard import REASONS as WIRE_REASONS
 from deptbus.wire.partitioner import partition_of
@@ -54,6 +55,36 @@ def test_what_is_refused_and_why(words: dict[str, Any], reason: str):
     if "key" in words:
         assert partition_of(words["key"], town.PARTITIONS) != PLACE
     assert judged(replace(SOURCE.change("a", 1), **words)) == reason
+
+
+def test_changes_of_two_datasets_in_turn_are_not_decoded_once_they_are_known(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    names = ("resident", "household")
+    twice = CONTRACT.model_copy(
+        update={
+            "datasets": dict.fromkeys(names, CONTRACT.datasets["resident"]),
+            "schemas": {f"{name}.v1": town.RESIDENT for name in names},
+        }
+    )
+    codecs = Codecs(twice)
+    records = [
+        LogRecord(
+            *(out_topic(town.POLICE), PLACE, n, 0, town.key_for("a")),
+            codecs.encode_change(replace(SOURCE.change("a", n), dataset=names[n % 2])),
+        )
+        for n in range(20)
+    ]
+    decoded: list[bytes | None] = []
+    decode = codecs.decode_out
+    monkeypatch.setattr(codecs, "decode_out", lambda k, v: decoded.append(v) or decode(k, v))
+    outbox = Outbox(town.POLICE, out_topic(town.POLICE), PLACE, Fences())
+    outbox.fences.announce("main", town.FIRST, -1)
+    found = judge_batch(outbox, records, codecs, twice, 1, 0)
+    assert {topic: len(box) for topic, box in found.accepted.items()} == {
+        data_topic(name): 10 for name in names
+    }
+    assert len(decoded) == 2
 
 
 def test_a_delete_lies_within_the_territory_too():
