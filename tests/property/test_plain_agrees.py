@@ -24,6 +24,7 @@ from deptbus.department.ledger import Prepared, Row, entry_of
 from deptbus.department.store import PartitionBatch
 from deptbus.department.target import Column, ContractShapes, MappedTarget
 from deptbus.department.values import ColumnKind
+from deptbus.errors import SourceRefused
 from deptbus.wire.control import PolicyMarker
 from deptbus.wire.digest import encode_values
 
@@ -90,6 +91,15 @@ def test_a_field_of_many_values_is_left_to_prepare() -> None:
     item = person(1)
     assert target.take(item) is None
     assert isinstance(target.prepare(entry_of(item, 0)), Prepared)
+
+
+def test_a_default_that_does_not_fit_its_column_is_told_with_its_mend() -> None:
+    columns = {"id": "id", "name": "count"}
+    catalogue = {n: Column(n, ColumnKind.INTEGER, "int") for n in columns.values()}
+    for words in ({"columns": columns}, {"columns": {"id": "id"}}):
+        receive = Receive(table="people", defaults={"count": "none"}, **words)  # type: ignore[arg-type]
+        with pytest.raises(SourceRefused, match=r"people\.count: its default does not fit"):
+            MappedTarget("person", receive, ("id",), catalogue, SHAPES)
 
 
 # -- plain records against the whole rule --------------------------------------------------------

@@ -20,7 +20,7 @@ from deptbus.department.values import (
     neutral_of,
     same_in,
 )
-from deptbus.errors import WireRefused
+from deptbus.errors import SourceRefused, WireRefused
 from deptbus.wire.codecs import Codecs
 from deptbus.wire.digest import encode_values, values_digest
 from deptbus.wire.types import Type, resolve
@@ -111,7 +111,8 @@ class MappedTarget:
         shapes: Shapes,
         field: Callable[[ColumnKind], Callable[[Any], bytes]] | None = None,
     ) -> None:
-        """`field`: how a value is handed over, for a database that takes bytes (see `form`)."""
+        """`field`: how a value is handed over, for a database that takes bytes (see `form`). Raises
+        SourceRefused where the mapping's default does not fit its column."""
         self.dataset, self.table = dataset, receive.table
         self.replaces = receive.replaces is not None
         self._receive, self._shapes = receive, shapes
@@ -122,7 +123,7 @@ class MappedTarget:
         self._key_fields = tuple(self._field_of[name] for name in key)
         self._cleared = tuple(self._default(c) for c in self.columns)
         self.insert_only = tuple(
-            (catalogue[name], converter(catalogue[name].kind, catalogue[name].scale)(value))
+            (catalogue[name], self._default(catalogue[name]))
             for name, value in receive.defaults.items()
             if name not in self._field_of and value is not None
         )
@@ -236,7 +237,14 @@ class MappedTarget:
 
     def _default(self, column: Column) -> Any:
         value = self._receive.defaults.get(column.name)
-        return None if value is None else converter(column.kind, column.scale)(value)
+        try:
+            return None if value is None else converter(column.kind, column.scale)(value)
+        except Refusal as refusal:
+            why = str(refusal)
+        raise SourceRefused(
+            f"{self.table}.{column.name}: its default does not fit the column: {why}",
+            mend=f"Change `defaults:` of `receives: {self.dataset}` in department.yml",
+        )
 
     def _reader(self, entry: Entry) -> _Reader:
         fields = entry.field_names
