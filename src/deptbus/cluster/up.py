@@ -32,7 +32,7 @@ _NOT_SEARCHED = {BROKER_FOLDER, POSTGRES_FOLDER, LOG_FOLDER, _RUN_FOLDER, ".dept
 
 _DEPTBUS = (sys.executable, "-m", "deptbus.cli.main")
 
-SERVERS, AGENTS, ADAPTERS = 0, 1, 2  # stages: started in this order, ended in the other
+SERVERS, AGENTS, ADAPTERS = 0, 1, 2  # stages: ended in the other order
 
 # Puts the contract in force on a bus that has none or another; returns its name for run.json.
 PutInForce = Callable[[Connection], Awaitable[str]]
@@ -100,8 +100,8 @@ class Bus:
         self._tell("contract", "being put in force")
         self._contract = await put_in_force(connection)
         self._tell("contract", f"in force: {self._contract}")
-        await self.supervisor.start(self._agents(connection))
-        await self.supervisor.start(self._adapters(connection))
+        # Side by side: an adapter needs the contract and its topics, and no agent.
+        await self.supervisor.start([*self._agents(connection), *self._adapters(connection)])
         self._all_ready = True
         self._note_processes()
         self._tell("bus", f"ready at {connection.bootstrap}")
