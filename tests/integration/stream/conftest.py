@@ -16,7 +16,9 @@ from deptbus.connection import Connection
 @pytest.fixture(scope="session")
 def stream_broker(broker: Connection, service_folder: Path) -> Iterator[EmbeddedBroker]:
     """A second broker (`broker` first: it skips where there is no network)."""
-    server = EmbeddedBroker(service_folder / "stream-broker")
+    # Room for what bombs take of it, one after the other: by default it ends when memory does, and
+    # is started anew by `up`.
+    server = EmbeddedBroker(service_folder / "stream-broker", heap_mb=768)
     server.start()
     yield server
     server.stop()
