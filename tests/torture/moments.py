@@ -26,7 +26,7 @@ POINTS = {
     "applied": ("adapter", "rows are committed in SQL, and the offset not in Kafka"),
     "publishing": ("adapter", "numbers are durable, and nothing is sent"),
     "published": ("adapter", "changes are acked, and still in the outbox"),
-    "asking": ("snapshot", "somebody asked for a snapshot, and its first rows are enqueued"),
+    "asking": ("snapshot", "a snapshot is asked for, and nobody has waited for it"),
     "snapshot": ("adapter", "some rows of a snapshot are enqueued, and not all"),
     "job": ("operations", "a job has sent a stretch of a partition"),
 }
@@ -115,7 +115,7 @@ def worker() -> None:
 
     _after(work, "deliver", "delivered")
     _after(work.Gate, "take_in", "taken-in")
-    _before(BatchConsumerThread, "_commit", "committing", lambda _, offsets: bool(offsets))
+    _before(BatchConsumerThread, "commit_words", "committing", lambda _, offsets: bool(offsets))
     _before(BatchConsumer, "on_partitions_revoked", "revoked", lambda _, revoked: bool(revoked))
     _before(
         Sender,
@@ -165,7 +165,7 @@ def snapshot() -> None:
     """Of `deptbus department snapshot`."""
     from deptbus.department.capture_sqlite import SqliteCapture
 
-    _after(SqliteCapture, "advance_snapshot", "asking")
+    _after(SqliteCapture, "begin_snapshot", "asking")
 
 
 PATCHES = {"worker": worker, "adapter": adapter, "operations": operations}
