@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from recipient_world import CLEARED, PlainTarget
+from recipient_world import PlainTarget, carry_out
 
-from deptbus.department.decide import Action, Clear, Decision, Remove, Write
+from deptbus.department.decide import Action, Decision, Write
 from deptbus.department.fold import Tally
 from deptbus.department.ledger import Entry, RecordId, Row, Sender
 from deptbus.department.plain import Known, entries_of
@@ -79,15 +79,7 @@ class MemoryStore(Store):
         touched = [(type(a), a.row) for a in work.decision.actions]
         if self.refuse & {*touched, *((Write, row) for row, _ in plain)}:
             raise RowRefused("refused")
-        for action in work.decision.actions:
-            if isinstance(action, Remove):
-                self.rows.pop(action.row, None)
-            elif isinstance(action, Clear):
-                for at in action.columns:
-                    if action.row in self.rows:
-                        self.rows[action.row][at] = CLEARED
-            else:
-                self.rows[action.row] = list(action.values)
+        carry_out(self.rows, work.decision.actions)
         for row, one in plain:
             self.rows[row] = list(one.payload)
         self.plain += len(plain)

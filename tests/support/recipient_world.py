@@ -8,6 +8,7 @@ from typing import Any
 
 from deptbus.change import Cause, DeliveryOp, Direction, Received, RecordFields
 from deptbus.department.decide import (
+    Action,
     Clear,
     Decision,
     Refused,
@@ -145,15 +146,7 @@ class Recipient:
         return decision
 
     def _carry_out(self, decision: Decision) -> None:
-        for action in decision.actions:
-            if isinstance(action, Remove):
-                self.rows.pop(action.row, None)
-            elif isinstance(action, Clear):
-                for at in action.columns:
-                    if action.row in self.rows:
-                        self.rows[action.row][at] = CLEARED
-            else:
-                self.rows[action.row] = list(action.values)
+        carry_out(self.rows, decision.actions)
         self.ledger.update({e.id: e for e in decision.entries})
 
     def table(self, dataset: str = "resident") -> dict[str, tuple[Any, ...]]:
@@ -162,3 +155,16 @@ class Recipient:
 
 def row(number: str, dataset: str = "resident") -> Row:
     return Row(dataset, encode_values([number]))
+
+
+def carry_out(rows: dict[Row, list[Any]], actions: Iterable[Action]) -> None:
+    """What a database does with these, to rows in a dict."""
+    for action in actions:
+        if isinstance(action, Remove):
+            rows.pop(action.row, None)
+        elif isinstance(action, Clear):
+            for at in action.columns:
+                if action.row in rows:
+                    rows[action.row][at] = CLEARED
+        else:
+            rows[action.row] = list(action.values)

@@ -212,11 +212,14 @@ class Codecs:
 
     def encode_change(self, c: Change) -> bytes:
         """A framed change. Raises WireRefused: `unknown_schema`, `bad_value`, `too_large`."""
-        known = self._change_heads.get((c.dataset, c.schema_version))
+        head, count = self._change_head(c.dataset, c.schema_version)
+        return change_bytes(head, count, c)
+
+    def _change_head(self, dataset: str, schema_version: int) -> tuple[bytes, int]:
+        known = self._change_heads.get((dataset, schema_version))
         if known is None:
             raise WireRefused(UNKNOWN_SCHEMA, "the contract has no such dataset or schema version")
-        head, count = known
-        return change_bytes(head, count, c)
+        return known
 
     def upsert_writer(
         self,
@@ -231,10 +234,7 @@ class Codecs:
         policy: int,
     ) -> UpsertWriter:
         """`encode_change` for upserts of keys that never left their place; raises as it does."""
-        known = self._change_heads.get((dataset, schema_version))
-        if known is None:
-            raise WireRefused(UNKNOWN_SCHEMA, "the contract has no such dataset or schema version")
-        head, _ = known
+        head, _ = self._change_head(dataset, schema_version)
         return UpsertWriter(head, source_unit, incarnation, publication, cause, job, policy)
 
     def decode_change(self, key: bytes | None, value: bytes | None) -> Change:
