@@ -24,8 +24,9 @@ from .world import World
 # Chosen out of a hundred; a broker and an `up` take the longest to come back.
 VICTIMS = {"adapter": 40, "worker": 33, "operations": 7, "broker": 11, "up": 9}
 MOMENT_SECONDS = 120.0
-# A rebalance comes to pass only when another worker dies or joins.
 RARE = ("revoked", "snapshot")
+# Longer than a dead worker's session: by then a rebalance that was under way is over.
+REBALANCE_SECONDS = 15.0
 SHORT_POINTS = ("delivered", "inside-sql", "published", "revoked", "applied")
 FULL_POINTS = tuple(p for p in POINTS if p not in ("job", "sending-data", "asking"))
 
@@ -102,16 +103,31 @@ def chosen_kills(
     for number in range(count):
         point = points[number % len(points)]
         orders.place(point, passing=1 if point in RARE else rng.randint(1, 3))
-        if point == "revoked":
-            kill_one(world, rng, "worker")
         if point == "snapshot":
             _ask_for_snapshot(world, orders)
-        if wait_obeyed(orders, point, MOMENT_SECONDS) is None:
+        reached = _kill_in_rebalance if point == "revoked" else _kill_at
+        if reached(world, orders, rng, point) is None:
             world.verdict.add("other", f"no process came to `{point}`: {POINTS[point][1]}")
         else:
             obeyed[point] += 1
         time.sleep(rng.uniform(0.0, 0.5))
     return obeyed
+
+
+def _kill_at(world: World, orders: Orders, rng: random.Random, point: str) -> int | None:
+    return wait_obeyed(orders, point, MOMENT_SECONDS)
+
+
+def _kill_in_rebalance(world: World, orders: Orders, rng: random.Random, point: str) -> int | None:
+    """A worker dies, and the other one in the rebalance that follows. Where that rebalance was
+    under way already, the other has nothing left to be taken away: another death, then."""
+    for _ in range(round(MOMENT_SECONDS / REBALANCE_SECONDS)):
+        kill_one(world, rng, "worker")
+        if (pid := wait_obeyed(orders, point, REBALANCE_SECONDS)) is not None:
+            return pid
+        orders.place(point)
+    orders.take_back(point)
+    return None
 
 
 def _ask_for_snapshot(world: World, orders: Orders) -> None:
