@@ -10,6 +10,7 @@ import re
 CONTRACT = "bus.contract"  # one partition, kept whole: the history of policies is read from it
 SCHEMAS = "bus.schemas"  # compacted: 4-byte id -> schema JSON
 QUARANTINE = "bus.quarantine"  # notes of what could not be accepted; never content
+AUDIT = "bus.audit"  # kept for ever: every act of an operator
 AGENTS = "bus.agents"  # compacted: what each live agent works under
 JOBS = "bus.jobs"  # compacted: progress of jobs
 

@@ -23,6 +23,7 @@ from deptbus.change import (
 from deptbus.contract.model import Contract, Dataset, Line, Sharing
 from deptbus.contract.territory import Level
 from deptbus.wire.control import (
+    Act,
     AgentReport,
     Announcement,
     Control,
@@ -38,6 +39,7 @@ from deptbus.wire.control import (
     PolicyRecord,
     QuarantineNote,
     ResendRequest,
+    Resolution,
     TopicNoted,
 )
 
@@ -176,6 +178,14 @@ CONTROL: tuple[Control, ...] = (
     PolicyRecord(4, "cd" * 32, TIME_US, "operator", '{"territories":{}}'),
     QuarantineNote(
         "out.housing-330106", 1, 99, 99, "malformed", "李四", SOURCE, "person", KEY, 7, TIME_US
+    ),
+    Resolution(
+        "out.housing-330106", 1, 99, "resend_asked", "act-1", "王五", "contract mended", "resend-1",
+        "person", KEY, TIME_US,
+    ),
+    Act(
+        "act-1", "quarantine_resend", "王五", "deptbus-operations", "contract mended",
+        "housing@330106", "person", KEY, ("out.housing-330106/1/99",), TIME_US,
     ),
     AgentReport("worker-0/horizontal", 4, "ef" * 32, "running", TIME_US),
     JobProgress(

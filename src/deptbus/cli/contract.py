@@ -14,10 +14,13 @@ from deptbus.cli.options import (
     Bootstrap,
     ClientFile,
     Data,
+    Operator,
     Output,
     OutputOption,
+    Reason,
     connect,
     is_named,
+    who,
 )
 from deptbus.errors import DeptbusError, Exit
 
@@ -102,6 +105,8 @@ def activate(
         bool,
         typer.Option("--wait/--no-wait", help="Wait until every recipient is brought up to it."),
     ] = True,
+    reason: Reason = "",
+    operator: Operator = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
     client_file: ClientFile = None,
@@ -113,10 +118,13 @@ def activate(
     """
     from deptbus.cli.contract_view import print_changes
     from deptbus.contract.load import load
+    from deptbus.operations.audit import checked_reason, operator_of
 
     contract = load(folder)
     connection = connect(data, bootstrap, client_file)
-    proposal = asyncio.run(_propose(connection, contract))
+    by = operator_of(connection, who(operator)).name
+    why = checked_reason(reason) if reason else ""
+    proposal = asyncio.run(_propose(connection, contract, by))
     if proposal.is_in_force:
         assert proposal.old is not None
         print(f"this contract is in force already, as policy {proposal.old.number}")
@@ -126,7 +134,7 @@ def activate(
         if not yes and not typer.confirm("Put it in force?"):
             raise typer.Exit(Exit.ANSWER_IS_NO)
         _apply_topics(connection, contract)
-        asyncio.run(_put_in_force(connection, proposal))
+        asyncio.run(_put_in_force(connection, proposal, why))
         print(f"policy {proposal.new.number} is in force")
     if wait:
         asyncio.run(_wait(connection))
@@ -156,17 +164,15 @@ async def _in_force(connection: Connection) -> Policy:
     return (await read_policies(connection)).current()
 
 
-async def _propose(connection: Connection, contract: Contract) -> Proposal:
+async def _propose(connection: Connection, contract: Contract, by: str) -> Proposal:
     """The bus of a first activation has no topics yet."""
-    import getpass
-
     from deptbus.cluster import topics
     from deptbus.cluster.blocking import in_thread
     from deptbus.operations.activation import propose
 
     first = topics.wanted_before_any_contract()
     await in_thread(lambda: topics.apply(connection, topics.plan(connection, first)))
-    return await propose(connection, contract, activated_by=getpass.getuser())
+    return await propose(connection, contract, activated_by=by)
 
 
 def _apply_topics(connection: Connection, contract: Contract) -> None:
@@ -175,10 +181,10 @@ def _apply_topics(connection: Connection, contract: Contract) -> None:
     topics.apply(connection, topics.plan(connection, topics.wanted(contract)))
 
 
-async def _put_in_force(connection: Connection, proposal: Proposal) -> None:
+async def _put_in_force(connection: Connection, proposal: Proposal, reason: str) -> None:
     from deptbus.operations.activation import put_in_force
 
-    await put_in_force(connection, proposal)
+    await put_in_force(connection, proposal, reason)
 
 
 async def _wait(connection: Connection) -> None:

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deptbus.cli.options import Bootstrap, ClientFile, Data, connect
-from deptbus.errors import DeptbusError
+from deptbus.cli.options import (
+    Bootstrap,
+    ClientFile,
+    Data,
+    Operator,
+    Reason,
+    bus_key,
+    connect,
+    who,
+)
 
 if TYPE_CHECKING:
     from deptbus.connection import Connection
     from deptbus.operations.office import Settings
-
-KEY_BYTES = 16
 
 app = typer.Typer(help="Run jobs and the keeper of the canonical topics.", no_args_is_help=True)
 
@@ -54,7 +60,8 @@ def resend(
         str | None,
         typer.Option("--key", help="The bus key: 32 hexadecimal digits; else every record."),
     ] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; its owner reads it.")] = "",
+    reason: Reason = "",
+    operator: Operator = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
     client_file: ClientFile = None,
@@ -63,29 +70,19 @@ def resend(
 
     Its adapter does so as soon as it runs.
     """
+    from deptbus.operations.audit import checked_reason, operator_of
     from deptbus.operations.resend import request_resend
     from deptbus.stream.policies import read_policies
 
     connection = connect(data, bootstrap, client_file)
-    raw = None if key is None else _key(key)
+    raw = None if key is None else bus_key(key)
+    by, why = operator_of(connection, who(operator)), checked_reason(reason) if reason else ""
 
     async def ask() -> str:
         policy = (await read_policies(connection)).current()
-        return await request_resend(connection, policy, unit, dataset, raw, reason=reason)
+        return await request_resend(connection, policy, unit, dataset, raw, by=by, reason=why)
 
     print(f"asked {unit}: request {asyncio.run(ask())}")
-
-
-def _key(text: str) -> bytes:
-    try:
-        raw = bytes.fromhex(text)
-    except ValueError:
-        raw = b""
-    if len(raw) != KEY_BYTES:
-        raise DeptbusError(
-            "--key is no bus key", mend="Give its 32 hexadecimal digits, as quarantine shows them"
-        )
-    return raw
 
 
 async def _run(connection: Connection, settings: Settings) -> None:

@@ -10,6 +10,8 @@ import typer
 
 from deptbus.connection import Connection, find_connection
 
+KEY_BYTES = 16
+
 Data = Annotated[
     Path | None,
     typer.Option("--data", help="Folder of a bus started by `deptbus up` or `deptbus demo`."),
@@ -25,6 +27,19 @@ ClientFile = Annotated[
         envvar="DEPTBUS_CLIENT_FILE",
         help="File of name=value lines with SASL and TLS settings.",
     ),
+]
+
+
+Operator = Annotated[
+    str | None,
+    typer.Option(
+        "--operator",
+        envvar="DEPTBUS_OPERATOR",
+        help="Who acts; else the user of the operating system.",
+    ),
+]
+Reason = Annotated[
+    str, typer.Option("--reason", help="Why; it is kept for ever. No personal data.")
 ]
 
 
@@ -50,3 +65,39 @@ def is_named(data: Path | None, bootstrap: str | None) -> bool:
     import os
 
     return data is not None or bootstrap is not None or "DEPTBUS_BOOTSTRAP" in os.environ
+
+
+def who(operator: str | None) -> str:
+    """Whom an act is recorded of: by the option, by DEPTBUS_OPERATOR, else the system's user by his
+    number, which nobody can set as he likes."""
+    if operator is not None:
+        return operator
+    import os
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user without a name
+        return f"uid {os.getuid()}"
+
+
+def bus_key(text: str) -> bytes:
+    """The 16 bytes of a key as `--key` has it. Raises DeptbusError."""
+    from deptbus.errors import DeptbusError
+
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raw = b""
+    if len(raw) != KEY_BYTES:
+        raise DeptbusError(
+            "that is no bus key", mend="Give its 32 hexadecimal digits, as quarantine shows them"
+        )
+    return raw
+
+
+def instant(at_us: int) -> str:
+    """ISO 8601 in UTC, to the second."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(at_us // 1_000_000, UTC).isoformat()

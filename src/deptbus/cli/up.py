@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deptbus.cli.options import who
 from deptbus.errors import DeptbusError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ async def ensure_contract(data: Path, given: Path | None, connection: Connection
     folder = given or (own if own.is_dir() else bundled())
     contract = load(folder)
     await apply_topics(topics.wanted(contract))
-    proposal = await propose(connection, contract, activated_by=getpass.getuser())
+    proposal = await propose(connection, contract, activated_by=who(None))
     if not proposal.is_in_force:
         await put_in_force(connection, proposal)
     await join_departments(data, contract)

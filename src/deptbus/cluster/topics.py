@@ -95,6 +95,7 @@ def wanted_before_any_contract() -> tuple[Topic, ...]:
         _topic(names.CONTRACT, 1, _kept_for_ever()),
         _topic(names.SCHEMAS, 1, _compacted()),
         _topic(names.QUARANTINE, 1, _compacted()),
+        _topic(names.AUDIT, 1, _kept_for_ever()),
         _topic(names.AGENTS, 1, _compacted_often()),
         _topic(names.JOBS, 1, _compacted_often()),
     )

@@ -14,10 +14,12 @@ from datetime import UTC, datetime
 from deptbus.connection import Connection
 from deptbus.contract.model import Contract, Policy
 from deptbus.errors import DeptbusError, Exit
+from deptbus.operations import audit
 from deptbus.operations.groups import Groups
 from deptbus.operations.leader import GROUP
 from deptbus.operations.office import Office, Settings, open_office
 from deptbus.operations.rights import RightsChange, difference
+from deptbus.stream.log import Sender
 from deptbus.stream.policies import append_policy, read_policies
 from deptbus.wire.control import JobProgress
 
@@ -74,9 +76,15 @@ def _check_released(policy: Policy, contract: Contract) -> None:
             raise error
 
 
-async def put_in_force(connection: Connection, proposal: Proposal) -> None:
+async def put_in_force(connection: Connection, proposal: Proposal, reason: str = "") -> None:
     """Appends the policy; its topics must exist. Raises DeptbusError when another was quicker."""
-    await append_policy(connection, proposal.new)
+    new = proposal.new
+    operator = audit.operator_of(connection, new.activated_by)
+    subjects = (f"policy {new.number}", f"contract {new.contract.digest}")
+    async with Sender(connection) as sender:
+        for act in audit.acts_of(operator, audit.CONTRACT_ACTIVATE, reason, subjects=subjects):
+            await audit.record(sender, act)
+    await append_policy(connection, new)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from deptbus.connection import Connection
 from deptbus.contract.model import Policy
 from deptbus.errors import DeptbusError
 from deptbus.names import in_topic
+from deptbus.operations.audit import RESEND, Operator, acts_of, record
 from deptbus.stream.log import Outgoing, Sender
 from deptbus.wire.control import ResendRequest, encode_control
 from deptbus.wire.partitioner import partition_of
@@ -20,6 +21,7 @@ async def request_resend(
     dataset: str,
     key: bytes | None,
     *,
+    by: Operator,
     reason: str,
 ) -> str:
     """Puts a request into the inbox of the source unit; returns the request's name.
@@ -39,5 +41,7 @@ async def request_resend(
     async with Sender(connection) as sender:
         count = await sender.partitions(topic)
         number = 0 if key is None else partition_of(key, count)
+        for act in acts_of(by, RESEND, reason, unit=unit, dataset=dataset, key=key):
+            await record(sender, act)
         await sender.send([Outgoing(topic, number, None, value)])
     return request.request

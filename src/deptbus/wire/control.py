@@ -10,6 +10,8 @@
 | PolicyMarker, ResendRequest, Inventory, InventoryEnd | in.<unit> | none |
 | PolicyRecord | bus.contract | none |
 | QuarantineNote | bus.quarantine | `<topic>/<partition>/<offset>` |
+| Resolution | bus.quarantine | `resolved/<topic>/<partition>/<offset>` |
+| Act | bus.audit | none |
 | AgentReport | bus.agents | the agent |
 | JobProgress | bus.jobs | the job: of each unit, the last completed one must outlive the next |
 | TopicNoted | bus.jobs | `topic/<topic>` |
@@ -190,6 +192,39 @@ class QuarantineNote:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a person decided about a note of quarantine; the last one of a place counts."""
+
+    topic: str
+    partition: int
+    offset: int  # of the note: its first
+    outcome: Literal["resend_asked", "dismissed"]
+    act: str
+    operator: str
+    reason: str
+    request: str  # the name of the request to the source; empty: none was made
+    dataset: str  # of the request
+    key: bytes | None  # of the request
+    resolved_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What an operator set out to do: written before it is done, and kept for ever."""
+
+    act: str  # an act on very many subjects is several records of one name
+    verb: str
+    operator: str
+    bus_user: str  # as whom the brokers know him; empty: they do not ask
+    reason: str
+    unit: str  # empty: of no single one
+    dataset: str
+    key: bytes | None
+    subjects: tuple[str, ...]  # of many things, each: places of quarantine
+    acted_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class AgentReport:
     """The policy that an agent works under, with all output of older ones acknowledged."""
 
@@ -238,6 +273,8 @@ Control = (
     | InventoryEnd
     | PolicyRecord
     | QuarantineNote
+    | Resolution
+    | Act
     | AgentReport
     | JobProgress
     | TopicNoted
@@ -376,6 +413,37 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
             "offset": "long",
             "last_offset": "long",
             **_NOTE,
+        },
+    ),
+    "resolution": (
+        Resolution,
+        {
+            "topic": "string",
+            "partition": "int",
+            "offset": "long",
+            "outcome": _symbols("Outcome", "resend_asked", "dismissed"),
+            "act": "string",
+            "operator": "string",
+            "reason": "string",
+            "request": "string",
+            "dataset": "string",
+            "key": ["null", _KEY],
+            "resolved_at_us": _TIME,
+        },
+    ),
+    "act": (
+        Act,
+        {
+            "act": "string",
+            "verb": "string",  # no enum: an older reader has to show verbs that came after it
+            "operator": "string",
+            "bus_user": "string",
+            "reason": "string",
+            "unit": "string",
+            "dataset": "string",
+            "key": ["null", _KEY],
+            "subjects": _TEXTS,
+            "acted_at_us": _TIME,
         },
     ),
     "agent_report": (
@@ -524,6 +592,7 @@ _KEYS: dict[type, Callable[[Any], str]] = {
     OutboxSeen: lambda r: f"{r.system}/outbox",
     InventoryRequest: lambda r: f"{r.system}/inventory",
     QuarantineNote: lambda r: f"{r.topic}/{r.partition}/{r.offset}",
+    Resolution: lambda r: f"resolved/{r.topic}/{r.partition}/{r.offset}",
     AgentReport: lambda r: str(r.agent),
     JobProgress: lambda r: str(r.job),
     TopicNoted: lambda r: f"topic/{r.topic}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -107,6 +108,11 @@ async def test_a_resend_is_asked_for_by_key(new_bus):
         request = decode_control(record.value)
         assert request.key == key_of_person(3)
         assert request.request in out
+        code, out, err = await run(bus, "audit", "ls", "-o", "json")
+        assert (code, err) == (0, "")
+        (act,) = json.loads(out)["acts"]
+        assert (act["verb"], act["key"]) == ("resend", key_of_person(3).hex())
+        assert act["operator"]
         code, _, err = await run(bus, *words, "--key", "abc")
         assert (code, err.count("\n")) == (2, 1)
         assert len(await read_to_end(bus.connection, names.in_topic(SOURCE))) == 1

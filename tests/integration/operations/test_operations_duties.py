@@ -20,6 +20,7 @@ from office_bus import (
 from deptbus import names
 from deptbus.errors import ContractUnreadable, DeptbusError
 from deptbus.operations.activation import follow_jobs, propose, put_in_force
+from deptbus.operations.audit import RESEND, Operator, read_acts
 from deptbus.operations.groups import Groups
 from deptbus.operations.leader import GROUP, Leadership
 from deptbus.operations.office import open_office
@@ -29,6 +30,8 @@ from deptbus.wire.control import ResendRequest, decode_control
 from deptbus.wire.partitioner import partition_of
 
 pytestmark = pytest.mark.service
+
+ME = Operator("test")
 
 
 async def last_versions(bus) -> dict[bytes, int]:
@@ -89,20 +92,27 @@ async def test_a_resend_is_asked_of_the_source_in_the_place_of_the_key(new_bus):
     async with new_bus() as bus:
         policy = await bus.activate(contract())
         key = key_of_person(3)
-        name = await request_resend(bus.connection, policy, SOURCE, "person", key, reason="lost")
+        name = await request_resend(
+            bus.connection, policy, SOURCE, "person", key, by=ME, reason="lost"
+        )
         (record,) = await read_to_end(bus.connection, names.in_topic(SOURCE))
         assert record.partition == partition_of(key, 4)
         assert decode_control(record.value) == ResendRequest(name, "person", key, "lost")
-        await request_resend(bus.connection, policy, SOURCE, "person", None, reason="all")
+        await request_resend(bus.connection, policy, SOURCE, "person", None, by=ME, reason="all")
         records = await read_to_end(bus.connection, names.in_topic(SOURCE))
         assert sorted(r.partition for r in records) == sorted([partition_of(key, 4), 0])
+        acts = await read_acts(bus.connection)
+        assert [(a.operator, a.verb, a.reason, a.unit, a.dataset, a.key) for a in acts] == [
+            ("test", RESEND, "lost", SOURCE, "person", key),
+            ("test", RESEND, "all", SOURCE, "person", None),
+        ]
 
 
 async def test_a_resend_is_not_asked_of_a_unit_that_does_not_publish(new_bus):
     async with new_bus() as bus:
         policy = await bus.activate(contract())
         with pytest.raises(DeptbusError, match="housing@330106 does not publish person"):
-            await request_resend(bus.connection, policy, HOUSING, "person", None, reason="")
+            await request_resend(bus.connection, policy, HOUSING, "person", None, by=ME, reason="")
 
 
 async def test_an_activation_does_the_jobs_itself_where_no_operations_process_runs(new_bus):
@@ -117,6 +127,9 @@ async def test_an_activation_does_the_jobs_itself_where_no_operations_process_ru
         assert states[0].due == (GRID, HOUSING)
         assert states[-1].due == ()
         assert (await propose(bus.connection, contract(), "test")).is_in_force
+        (act,) = await read_acts(bus.connection)
+        assert (act.operator, act.verb) == ("test", "contract_activate")
+        assert act.subjects[0] == "policy 1"
 
 
 async def test_an_activation_leaves_the_jobs_to_the_operations_process(new_bus):

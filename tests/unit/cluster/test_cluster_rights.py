@@ -47,7 +47,7 @@ def test_a_unit_reads_contract_and_schemas_and_no_other_topic_of_the_bus(unit: s
     user = user_of(unit)
     readable = {
         name
-        for name in ("contract", "schemas", "quarantine", "agents", "jobs")
+        for name in ("contract", "schemas", "quarantine", "audit", "agents", "jobs")
         if may(user, "READ", "topic", f"bus.{name}")
     }
     assert readable == {"contract", "schemas"}
@@ -56,7 +56,13 @@ def test_a_unit_reads_contract_and_schemas_and_no_other_topic_of_the_bus(unit: s
 
 
 def test_workers_do_not_write_contracts_jobs_or_a_departments_own_word() -> None:
-    for topic in ("bus.contract", "bus.jobs", "out.housing-330106", "control.housing-330106"):
+    for topic in (
+        "bus.contract",
+        "bus.audit",
+        "bus.jobs",
+        "out.housing-330106",
+        "control.housing-330106",
+    ):
         assert not may("deptbus-worker", "WRITE", "topic", topic)
     for topic in ("data.resident", "in.housing-330106", "bus.quarantine", "bus.agents"):
         assert may("deptbus-worker", "WRITE", "topic", topic)

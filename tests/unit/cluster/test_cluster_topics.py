@@ -60,6 +60,7 @@ def plan_of(
 def test_a_contract_wants_these_topics_and_no_others() -> None:
     assert [topic.name for topic in TOPICS] == [
         "bus.agents",
+        "bus.audit",
         "bus.contract",
         "bus.jobs",
         "bus.quarantine",
@@ -83,6 +84,7 @@ def test_a_contract_wants_these_topics_and_no_others() -> None:
         ("in.housing-330106", 4, {"cleanup.policy": "delete", "retention.ms": "864000000"}),
         ("control.housing-330106", 1, {"cleanup.policy": "compact"}),
         ("bus.contract", 1, {"cleanup.policy": "delete", "retention.ms": "-1"}),
+        ("bus.audit", 1, {"cleanup.policy": "delete", "retention.ms": "-1"}),
         ("bus.schemas", 1, {"cleanup.policy": "compact"}),
         ("bus.quarantine", 1, {"cleanup.policy": "compact"}),
     ],

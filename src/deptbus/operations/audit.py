@@ -1,0 +1,112 @@
+"""Every act of an operator as a record in `bus.audit`: who, when, why and what; none is removed.
+
+An act is written before it is done: a command that is killed in the midst may leave an act of which
+nothing came, and never a deed of which nobody can say whose it was.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from deptbus import names
+from deptbus.connection import Connection
+from deptbus.errors import DeptbusError, WireRefused
+from deptbus.stream.log import Outgoing, Sender, read_to_end
+from deptbus.wire.control import Act, decode_control, encode_control
+
+log = structlog.get_logger(__name__)
+
+# What operators do. Constants: fit for labels.
+QUARANTINE_RESEND = "quarantine_resend"
+QUARANTINE_DISMISS = "quarantine_dismiss"
+RESEND = "resend"
+HOLD = "hold"
+RESUME = "resume"
+CONTRACT_ACTIVATE = "contract_activate"
+
+_REASON_LETTERS = 500
+_OPERATOR_LETTERS = 100
+_SUBJECTS = 500  # of one record: a thousand places at once are two records of one act
+# Seventeen digits and a check character: the form of a resident number (GB 11643).
+_RESIDENT_NUMBER = re.compile(r"\d{17}[\dXx]")
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Who acts. `name` is what he says, or how the operating system knows him; `bus_user` is proved
+    to the brokers, where they ask."""
+
+    name: str
+    bus_user: str = ""
+
+
+def operator_of(connection: Connection, name: str) -> Operator:
+    """Raises DeptbusError when that is no name."""
+    if not 0 < len(name.strip()) <= _OPERATOR_LETTERS or not name.isprintable():
+        raise DeptbusError("that is no operator's name", mend="Give --operator NAME")
+    return Operator(name.strip(), connection.sasl_username or "")
+
+
+def checked_reason(text: str) -> str:
+    """The reason as it is kept for ever. Raises DeptbusError: none, too long, or it holds what
+    looks like a resident number."""
+    reason = " ".join(text.split())
+    if not reason or not reason.isprintable():
+        raise DeptbusError("a reason is missing", mend="Give --reason TEXT: it is kept for ever")
+    if len(reason) > _REASON_LETTERS:
+        raise DeptbusError(
+            f"the reason is longer than {_REASON_LETTERS} letters", mend="Say it shorter"
+        )
+    if _RESIDENT_NUMBER.search(reason):
+        raise DeptbusError(
+            "the reason holds a resident number, and it is kept for ever",
+            mend="Name the record by its bus key",
+        )
+    return reason
+
+
+def acts_of(
+    operator: Operator,
+    verb: str,
+    reason: str,
+    *,
+    unit: str = "",
+    dataset: str = "",
+    key: bytes | None = None,
+    subjects: Sequence[str] = (),
+) -> Iterator[Act]:
+    """One act as the records that it takes: one, unless it has very many subjects."""
+    name, now_us = uuid.uuid4().hex, time.time_ns() // 1000
+    for start in range(0, max(1, len(subjects)), _SUBJECTS):
+        some = tuple(subjects[start : start + _SUBJECTS])
+        yield Act(
+            name, verb, operator.name, operator.bus_user, reason, unit, dataset, key, some, now_us
+        )
+
+
+async def record(sender: Sender, act: Act) -> None:
+    """Returns when the act is on the bus; what it announces may be done from then on. Raises
+    BusRefused (no right, no such topic: `deptbus topics apply` makes it), BusUnreachable."""
+    await sender.send([Outgoing(names.AUDIT, 0, None, encode_control(act))])
+
+
+async def read_acts(connection: Connection) -> list[Act]:
+    """All acts, the oldest first. What is none is told and left out. Raises as `record`."""
+    found = []
+    for entry in await read_to_end(connection, names.AUDIT):
+        try:
+            act = decode_control(entry.value)
+            reason = "" if isinstance(act, Act) else "wrong_kind"
+        except WireRefused as error:
+            reason = error.reason
+        if reason:
+            log.error("act_refused", offset=entry.offset, reason=reason)
+        elif isinstance(act, Act):
+            found.append(act)
+    return found
