@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from deptbus.department.capture import (
     Parked,
     Prepared,
     Variant,
+    Waiting,
     Wanted,
 )
 from deptbus.department.layout import Layout
@@ -630,6 +632,21 @@ class CaptureSuite:
         assert await capture.bears("resident", ("X",)) is False
         assert await capture.backlog(1) == 1
         assert await capture.backlog(10) == 2
+
+    async def test_what_waits_is_told_without_counting_it_all(self, capture: Capture) -> None:
+        assert await capture.waiting(10) == Waiting(0, None)
+        before_us = time.time_ns() // 1000 - 1_000_000
+        await self.desk.do(person("x"))
+        await self.desk.do(*(person(n) for n in range(4)))
+        waiting = await capture.waiting(100)
+        assert waiting.rows == 5
+        assert waiting.oldest_us is not None
+        assert before_us < waiting.oldest_us <= time.time_ns() // 1000 + 1_000_000
+        assert await capture.waiting(2) == waiting  # by the positions, where none is left out
+        token = await self.token(capture)
+        rows = await capture.read(10)
+        await capture.delete(token, [row.position for row in rows[:2]])
+        assert await capture.waiting(100) == Waiting(3, rows[2].source_time_us)
 
     async def test_parked_rows_are_wanted_again(self, capture: Capture) -> None:
         token = await self.token(capture)

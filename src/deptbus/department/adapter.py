@@ -25,6 +25,7 @@ from deptbus.change import Incarnation
 from deptbus.connection import Connection
 from deptbus.contract.department import Department, load_department
 from deptbus.department import fence
+from deptbus.department.applied_beat import tell_that_it_lives
 from deptbus.department.applier import TRANSIENT, Applier
 from deptbus.department.folder_import import folder_import_of
 from deptbus.department.opening import open_capture, open_system, read_secret
@@ -199,7 +200,7 @@ class SystemRun:
             applier: Applier | None = None
             if self._settings.receives:
                 applier = self._applier(self._incarnation.token, publisher)
-                parts.append(applier.run())
+                parts += [self._tell_that_it_lives(applier, self._incarnation), applier.run()]
             self.settled.set()
             await self._until_first(parts, applier)
 
@@ -246,6 +247,17 @@ class SystemRun:
             schemas=self._shared.schemas,
             codecs=self._shared.codecs,
             resend=resend,
+        )
+
+    def _tell_that_it_lives(
+        self, applier: Applier, incarnation: Incarnation
+    ) -> Coroutine[Any, Any, None]:
+        return tell_that_it_lives(
+            self._shared.sender,
+            self._department.unit,
+            self._system,
+            incarnation,
+            lambda: applier.applied_at_us,
         )
 
     async def _until_first(

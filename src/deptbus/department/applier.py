@@ -111,6 +111,7 @@ class Applier:
         self._shapes: ContractShapes | None = None
         self._export: FolderExport | None = None
         self.begun = asyncio.Event()  # set when the inbox is being read
+        self.applied_at_us: int | None = None  # when something was last applied, since the start
         self._works = True  # since it last stopped it has begun again, so the next stop is news
 
     def stop(self) -> None:
@@ -254,6 +255,8 @@ class Applier:
                     return
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _BUSY_SECONDS[1])
+        if arrived.batch:
+            self.applied_at_us = _now_us()
         self._tell(applied)
         if self._export is not None and applied.written:
             self._export.mark(applied.written)

@@ -123,6 +123,14 @@ class SourceState:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """The queue at one moment."""
+
+    rows: int  # counted up to a limit; beyond it told by the positions, and then a few too many
+    oldest_us: int | None  # when the row that is the next was written; None: nothing waits
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One run over the existing rows of a dataset."""
 
@@ -282,6 +290,10 @@ class Capture(ABC):
     @abstractmethod
     async def backlog(self, at_most: int) -> int:
         """How many rows wait in the outbox, counted no further than `at_most`."""
+
+    @abstractmethod
+    async def waiting(self, at_most: int) -> Waiting:
+        """What waits in the outbox, counted no further than `at_most`: cheap at any length."""
 
     @abstractmethod
     async def keys_after(self, dataset: str, after: RawKey | None, limit: int) -> list[RawKey]:

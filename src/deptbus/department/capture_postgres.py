@@ -29,6 +29,7 @@ from deptbus.department.capture import (
     Snapshot,
     SourceState,
     Variant,
+    Waiting,
     Wanted,
 )
 from deptbus.department.capture_check import Broken, broken_postgres
@@ -425,6 +426,17 @@ class PostgresCapture(Capture):
                     "SELECT count(*) FROM (SELECT 1 FROM deptbus.outbox LIMIT $1) s", at_most
                 )
             )
+
+    async def waiting(self, at_most: int) -> Waiting:
+        async with self._lightly() as c:
+            first, last, counted, oldest = await c.fetchrow(
+                "SELECT (SELECT min(position) FROM deptbus.outbox), "
+                "(SELECT max(position) FROM deptbus.outbox), "
+                "(SELECT count(*) FROM (SELECT 1 FROM deptbus.outbox LIMIT $1) s), "
+                "(SELECT source_time_us FROM deptbus.outbox ORDER BY position LIMIT 1)",
+                at_most,
+            )
+        return Waiting(last - first + 1 if counted >= at_most > 0 else counted, oldest)
 
     async def keys_after(self, dataset: str, after: RawKey | None, limit: int) -> list[RawKey]:
         async with self._durable() as c:

@@ -25,6 +25,7 @@ from deptbus.department.capture import (
     SourceState,
     T,
     Variant,
+    Waiting,
     Wanted,
 )
 from deptbus.department.capture_check import Broken, broken_sqlite
@@ -340,6 +341,9 @@ class SqliteCapture(Capture):
                 "SELECT count(*) FROM (SELECT 1 FROM deptbus_outbox LIMIT ?)", (at_most,)
             ).fetchone()[0]
         )
+
+    async def waiting(self, at_most: int) -> Waiting:
+        return await self._database.run(lambda c: rows_of.waiting(c, at_most))
 
     async def resolve(self, wanted: Wanted, raw: RawKey | None, remembered: bool) -> None:
         layout = (await self.layouts())[wanted.dataset]

@@ -65,6 +65,7 @@ _SLICE_ROWS = 250  # judged in one go: about 2 ms, in which nothing else of this
 HEARTBEAT_SECONDS = 2.0
 _IDLE_SECONDS = 1.0  # at least so often the policy is looked at
 _BACKOFF_SECONDS = (0.2, 5.0)
+_WAITING_COUNTED = 10_000  # rows of the outbox; it takes a millisecond
 _RAISE_SECONDS = 600.0  # far below the retention of any outbox
 _BUSY_SECONDS = (0.02, 0.25)
 _BUSY_TOLD_SECONDS = 5.0
@@ -653,6 +654,7 @@ class Publisher:
         # An idle adapter has to notice a younger one too.
         await self._capture.check(self.incarnation.token)
         state = await self._capture.state()
+        waiting = await self._capture.waiting(_WAITING_COUNTED)
         await self._write_control(
             Heartbeat(
                 self.unit,
@@ -666,5 +668,7 @@ class Publisher:
                 state.gave_way > 0,
                 len(self._parked),
                 time.time_ns() // 1000,
+                waiting.rows,
+                waiting.oldest_us,
             )
         )

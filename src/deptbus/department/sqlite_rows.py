@@ -15,6 +15,7 @@ from deptbus.department.capture import (
     OutboxRow,
     RawKey,
     Snapshot,
+    Waiting,
     Wanted,
     present_row,
 )
@@ -303,6 +304,17 @@ def advance_snapshot(c: sqlite3.Connection, layout: Layout, limit: int) -> Snaps
             ),
         )
     return snapshots(c, "WHERE dataset = ?", (layout.dataset,))[0]
+
+
+def waiting(c: sqlite3.Connection, at_most: int) -> Waiting:
+    first, last, counted, oldest = c.execute(
+        "SELECT (SELECT min(position) FROM deptbus_outbox), "
+        "(SELECT max(position) FROM deptbus_outbox), "
+        "(SELECT count(*) FROM (SELECT 1 FROM deptbus_outbox LIMIT ?)), "
+        "(SELECT source_time_us FROM deptbus_outbox ORDER BY position LIMIT 1)",
+        (at_most,),
+    ).fetchone()
+    return Waiting(last - first + 1 if counted >= at_most > 0 else counted, oldest)
 
 
 def status(c: sqlite3.Connection) -> CaptureStatus:

@@ -5,6 +5,7 @@
 | Announcement, Marker | out.<unit> | none; Announcement in every partition |
 | Incarnated | control.<unit> | `<system>/incarnated/<number>/<token>` |
 | Heartbeat | control.<unit> | `<system>/heartbeat` |
+| AppliedBeat | control.<unit> | `<system>/applied` |
 | OutboxSeen | control.<unit> | `<system>/outbox` |
 | InventoryRequest | control.<unit> | `<system>/inventory` |
 | PolicyMarker, ResendRequest, Inventory, InventoryEnd | in.<unit> | none |
@@ -87,6 +88,20 @@ class Heartbeat:
     fingerprint: str
     resync_needed: bool
     parked: int
+    at_us: int
+    # What waits in the outbox, which nobody sees from the bus; None: not told.
+    outbox_rows: int | None = None
+    outbox_oldest_us: int | None = None  # when the next row to be published was written
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedBeat:
+    """A recipient's adapter lives, and when it last applied something."""
+
+    unit: str
+    system: str
+    incarnation: Incarnation
+    applied_at_us: int | None  # None: nothing since it began
     at_us: int
 
 
@@ -265,6 +280,7 @@ Control = (
     | Marker
     | Incarnated
     | Heartbeat
+    | AppliedBeat
     | OutboxSeen
     | PolicyMarker
     | ResendRequest
@@ -293,6 +309,19 @@ def _symbols(name: str, *symbols: str) -> dict[str, Any]:
 
 # kind -> (class, Avro fields in the order of the class; `incarnation` is two of them).
 _INCARNATION = {"incarnation": "long", "token": _TOKEN}
+_HEARTBEAT = {
+    "unit": "string",
+    "system": "string",
+    **_INCARNATION,
+    "publication": "long",
+    "version": "long",
+    "policy": "long",
+    "ends": _NUMBERS,
+    "fingerprint": "string",
+    "resync_needed": "boolean",
+    "parked": "long",
+    "at_us": _TIME,
+}
 _NOTE = {
     "reason": "string",
     "owner": "string",
@@ -336,17 +365,15 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
     ),
     "heartbeat": (
         Heartbeat,
+        {**_HEARTBEAT, "outbox_rows": ["null", "long"], "outbox_oldest_us": ["null", _TIME]},
+    ),
+    "applied_beat": (
+        AppliedBeat,
         {
             "unit": "string",
             "system": "string",
             **_INCARNATION,
-            "publication": "long",
-            "version": "long",
-            "policy": "long",
-            "ends": _NUMBERS,
-            "fingerprint": "string",
-            "resync_needed": "boolean",
-            "parked": "long",
+            "applied_at_us": ["null", _TIME],
             "at_us": _TIME,
         },
     ),
@@ -548,7 +575,9 @@ _EARLIER_NOTE = _Kind(
     {"topic": "string", "partition": "int", "offset": "long", **_NOTE},
     make=lambda offset, **values: QuarantineNote(offset=offset, last_offset=offset, **values),
 )
-_BY_ID = {kind.id: kind for kind in (*_KINDS, _EARLIER_NOTE)}
+# The same: a heartbeat before it told of the outbox.
+_EARLIER_HEARTBEAT = _Kind("heartbeat", Heartbeat, _HEARTBEAT)
+_BY_ID = {kind.id: kind for kind in (*_KINDS, _EARLIER_NOTE, _EARLIER_HEARTBEAT)}
 _BY_CLASS = {kind.cls: kind for kind in _KINDS}
 _INVENTORY = frozenset(header(_BY_CLASS[cls].id) for cls in (Inventory, InventoryEnd))
 
@@ -589,6 +618,7 @@ _KEYS: dict[type, Callable[[Any], str]] = {
         f"{r.system}/incarnated/{r.incarnation.number}/{r.incarnation.token.hex()}"
     ),
     Heartbeat: lambda r: f"{r.system}/heartbeat",
+    AppliedBeat: lambda r: f"{r.system}/applied",
     OutboxSeen: lambda r: f"{r.system}/outbox",
     InventoryRequest: lambda r: f"{r.system}/inventory",
     QuarantineNote: lambda r: f"{r.topic}/{r.partition}/{r.offset}",

@@ -46,6 +46,7 @@ CONTROLS: list[control.Control] = [
     control.Marker("m", "cut", POLICE, "main", INCARNATION, 1),
     control.Incarnated(POLICE, "main", INCARNATION, (4, 5), "ab" * 16),
     control.Heartbeat(POLICE, "main", INCARNATION, 7, 8, 1, (4, 5), "ab" * 16, False, 0, 1),
+    control.AppliedBeat(POLICE, "main", INCARNATION, None, 1),
     control.PolicyMarker(2, ("elder_allowance",), "job"),
     control.ResendRequest("r", "elder_allowance", KEY, "asked"),
     control.PolicyRecord(1, "d" * 64, 1, "test", "{}"),

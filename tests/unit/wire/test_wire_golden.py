@@ -8,6 +8,7 @@ the golden file instead of changing it.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from wire_samples import CONTROL, KEY, VALUES, change, contract, delivery
 
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import Control, decode_control, encode_control, key_of
+from deptbus.wire.control import Control, Heartbeat, decode_control, encode_control, key_of
 
 GOLDEN: dict[str, dict[str, str | None]] = json.loads(
     (Path(__file__).parent / "golden" / "valid.json").read_text(encoding="utf-8")
@@ -97,3 +98,11 @@ def test_a_note_from_before_notes_of_whole_batches_is_of_one_offset() -> None:
     _, value = golden("QuarantineNote")
     assert earlier != value
     assert decode_control(earlier) == decode_control(value)
+
+
+def test_a_heartbeat_before_it_told_of_the_outbox_is_read() -> None:
+    key, earlier = golden("Heartbeat_before_the_outbox")
+    now = decode_control(golden("Heartbeat")[1])
+    assert isinstance(now, Heartbeat)
+    assert decode_control(earlier) == replace(now, outbox_rows=None, outbox_oldest_us=None)
+    assert key == key_of(now)
