@@ -28,7 +28,7 @@ from aiokafka.errors import (
 
 from deptbus.connection import Connection
 from deptbus.errors import BusRefused, BusUnreachable, DeptbusError
-from deptbus.stream import unpack
+from deptbus.stream import sessions, unpack
 
 REQUEST_TIMEOUT_MS = 10_000
 # New topics and rights need about a second to reach every broker: one "no" is no answer yet.
@@ -162,6 +162,12 @@ class BusConsumer(AIOKafkaConsumer):
         await super().stop()
 
 
+def reach_into_client() -> None:
+    """To be called before the first consumer of a process is made; may be called again."""
+    unpack.install()
+    sessions.install()
+
+
 async def open_consumer(
     connection: Connection, *, group: str | None = None, reset: str = "earliest", **words: Any
 ) -> AIOKafkaConsumer:
@@ -170,7 +176,7 @@ async def open_consumer(
     error). Raises BusUnreachable, BusRefused.
 
     What a foreign producer's transaction has not committed, or has aborted, is not read."""
-    unpack.install()
+    reach_into_client()
     consumer = BusConsumer(
         group_id=group,
         enable_auto_commit=False,

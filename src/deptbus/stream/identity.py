@@ -1,7 +1,8 @@
 """Which cluster and which topic stand behind an address and a name: a rebuilt one has other ids.
 
 aiokafka speaks metadata up to version 5; topic ids came with version 10 (KIP-516), so the request
-and its answer are spelled out here.
+and its answer are spelled out here. Who watches the topics of a thousand units asks every second
+and hears the same: bytes that were sent or heard before are not made or taken apart again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Sequence
+from functools import lru_cache
 from io import BytesIO
 from typing import Any, NamedTuple, TypeAlias
 
@@ -90,11 +92,33 @@ class _MetadataResponse(Response):
     )
 
 
+class _Identities(NamedTuple):
+    """What is kept of an answer."""
+
+    cluster_id: str
+    topics: dict[str, tuple[int, str]]  # error code, id
+
+
+@lru_cache(maxsize=1)
+def _identities(answer: bytes) -> _Identities:
+    found = _MetadataResponse.decode(BytesIO(answer))
+    topics = {
+        topic: (code, str(uuid.UUID(bytes=topic_id))) for code, topic, topic_id, *_ in found.topics
+    }
+    return _Identities(found.cluster_id, topics)
+
+
+class _IdentitiesResponse(_MetadataResponse):
+    @classmethod
+    def decode(cls, data: BytesIO) -> _Identities:
+        return _identities(data.read())
+
+
 class _MetadataRequestV12(RequestStruct):
     API_KEY = 3
     API_VERSION = 12
     FLEXIBLE_VERSION = True
-    RESPONSE_TYPE = _MetadataResponse
+    RESPONSE_TYPE = _IdentitiesResponse
     SCHEMA = Schema(
         (
             "topics",
@@ -109,6 +133,13 @@ class _MetadataRequestV12(RequestStruct):
         ("tags", TaggedFields),
     )
 
+    def encode(self) -> bytes:
+        if self._encoded is None:
+            self._encoded = super().encode()
+        return self._encoded
+
+    _encoded: bytes | None = None
+
 
 _Version: TypeAlias = _MetadataRequestV12
 
@@ -120,8 +151,13 @@ class _MetadataRequest(Request[_Version]):
         self._topics = topics
 
     def build(self, request_struct_class: type[_Version]) -> _Version:
-        asked: list[Any] = [(bytes(16), topic, {}) for topic in self._topics]
-        return request_struct_class(asked, False, False, {})
+        return _built(self._topics)
+
+
+@lru_cache(maxsize=1)
+def _built(topics: tuple[str, ...]) -> _MetadataRequestV12:
+    asked: list[Any] = [(bytes(16), topic, {}) for topic in topics]
+    return _MetadataRequestV12(asked, False, False, {})
 
 
 async def topic_ids(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, str]:
@@ -130,11 +166,7 @@ async def topic_ids(client: AIOKafkaClient, topics: Sequence[str]) -> dict[str, 
         answer = await client.send(client.get_random_node(), _MetadataRequest(*topics))
     except (KafkaError, OSError, TimeoutError) as error:
         raise translate(error) from error
-    return {
-        topic: str(uuid.UUID(bytes=topic_id))
-        for code, topic, topic_id, *_ in answer.topics
-        if code == 0
-    }
+    return {topic: topic_id for topic, (code, topic_id) in answer.topics.items() if code == 0}
 
 
 async def topic_identity(client: AIOKafkaClient, topic: str) -> TopicIdentity:
@@ -146,9 +178,9 @@ async def topic_identity(client: AIOKafkaClient, topic: str) -> TopicIdentity:
             answer = await client.send(client.get_random_node(), _MetadataRequest(topic))
         except (KafkaError, OSError, TimeoutError) as error:
             raise translate(error, topic=topic) from error
-        ((code, _, topic_id, *_),) = answer.topics
+        code, topic_id = answer.topics[topic]
         if code == 0:
-            return TopicIdentity(answer.cluster_id, str(uuid.UUID(bytes=topic_id)))
+            return TopicIdentity(answer.cluster_id, topic_id)
         if loop.time() > deadline:
             if for_code(code).retriable:
                 raise BusUnreachable(f"topic {topic} has no leader", mend="Is the bus well?")

@@ -33,7 +33,7 @@ from aiokafka.errors import (
     KafkaError,
 )
 from aiokafka.structs import OffsetAndMetadata, TopicPartition
-from faust.transport.consumer import ensure_TP, ensure_TPset
+from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
@@ -41,7 +41,13 @@ from mode import Service
 from deptbus.connection import Connection
 from deptbus.stream import unpack
 from deptbus.stream.batches import BATCH_RECORDS, Batch, Progress
-from deptbus.stream.brokers import REQUEST_TIMEOUT_MS, SHORT_WAIT_MS, BusConsumer, wait_long
+from deptbus.stream.brokers import (
+    REQUEST_TIMEOUT_MS,
+    SHORT_WAIT_MS,
+    BusConsumer,
+    reach_into_client,
+    wait_long,
+)
 from deptbus.stream.memory import Suspects
 from deptbus.stream.origins import Origins
 
@@ -68,7 +74,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         assert isinstance(transport, BatchTransport)
         self._assignor = RoundRobinPartitionAssignor
-        unpack.install()
+        reach_into_client()
         return BusConsumer(
             group_id=self.app.conf.id,
             client_id=self.app.conf.broker_client_id,
@@ -136,13 +142,11 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     async def _commit_words(self, offsets: Mapping[TP, OffsetAndMetadata]) -> bool:
         consumer = self._ensure_consumer()
-        assigned = ensure_TPset(consumer.assignment())
+        assigned = consumer.assignment()
         words = {
-            TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(
-                place.offset, self._origins.text(tp.topic) + place.metadata
-            )
-            for tp, place in offsets.items()
-            if tp in assigned
+            place: OffsetAndMetadata(known.offset, self._origins.text(tp.topic) + known.metadata)
+            for tp, known in offsets.items()
+            if (place := TopicPartition(*tp)) in assigned
         }
         if not words:
             return False
@@ -167,7 +171,7 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
                 ends = await consumer.end_offsets(places)
-                positions = await asyncio.gather(*[consumer.position(place) for place in places])
+                positions = [await consumer.position(place) for place in places]  # as a rule known
         except (KafkaError, TimeoutError):
             return {}  # no answer, or assigned anew meanwhile: the next look will tell
         return {
@@ -177,6 +181,18 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's own stall detector counts messages one by one; ours is watchdog.py."""
+
+
+class _WithRoom:
+    """The partitions whose records may be taken now, asked one by one: making a set of a thousand
+    at each fetch would cost more than the fetch."""
+
+    def __init__(self, active: Collection[TP], progress: Progress) -> None:
+        self._active = active
+        self._progress = progress
+
+    def __contains__(self, tp: TP) -> bool:
+        return tp in self._active and self._progress.has_room(tp)
 
 
 class BatchConsumer(driver.Consumer):
@@ -219,11 +235,13 @@ class BatchConsumer(driver.Consumer):
             self._rewind_is_due = False
             await self.perform_seek()
         generation = self.app.consumer_generation_id
-        wanted = {tp for tp in self._active_partitions if self.progress.has_room(tp)}
-        if not wanted:
+        wanted = _WithRoom(self._active_partitions, self.progress)
+        if not any(tp in wanted for tp in self._active_partitions):  # nearly always the first is
             await asyncio.sleep(FETCH_SECONDS / 10)
             return
-        found = await self._getmany(active_partitions=wanted, timeout=FETCH_SECONDS)
+        found = await self._getmany(
+            active_partitions=cast("set[TP]", wanted), timeout=FETCH_SECONDS
+        )
         self._thread.wait_long(not found)
         if not found or self.should_stop:
             return
