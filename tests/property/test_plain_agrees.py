@@ -132,9 +132,14 @@ _HATED = st.lists(st.sampled_from(["r1", "r2", "r3", "r4"]), max_size=1)
 
 
 def _play(
-    batches: Iterable[list[Received | PolicyMarker]], hated: list[str], seed: int, plain_from: int
+    batches: Iterable[list[Received | PolicyMarker]],
+    hated: list[str],
+    seed: int,
+    plain_from: int,
+    *,
+    presumes: bool = False,
 ) -> MemoryStore:
-    store = MemoryStore(plain_from=plain_from)
+    store = MemoryStore(plain_from, presumes=presumes)
     chance = random.Random(seed)
 
     async def run() -> None:
@@ -157,10 +162,10 @@ def _play(
 
 def _differs(batches: list[Any], hated: list[str], seed: int) -> bool:
     short, long = (_play(batches, hated, seed, plain_from) for plain_from in (1, 10**9))
-    assert long.plain == 0
-    return (short.ledger, short.rows, short.tallies, short.positions) != (
-        long.ledger, long.rows, long.tallies, long.positions,
-    )  # fmt: skip
+    bold = _play(batches, hated, seed, 1, presumes=True)
+    assert (long.plain, short.presumed) == (0, 0)
+    ends = [(s.ledger, s.rows, s.tallies, s.positions) for s in (long, short, bold)]
+    return ends[1] != ends[0] or ends[2] != ends[0]
 
 
 @given(batches=_BATCHES, hated=_HATED, seed=st.integers(0, 10**6))
@@ -177,24 +182,36 @@ def test_most_records_are_plain() -> None:
     batches = [[received(b"a", n, record), received(b"b", n, record | {"number": "r2"})]
                for n in range(1, 4)]  # fmt: skip
     assert _play(batches, [], 0, 1).plain == 6
+    assert _play(batches, [], 0, 1, presumes=True).presumed == 4
 
 
-@pytest.mark.parametrize("planted", ["row of another", "old news", "named rows"])
+@pytest.mark.parametrize("planted", ["row of another", "old news", "named rows", "two for one row"])
 def test_planted_bugs_are_caught(planted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     r1, r2 = {"number": "r1", "name": "n"}, {"number": "r2", "name": "n"}
     batches: list[list[Any]] = {
         "row of another": [[received(b"a", 1, r1)], [received(b"a", 2, r2)]],
         "old news": [[received(b"a", 2, r1)], [received(b"a", 1, r1 | {"name": "old"})]],
         "named rows": [[received(b"a", 1, r1)], [received(b"b", 1, r1 | {"name": "other"})]],
+        "two for one row": [[received(b"a", 1, r1), received(b"b", 1, r2)],
+                            [received(b"a", 2, r1), received(b"a", 3, r1 | {"name": "newest"})]],
     }[planted]  # fmt: skip
     assert not _differs(batches, [], 0)
     if planted == "row of another":
         _plant_every_row_is_its_own(monkeypatch)
     elif planted == "old news":
         monkeypatch.setattr("deptbus.department.plain.newer", lambda *_: True)
+    elif planted == "two for one row":
+        monkeypatch.setattr("deptbus.department.store.presume", _plant_the_last_one_holds_it)
     else:
         monkeypatch.setattr("deptbus.department.store.fresh_rows", lambda *_: [])
     assert _differs(batches, [], 0)
+
+
+def _plant_the_last_one_holds_it(sifted: Any) -> Any:
+    """Those that go the long way are left out of what is presumed."""
+    from deptbus.department import plain
+
+    return plain.judge(sifted, None, ())
 
 
 def _plant_every_row_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

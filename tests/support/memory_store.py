@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,15 +13,23 @@ from deptbus.department.decide import Action, Decision, Write
 from deptbus.department.fold import Tally
 from deptbus.department.ledger import Entry, RecordId, Row, Sender
 from deptbus.department.plain import Known, entries_of
-from deptbus.department.store import BusIdentity, DatasetStatus, Position, Store, Work
+from deptbus.department.store import (
+    BusIdentity,
+    DatasetStatus,
+    Mistaken,
+    Position,
+    Store,
+    Work,
+)
 from deptbus.errors import RowRefused
 
 
 class MemoryStore(Store):
     """`refuse`: (kind of action, row) that the database refuses now. `plain`: how many records went
-    the short way."""
+    the short way, `presumed` of them without being looked up. `presumes`: every batch is tried
+    so."""
 
-    def __init__(self, plain_from: int) -> None:
+    def __init__(self, plain_from: int, *, presumes: bool = False) -> None:
         super().__init__("in.audit-330106", b"token")
         self.plain_from = plain_from
         self.targets = {"resident": PlainTarget()}  # type: ignore[dict-item]
@@ -31,7 +40,15 @@ class MemoryStore(Store):
         self.rows: dict[Row, list[Any]] = {}
         self.tallies: Counter[Tally] = Counter()
         self.refuse: set[tuple[type, Row]] = set()
-        self.plain = 0
+        self.plain = self.presumed = 0
+        self.presume_from = 1 if presumes else sys.maxsize
+
+    @property
+    def _presumes(self) -> bool:  # type: ignore[override]
+        return self.presume_from == 1
+
+    @_presumes.setter
+    def _presumes(self, seems_so: bool) -> None: ...
 
     async def open(self, identity: BusIdentity, partitions: int) -> None: ...
 
@@ -76,6 +93,14 @@ class MemoryStore(Store):
         plain = [
             (Row(dataset, one.row), one) for dataset, lot in work.lots.items() for one in lot.plain
         ]
+        if work.is_presumed:
+            for row, one in plain:
+                found = self.ledger.get(RecordId(row.dataset, one.received.source_unit, one.key))
+                if found is None or (found.row, found.held) != (row.key, True):
+                    raise Mistaken
+                if found.version >= one.version:
+                    raise Mistaken
+            self.presumed += len(plain)
         touched = [(type(a), a.row) for a in work.decision.actions]
         if self.refuse & {*touched, *((Write, row) for row, _ in plain)}:
             raise RowRefused("refused")

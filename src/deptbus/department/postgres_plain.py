@@ -65,7 +65,18 @@ class PlainStage:
     def write_books(self, first: int) -> str:
         """The ledger's lines of all that is staged; the argument `first` is the time, those behind
         it are the columns of the terms."""
-        return _books(self.name, first)
+        return into_ledger(f"SELECT {_books_of(ENTRY_COLUMNS, first)} FROM {self.name} s")
+
+    def renew_books(self, first: int) -> str:
+        """As `write_books`, of those lines only that are older and hold the staged row."""
+        columns = [c for c in UPDATED_COLUMNS if c not in ("row_key", "held")]
+        values = _books_of(columns, first)
+        return (
+            f"UPDATE deptbus.ledger l SET ({', '.join(columns)}) = ROW({values}) "
+            f"FROM {self.name} s WHERE l.dataset = {_of_terms('dataset', first)} "
+            f"AND l.source_unit = {_of_terms('source_unit', first)} AND l.key = s.key "
+            "AND l.version < s.version AND l.held AND l.row_key = s.row_key"
+        )
 
     async def _pieces(self, lot: Lot) -> AsyncIterator[bytes]:
         count = self._fields
@@ -83,20 +94,22 @@ class PlainStage:
         yield b"".join(parts)
 
 
-def _books(stage: str, first: int) -> str:
-    def of_terms(name: str) -> str:
-        at = first + 1 + Terms._fields.index(name)
-        return f"(${at}::{_TERM_TYPES.get(name, 'text')}[])[s.term]"
+def _of_terms(name: str, first: int) -> str:
+    at = first + 1 + Terms._fields.index(name)
+    return f"(${at}::{_TERM_TYPES.get(name, 'text')}[])[s.term]"
+
+
+def _books_of(columns: Iterable[str], first: int) -> str:
+    """These columns of the ledger for what is staged as `s`."""
 
     def source(column: str) -> str:
         if column in _STATED:
             return _STATED[column]
         if column == "applied_at_us":
             return f"${first}::bigint"
-        return of_terms(column) if column in Terms._fields else f"s.{column}"
+        return _of_terms(column, first) if column in Terms._fields else f"s.{column}"
 
-    columns = ", ".join(source(c) for c in ENTRY_COLUMNS)
-    return into_ledger(f"SELECT {columns} FROM {stage} s")
+    return ", ".join(map(source, columns))
 
 
 def write_entries(first: int) -> str:

@@ -156,6 +156,7 @@ class PostgresTable:
         self._write_stage = along(
             self.stage.write_books(len(self._extra) + 1), write(f"{self.stage.name} AS s", 1)
         )
+        self._renew_stage = self._renew()
         self._delete = (
             f"DELETE FROM {self._table} t USING {self._keys_source()} WHERE {self._match()}"
         )
@@ -192,6 +193,17 @@ class PostgresTable:
         await connection.execute(
             self._write_stage, *self._extra, now_us, *zip(*lot.terms, strict=True)
         )
+
+    async def renew_plain(
+        self, connection: asyncpg.Connection, lot: Lot, now_us: int
+    ) -> tuple[int, int]:
+        """As `write_plain`, of rows that are there and of ledger lines that hold them at an older
+        version; returns how many of each there were."""
+        await self.stage.fill(connection, lot)
+        books, rows = await connection.fetchrow(
+            self._renew_stage, now_us, *zip(*lot.terms, strict=True)
+        )
+        return books, rows
 
     async def _clear(
         self, connection: asyncpg.Connection, columns: tuple[int, ...], actions: Sequence[Action]
@@ -258,15 +270,32 @@ class PostgresTable:
             + (f"DO UPDATE SET {sets}" if sets else "DO NOTHING")
         )
 
+    def _renew(self) -> str:
+        sets, stage, match = self._sets(), f"{self.stage.name} s", self._match()
+        rows = (
+            f"UPDATE {self._table} t SET {sets} FROM {stage} WHERE {match} RETURNING 1"
+            if sets
+            else f"SELECT 1 FROM {self._table} t JOIN {stage} ON {match}"
+        )
+        return (
+            f"WITH books AS ({self.stage.renew_books(1)} RETURNING 1), rows AS ({rows}) "
+            "SELECT (SELECT count(*) FROM books), (SELECT count(*) FROM rows)"
+        )
+
+    def _sets(self) -> str:
+        """Of an update from the source `s`."""
+        return ", ".join(
+            f"{self._names[at]} = {self._cast(at, f's.v{at}')}" for at in self._others()
+        )
+
     def _update_else_insert(self, source: str, first: int) -> str:
         names, expressions = self._insert_list(first)
-        others = self._others()
-        sets = ", ".join(f"{self._names[at]} = {self._cast(at, f's.v{at}')}" for at in others)
+        sets = self._sets()
         keys = ", ".join(f"s.v{at}" for at in self._target.key_positions)
         same = " AND ".join(f"d.v{at} = s.v{at}" for at in self._target.key_positions)
         found = (
             f"UPDATE {self._table} t SET {sets} FROM s WHERE {self._match()} RETURNING {keys}"
-            if others
+            if sets
             else f"SELECT {keys} FROM {self._table} t JOIN s ON {self._match()}"
         )
         return (

@@ -607,15 +607,17 @@ class Publisher:
         records again, whose outcome is unknown, are harmless."""
         topic = out_topic(self.unit)
         places = partitions_of([key for _, key, _ in changes], len(self._ends))
-        records = [
-            Outgoing(topic, place, key, value)
-            for place, (_, key, value) in zip(places, changes, strict=True)
-        ]
+        boxes: dict[tuple[str, int], list[tuple[bytes, bytes]]] = {
+            (topic, place): [] for place in range(len(self._ends))
+        }
+        put = [box.append for box in boxes.values()]
+        for place, (_, key, value) in zip(places, changes, strict=True):
+            put[place]((key, value))
         pause = _BACKOFF_SECONDS[0]
         self._signs.sending()
         while True:
             try:
-                offsets = await self._sender.send(records)
+                stored = await self._sender.send_boxes(boxes)
                 break
             except BusUnreachable as error:
                 self._signs.refused(error)
@@ -623,8 +625,8 @@ class Publisher:
                     self._log.warning("publishing_stalled", error=error.what)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _BACKOFF_SECONDS[1])
-        for place, offset in zip(places, offsets, strict=True):
-            self._ends[place] = max(self._ends[place], offset + 1)
+        for (_, place), offsets in stored.items():
+            self._ends[place] = max(self._ends[place], *(few.stop for few in offsets))
         self._signs.acked()
         self._acked = publication
         self._version = max(self._version, max(version for version, _, _ in changes))

@@ -7,12 +7,13 @@ refused. `store_sqlite` and `store_postgres` add the statements.
 from __future__ import annotations
 
 import json
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import structlog
 
@@ -44,6 +45,7 @@ from deptbus.department.plain import (
     fresh_rows,
     judge,
     lot_of,
+    presume,
     sift,
     tally_plain,
 )
@@ -72,6 +74,10 @@ class Pace:
             self.limit = max(self._least, min(self.limit, rows) // 2)
         elif seconds < self._seconds / 2 and rows >= self.limit // 2:
             self.limit = min(self._most, self.limit + self.limit // 4)
+
+
+class Mistaken(Exception):
+    """What was presumed of a batch is not so of some record; nothing of it was written."""
 
 
 class Unreadable(NamedTuple):
@@ -137,6 +143,9 @@ class Store(ABC):
 
     # With so many deliveries in a batch the short way for plain ones pays.
     plain_from = 1
+    # With so many they may be presumed newer than what is known, and holders of their rows: a
+    # `commit` of such Work looks for itself. Without end where it cannot.
+    presume_from = sys.maxsize
 
     def __init__(self, topic: str, token: bytes) -> None:
         self.topic = topic
@@ -152,6 +161,7 @@ class Store(ABC):
         self._order: dict[str, int] = {}
         self._next_retry_us: int | None = None
         self._related = False
+        self._presumes = False  # all that came last would have been presumed rightly
 
     # -- what an implementation gives ------------------------------------------------------------
 
@@ -189,7 +199,7 @@ class Store(ABC):
     @abstractmethod
     async def commit(self, work: Work) -> None:
         """All of it in one transaction, behind the fence. Raises RowRefused when the database
-        refuses some row; nothing is done then."""
+        refuses some row, Mistaken when presumed work is not as presumed; nothing is done then."""
 
     @abstractmethod
     async def find_refused(self, decision: Decision) -> list[tuple[Action, str]]:
@@ -209,7 +219,12 @@ class Store(ABC):
         if due or self._related:
             children = self.parents if self._related else ()
             again = await self.parked(now_us if due else None, children, RETRIES_AT_ONCE)
-        sifted, known_of = await self._look(batch, may_be_plain=not again)
+        sifted = self._sift(batch) if not again else None
+        if sifted is not None and self._presumes and not due:
+            presumed = await self._apply_presumed(batch, sifted, now_us, replacing)
+            if presumed is not None:
+                return presumed
+        known_of = await self._look(batch, sifted)
         plain = await self._judge(sifted, known_of) if sifted is not None else {}
         known: dict[RecordId, Entry] = {}
         folded = Folded()
@@ -222,11 +237,8 @@ class Store(ABC):
         for entry in again:
             known[entry.id] = entry
         add_retries(folded, again)
-        work = Work(
-            {number: (self.positions[number], positions[number]) for number in batch},
-            {number: part.unreadable for number, part in batch.items() if part.unreadable},
-            now_us,
-        )
+        moves = {number: (self.positions[number], positions[number]) for number in batch}
+        work = _work(batch, moves, now_us)
         work = await self._settle(_Todo(folded, known, known_of, plain, replacing), work)
         self.positions = positions
         applied = self._applied(folded, work)
@@ -234,28 +246,54 @@ class Store(ABC):
             self._next_retry_us = await self.next_retry_us()
         return applied
 
-    async def _look(
-        self, batch: Mapping[int, PartitionBatch], *, may_be_plain: bool
-    ) -> tuple[Sifted | None, Known]:
-        """What is known of the records of a batch; and who may be plain, when anybody may."""
-        received: dict[int, list[Received]] = {}
-        count = markers = 0
-        for number, part in sorted(batch.items()):
-            mine = [item for item in part.items if item.__class__ is Received]
-            received[number] = mine
-            count += len(mine)
-            markers += len(part.items) - len(mine)
-        wanted: dict[Sender, Any] = {}
-        sifted = None
-        if may_be_plain and not markers and count >= self.plain_from:
-            floors = {number: self.positions[number].floors for number in batch}
-            sifted = sift(received, floors, self.targets)
-            wanted = dict(sifted.keys)
-        else:
-            for items in received.values():
-                for item in items:
-                    wanted.setdefault((item.dataset, item.source_unit), {})[item.key] = None
-        return sifted, (await self.glimpses(wanted) if wanted else {})
+    def _sift(self, batch: Mapping[int, PartitionBatch]) -> Sifted | None:
+        """Who may be plain, when anybody may."""
+        received = {number: part.items for number, part in sorted(batch.items())}
+        if sum(map(len, received.values())) < self.plain_from or any(
+            item.__class__ is not Received for items in received.values() for item in items
+        ):
+            return None
+        floors = {number: self.positions[number].floors for number in batch}
+        return sift(cast(Mapping[int, list[Received]], received), floors, self.targets)
+
+    async def _apply_presumed(
+        self,
+        batch: Mapping[int, PartitionBatch],
+        sifted: Sifted,
+        now_us: int,
+        replacing: frozenset[str],
+    ) -> Applied | None:
+        """In a bulk each record is newer than what is known of it and holds its row: the database
+        finds that out while it writes. None when it is not so; then nothing is done."""
+        enough = sum(map(len, sifted.keys.values())) >= self.presume_from
+        plain = presume(sifted) if enough else None
+        if plain is None:
+            return None
+        moves = {
+            number: (at := self.positions[number], Position(part.next_offset, at.floors))
+            for number, part in batch.items()
+        }
+        work = _work(batch, moves, now_us)
+        lots = {dataset: lot_of(rows.values()) for dataset, rows in plain.items()}
+        tally_plain(lots.values(), replacing, work.tallies)
+        work = replace(work, lots=lots, is_presumed=True)
+        try:
+            await self.commit(work)
+        except (Mistaken, RowRefused):
+            self._presumes = False
+            return None
+        self.positions = self.positions | {number: after for number, (_, after) in moves.items()}
+        return self._applied(Folded(), work)
+
+    async def _look(self, batch: Mapping[int, PartitionBatch], sifted: Sifted | None) -> Known:
+        """What is known of the records of a batch."""
+        wanted: dict[Sender, Any] = dict(sifted.keys) if sifted is not None else {}
+        if sifted is None:
+            for part in batch.values():
+                for item in part.items:
+                    if isinstance(item, Received):
+                        wanted.setdefault((item.dataset, item.source_unit), {})[item.key] = None
+        return await self.glimpses(wanted) if wanted else {}
 
     async def _judge(self, sifted: Sifted, known: Known) -> dict[str, dict[bytes, Plain]]:
         fresh = fresh_rows(sifted, known)
@@ -264,7 +302,9 @@ class Store(ABC):
             for e in (await self.claimants(fresh, ()) if fresh else ())
             if e.row is not None
         }
-        return judge(sifted, known, named)
+        plain = judge(sifted, known, named)
+        self._presumes = not fresh and not any(sifted.others.values())
+        return plain
 
     async def _settle(self, todo: _Todo, work: Work) -> Work:
         """Decide and commit, again for as long as the database refuses rows."""
@@ -405,6 +445,7 @@ class Work:
     decision: Decision = field(default_factory=Decision)
     lots: Mapping[str, Lot] = field(default_factory=dict)  # by dataset
     tallies: Counter[Tally] = field(default_factory=Counter)
+    is_presumed: bool = False  # that all are newer than what is known, and hold their rows
 
     @property
     def day(self) -> str:
@@ -417,6 +458,15 @@ class Work:
     def datasets(self) -> set[str]:
         """Those whose tables are written to."""
         return {action.row.dataset for action in self.decision.actions} | self.lots.keys()
+
+
+def _work(
+    batch: Mapping[int, PartitionBatch],
+    moves: Mapping[int, tuple[Position, Position]],
+    now_us: int,
+) -> Work:
+    unreadable = {number: part.unreadable for number, part in batch.items() if part.unreadable}
+    return Work(moves, unreadable, now_us)
 
 
 def day_of(now_us: int) -> str:

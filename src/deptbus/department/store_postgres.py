@@ -35,6 +35,7 @@ from deptbus.department.postgres_table import (
 from deptbus.department.store import (
     BusIdentity,
     DatasetStatus,
+    Mistaken,
     Pace,
     Store,
     Work,
@@ -69,7 +70,7 @@ class PostgresStore(Store):
         self._database, self._mapping, self._shapes = database, mapping, shapes
         self.declared = frozenset(mapping)
         self._tables: dict[str, PostgresTable] = {}
-        self.copy_rows = COPY_ROWS  # with so many plain rows they are copied
+        self.copy_rows = self.presume_from = COPY_ROWS  # so many plain rows are copied
         self._pace = Pace(least=LEAST_BATCH, most=MOST_BATCH, start=1000, seconds=LONG_SECONDS)
 
     @property
@@ -82,10 +83,12 @@ class PostgresStore(Store):
 
     async def open(self, identity: BusIdentity, partitions: int) -> None:
         # A batch whose commit is lost in a crash is read from the inbox once more: its offsets are
-        # lost with it. Compiling these small statements costs more than it saves.
+        # lost with it. Compiling these small statements costs more than it saves. Of a temporary
+        # table nothing is known when it is joined: not to scan the other one for it.
         with postgres_translated(self._database.place):
             await self._connection.execute(
-                "SET synchronous_commit = off; SET jit = off; SET standard_conforming_strings = on"
+                "SET synchronous_commit = off; SET standard_conforming_strings = on; "
+                "SET jit = off; SET enable_seqscan = off; SET random_page_cost = 1.1"
             )
         async with self._fenced() as connection:
             if await connection.fetchval("SELECT to_regclass('deptbus.mapped')") is None:
@@ -125,7 +128,8 @@ class PostgresStore(Store):
                 "SELECT has_database_privilege(current_database(), 'TEMP')"
             )
         if not may_stage:
-            self.copy_rows = sys.maxsize  # this user may not make temporary tables
+            # This user may not make temporary tables.
+            self.copy_rows = self.presume_from = sys.maxsize
         self.order_targets()
         self._next_retry_us = await self.next_retry_us()
 
@@ -210,7 +214,11 @@ class PostgresStore(Store):
 
     async def commit(self, work: Work) -> None:
         """Few plain records go with the others, in one statement for rows and ledger."""
-        few = {d: lot for d, lot in work.lots.items() if len(lot.plain) < self.copy_rows}
+        few = {
+            dataset: lot
+            for dataset, lot in work.lots.items()
+            if len(lot.plain) < self.copy_rows and not work.is_presumed
+        }
         groups = [*self._groups(work.decision, few), *self._copied(work, few)]
         groups.sort(key=lambda group: group[0])
         entries = [*work.decision.entries]
@@ -222,7 +230,7 @@ class PostgresStore(Store):
             began = time.monotonic()
             try:
                 await self._begin_work(work, [dataset for _, dataset, _ in groups])
-                left = await self._write_rows(groups, entries, work.now_us)
+                left = await self._write_rows(groups, entries, work)
                 await self._write_books(work, left)
             except BaseException:
                 if self._connection.is_in_transaction():
@@ -257,7 +265,7 @@ class PostgresStore(Store):
             raise moved_offsets()
 
     async def _write_rows(
-        self, groups: list[_Group], entries: list[Entry], now_us: int
+        self, groups: list[_Group], entries: list[Entry], work: Work
     ) -> list[Entry]:
         """Returns the ledger lines that are still to be written: none where they went along with
         the last rows."""
@@ -267,8 +275,12 @@ class PostgresStore(Store):
                 now = dataset
                 await fence.begin_applying_postgres(self._connection, [now])
             table = self._tables[dataset]
-            if isinstance(group, Lot):
-                await table.write_plain(self._connection, group, now_us)
+            if isinstance(group, Lot) and work.is_presumed:
+                count = len(group.plain)
+                if await table.renew_plain(self._connection, group, work.now_us) != (count, count):
+                    raise Mistaken
+            elif isinstance(group, Lot):
+                await table.write_plain(self._connection, group, work.now_us)
             elif isinstance(group, Rows):
                 books = entries if number == len(groups) else []
                 await table.write(self._connection, group.values, books)

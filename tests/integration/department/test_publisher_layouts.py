@@ -20,6 +20,8 @@ from deptbus.department.layout import Layout, layout_of
 from deptbus.department.publisher import Publisher
 from deptbus.names import out_topic
 from deptbus.stream.log import Outgoing
+from deptbus.stream.sender import Place
+from deptbus.wire.passage import Pair
 
 OWN = layout_of("person", PUBLISH, AGREED)
 # Of a mapping that has no company any more, and of one that does not have it yet.
@@ -40,6 +42,11 @@ class Bus:
     async def send(self, records: Sequence[Outgoing]) -> list[int]:
         self.sent += records
         return list(range(len(records)))
+
+    async def send_boxes(self, boxes: Mapping[Place, Sequence[Pair]]) -> dict[Place, list[range]]:
+        for (topic, partition), pairs in boxes.items():
+            self.sent += [Outgoing(topic, partition, key, value) for key, value in pairs]
+        return {place: [range(len(pairs))] for place, pairs in boxes.items() if pairs}
 
     async def topic_ids(self, topics: Sequence[str]) -> Mapping[str, str]:
         return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from deptbus.department.layout import layout_of
 from deptbus.department.pressure import Pressure, pressure_of
 from deptbus.department.publisher import Publisher
 from deptbus.errors import BusRefused, BusUnreachable, SourceRefused
-from deptbus.stream.log import Outgoing, Sender
+from deptbus.stream.log import Sender
+from deptbus.stream.sender import Place
+from deptbus.wire.passage import Pair
 
 pytestmark = pytest.mark.service
 
@@ -35,13 +37,13 @@ class Tap(Sender):
         self.open.set()
         self.refusal: Exception | None = None
 
-    async def send(
-        self, records: Sequence[Outgoing], *, deadline_seconds: float | None = None
-    ) -> list[int]:
+    async def send_boxes(
+        self, boxes: Mapping[Place, Sequence[Pair]], *, deadline_seconds: float | None = None
+    ) -> dict[Place, list[range]]:
         if self.refusal is not None:
             raise self.refusal
         await self.open.wait()
-        return await super().send(records, deadline_seconds=deadline_seconds)
+        return await super().send_boxes(boxes, deadline_seconds=deadline_seconds)
 
 
 @pytest.fixture

@@ -12,9 +12,12 @@ import pytest
 from recipient_contract import person
 from store_suite import TOPIC, StoreSuite, until
 
+from deptbus.change import Received
 from deptbus.department import fence
 from deptbus.department.connect import PostgresDatabase, application_prefix, target_of
+from deptbus.department.postgres_plain import PlainStage
 from deptbus.department.store import Store
+from deptbus.department.store_postgres import COPY_ROWS as PRESUMED
 from deptbus.department.store_postgres import PostgresStore
 
 pytestmark = pytest.mark.service
@@ -194,6 +197,75 @@ class TestPostgresStoreByCopy(TestPostgresStore):
         store.copy_rows = 1
         return store
 
+    async def test_a_bulk_of_changes_is_not_looked_up(
+        self, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """From the second batch on, until one is no bulk."""
+        store = await self.opened(database)
+        looked: list[int] = []
+        glimpses = store.glimpses
+
+        async def counted(wanted: Mapping[Any, Any]) -> Any:
+            looked.append(len(wanted))
+            return await glimpses(wanted)
+
+        monkeypatch.setattr(store, "glimpses", counted)
+        ids = range(PRESUMED)
+        for version in (1, 2, 3, 4):
+            await self.feed(store, *(person(n, version, name=f"n{version}") for n in ids))
+        assert len(looked) == 2
+        assert await self.sql(database, "SELECT DISTINCT name FROM people") == [("n4",)]
+        await self.sql(database, "DELETE FROM people WHERE id = 'id000003'")
+        stale = person(0, 2, name="stale")
+        await self.feed(store, stale, *(person(n, 5, name="n5") for n in ids[1:]))
+        assert len(looked) == 3
+        names = await self.sql(database, "SELECT name, count(*) FROM people GROUP BY 1 ORDER BY 1")
+        assert names == [("n4", 1), ("n5", PRESUMED - 1)]  # the deleted one is there again
+        ((lines,),) = await self.sql(
+            database, "SELECT count(*) FROM deptbus.ledger WHERE version = 5 AND held"
+        )
+        assert lines == PRESUMED - 1
+        await store.close()
+
+    @pytest.mark.parametrize(
+        ("clause", "comes", "is_planted"),
+        [
+            ("AND l.version < s.version", person(0, 1), False),
+            ("AND l.version < s.version", person(0, 1), True),
+            ("AND l.row_key = s.row_key", person(0, 3, id=f"id{PRESUMED:06}"), False),
+            ("AND l.row_key = s.row_key", person(0, 3, id=f"id{PRESUMED:06}"), True),
+        ],
+    )
+    async def test_planted_bug_what_is_presumed_is_not_looked_at(
+        self,
+        database: str,
+        clause: str,
+        comes: Received,
+        is_planted: bool,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        renew = PlainStage.renew_books
+
+        def careless(stage: PlainStage, first: int) -> str:
+            written = renew(stage, first)
+            assert clause in written
+            return written.replace(clause, "")
+
+        if is_planted:
+            monkeypatch.setattr(PlainStage, "renew_books", careless)
+        store = await self.opened(database)
+        for version in (1, 2):
+            await self.feed(store, *(person(n, version) for n in range(PRESUMED + 1)))
+        await self.feed(store, comes, *(person(n, 3) for n in range(1, PRESUMED)))
+        ((least, rows),) = await self.sql(
+            database, "SELECT min(version), (SELECT count(*) FROM people) FROM deptbus.ledger"
+        )
+        if comes.version == 1:  # old news
+            assert least == (1 if is_planted else 2)
+        else:  # a record that leaves its row, which nobody else names
+            assert rows == (PRESUMED + 1 if is_planted else PRESUMED)
+        await store.close()
+
     async def test_values_that_are_hard_to_write_in_binary(self, database: str) -> None:
         from decimal import Decimal
 
@@ -224,3 +296,27 @@ class TestPostgresStoreByCopy(TestPostgresStore):
         )
         assert (written, waits) == (len(sums), 0)
         await store.close()
+
+
+class Presuming(PostgresStore):
+    """Tries every batch without looking it up."""
+
+    presume_from = 1
+
+    @property
+    def _presumes(self) -> bool:  # type: ignore[override]
+        return True
+
+    @_presumes.setter
+    def _presumes(self, seems_so: bool) -> None: ...
+
+
+class TestPostgresStoreByPresumption(TestPostgresStore):
+    """Everything once more with each batch presumed to be as in a bulk of changes."""
+
+    async def make_store(self, database: str, words: Mapping[str, Any]) -> Store:
+        plain = await super().make_store(database, words)
+        assert isinstance(plain, PostgresStore)
+        store = Presuming(plain._database, TOPIC, plain.token, words, self.shapes)
+        store.presume_from = 1
+        return store
