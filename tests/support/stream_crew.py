@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from stream_town import HOUSING, PARTITIONS, POLICE
 
 from deptbus.connection import Connection
@@ -24,6 +24,13 @@ from deptbus.stream.worker import worker_command
 from deptbus.wire.codecs import Codecs
 
 START_SECONDS = 60.0
+# The client does not call them retriable: its own retries end before a busy broker is ready.
+_COORDINATOR = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError._WAIT_COORD,
+)
 
 
 class Worker:
@@ -106,12 +113,21 @@ def planted(name: str) -> list[str]:
 def committed(connection: Connection, topic: str) -> dict[int, int]:
     """Partition -> committed offset of the workers' group; 0 where nothing is committed."""
     consumer = Consumer({**connection.librdkafka(), "group.id": WORKER_GROUP})
+    deadline = time.monotonic() + START_SECONDS
     try:
         places = [TopicPartition(topic, p) for p in range(PARTITIONS)]
-        return {
-            found.partition: max(0, found.offset)
-            for found in consumer.committed(places, timeout=20)
-        }
+        while True:
+            try:
+                found = consumer.committed(places, timeout=20)
+                break
+            except KafkaException as error:
+                # The group's coordinator may be on its way to another place, or not chosen yet.
+                if not error.args[0].retriable() and error.args[0].code() not in _COORDINATOR:
+                    raise
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
+        return {place.partition: max(0, place.offset) for place in found}
     finally:
         consumer.close()
 

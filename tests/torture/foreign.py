@@ -115,9 +115,10 @@ class Foreign:
             self._thread.join(60)
         self._close()
 
-    def is_drained(self) -> bool:
-        """Whether the workers have committed everything that was there at the last look."""
-        return self.rounds > 0 and not any(self._waiting.values())
+    def is_drained(self, since: int) -> bool:
+        """Whether the workers have committed everything that was there when it had looked so many
+        times: a round that was under way by then does not count."""
+        return self.rounds >= since + 2 and not any(self._waiting.values())
 
     def _watch(self) -> None:
         while not self._stop.wait(ROUND_SECONDS):

@@ -28,7 +28,7 @@ class Bug:
     what: str
     shows: tuple[str, ...]
     patches: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    # Where a child is killed meanwhile (moments.py), for scenarios that kill nothing by themselves.
+    # Which of its moments a scenario goes through for it; in `calm`, where a child is killed.
     moments: Sequence[str] = ()
 
     def __post_init__(self) -> None:

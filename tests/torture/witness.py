@@ -186,11 +186,15 @@ class Witness:
             time.sleep(0.2)
 
     def decide(
-        self, versions: Mapping[tuple[str, str, int], set[int]] | None = None, policies: int = 1
+        self,
+        versions: Mapping[tuple[str, str, int], set[int]] | None = None,
+        policies: int = 1,
+        broken_jobs: int = 0,
     ) -> None:
         """Nothing moves any more: everything is read whole. `versions`: how often a source
         published each state (foreign.Foreign); `policies`: how many were in force in turn, since
-        each may have what is due written anew."""
+        each may have what is due written anew; `broken_jobs`: how often operations was killed, as
+        a replay that is taken up again sends what it has sent of a partition once more."""
         self.stop()
         self._check_sources()
         for kind, what in self._differences(None):
@@ -200,6 +204,7 @@ class Witness:
             self._sample(reader)
             for (dataset, no, seq), count in reader.writes.items():
                 by_right = max(1, len(published.get((dataset, no, seq), ()))) * policies
+                by_right += broken_jobs
                 if count > by_right:
                     self._verdict.add(
                         "doubled", f"{dataset} {no} at {reader.unit}: {seq} written {count} times"

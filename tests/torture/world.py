@@ -62,6 +62,7 @@ class Child:
         self._ready_file = folder / f"{name}.ready"
         self._env = env
         self.process: subprocess.Popen[bytes] | None = None
+        self.kills = 0
 
     @property
     def pid(self) -> int:
@@ -113,6 +114,7 @@ class Child:
         assert self.process is not None
         self.process.kill()
         self.process.wait(30)
+        self.kills += 1
 
     def freeze(self) -> None:
         """SIGSTOP: all its threads stand still until `wake`."""
@@ -414,7 +416,8 @@ class World:
             self._drain(seconds)
         self.did(f"waited {time.monotonic() - began:.1f} s for the copies")
         self.foreign.finish()
-        self.witness.decide(self.foreign.versions, self.policies)
+        broken_jobs = sum(c.kills for n, c in self.children.items() if n.startswith("operations"))
+        self.witness.decide(self.foreign.versions, self.policies, broken_jobs)
         self.hunt()
         self.verdict.counted |= {
             "changes": {u: dict(sorted(w.done.items())) for u, w in self.writers.items()},
@@ -427,8 +430,11 @@ class World:
 
     def _drain(self, seconds: float) -> None:
         """Whatever is still under way twice has its effect before it is counted."""
+        looked = self.foreign.rounds
         try:
-            settled(self.foreign.is_drained, seconds, "workers have read everything")
+            settled(
+                lambda: self.foreign.is_drained(looked), seconds, "workers have read everything"
+            )
         except TimeoutError as error:
             self.verdict.add("other", str(error))
 

@@ -120,6 +120,10 @@ def late_send(world: World, orders: moments.Orders, rounds: int) -> None:
         arrived(world, None)  # another worker did its batch
         registry.update(keys)
         arrived(world, None)
+        # Not before all of it is committed: when the zombie comes back to its group, whoever takes
+        # over a batch that is not sends it again, and puts right by chance what the keeper should.
+        looked = world.foreign.rounds
+        settled(lambda: world.foreign.is_drained(looked), WAIT_SECONDS, "all is committed")  # noqa: B023
         before = len(world.foreign.went_back("account"))
         zombie.wake()
         late = comes_true(lambda: len(world.foreign.went_back("account")) > before, WAIT_SECONDS)  # noqa: B023

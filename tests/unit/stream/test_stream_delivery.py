@@ -192,14 +192,19 @@ async def test_what_waited_for_an_inbox_beyond_the_end_of_a_grant_is_not_deliver
     desk, batch = FakeDesk(policy), batch_of(town.Source().change("a", 1))
     inbox = in_topic(town.OTHER_POLICE)
     desk.bus.fails[inbox] = BusUnreachable("no leader")
-    task = asyncio.create_task(deliver(desk, HORIZONTAL, batch))
-    for _ in range(500):
-        await asyncio.sleep(0.01)
-        if desk.sent_to(in_topic(town.HOUSING)):
-            break
-    clock.time += timedelta(days=1)
-    del desk.bus.fails[inbox]
-    await asyncio.wait_for(task, 5)
+    send_boxes = desk.bus.send_boxes
+
+    async def a_day_goes_by(boxes: Mapping[Place, Sequence[Pair]], **words: float) -> None:
+        try:
+            await send_boxes(boxes, **words)
+        except BusUnreachable:
+            if len(boxes) == 1:  # this inbox by itself, behind the attempt with all of them
+                clock.time += timedelta(days=1)
+                del desk.bus.fails[inbox]
+            raise
+
+    desk.bus.send_boxes = a_day_goes_by  # type: ignore[method-assign]
+    await asyncio.wait_for(deliver(desk, HORIZONTAL, batch), 60)
     found = [desk.codecs.decode_inbox(r.key, r.value) for r in desk.sent_to(inbox)]
     assert [d.op for d in found] == [DeliveryOp.WITHDRAW]
     assert len(desk.sent_to(in_topic(town.HOUSING))) == 1

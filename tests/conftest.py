@@ -1,0 +1,25 @@
+"""What one test leaves behind in the process, and another must not meet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """A command that runs in this process sets the log up for itself: only what is wrong is told.
+    A later test that waits for a line at `info` would wait in vain."""
+    root = logging.getLogger()
+    configured, handlers, level = structlog.get_config(), root.handlers[:], root.level
+    was_configured = structlog.is_configured()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    if was_configured:
+        structlog.configure(**configured)
+    else:
+        structlog.reset_defaults()
