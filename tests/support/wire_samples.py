@@ -184,7 +184,7 @@ CONTROL: tuple[Control, ...] = (
     ),
     Resolution(
         "out.housing-330106", 1, 99, "resend_asked", "act-1", "王五", "contract mended", "resend-1",
-        "person", KEY, TIME_US,
+        ("person",), KEY, TIME_US,
     ),
     Act(
         "act-1", "quarantine_resend", "王五", "deptbus-operations", "contract mended",

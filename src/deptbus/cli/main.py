@@ -46,6 +46,7 @@ NOUNS: dict[str, Noun] = {
     "department": Noun("department", True, "Join a department's own database to the bus."),
     "worker": Noun("worker", False, "Run the agents that carry changes to their recipients."),
     "operations": Noun("operations", True, "Run jobs and the keeper of the canonical topics."),
+    "quarantine": Noun("quarantine", True, "List and resolve what the bus could not accept."),
     "audit": Noun("audit", True, "Show what operators did, when and why."),
     "topics": Noun("topics", True, "Plan and apply the topics that a contract needs."),
 }

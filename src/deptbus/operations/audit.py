@@ -6,7 +6,6 @@ nothing came, and never a deed of which nobody can say whose it was.
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ import structlog
 from deptbus import names
 from deptbus.connection import Connection
 from deptbus.errors import DeptbusError, WireRefused
+from deptbus.operations.masking import RESIDENT_NUMBER
 from deptbus.stream.log import Outgoing, Sender, read_to_end
 from deptbus.wire.control import Act, decode_control, encode_control
 
@@ -33,8 +33,6 @@ CONTRACT_ACTIVATE = "contract_activate"
 _REASON_LETTERS = 500
 _OPERATOR_LETTERS = 100
 _SUBJECTS = 500  # of one record: a thousand places at once are two records of one act
-# Seventeen digits and a check character: the form of a resident number (GB 11643).
-_RESIDENT_NUMBER = re.compile(r"\d{17}[\dXx]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ def checked_reason(text: str) -> str:
         raise DeptbusError(
             f"the reason is longer than {_REASON_LETTERS} letters", mend="Say it shorter"
         )
-    if _RESIDENT_NUMBER.search(reason):
+    if RESIDENT_NUMBER.search(reason):
         raise DeptbusError(
             "the reason holds a resident number, and it is kept for ever",
             mend="Name the record by its bus key",

@@ -218,7 +218,7 @@ class Resolution:
     operator: str
     reason: str
     request: str  # the name of the request to the source; empty: none was made
-    dataset: str  # of the request
+    datasets: tuple[str, ...]  # of the request: several when the record could not tell its own
     key: bytes | None  # of the request
     resolved_at_us: int
 
@@ -453,7 +453,7 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
             "operator": "string",
             "reason": "string",
             "request": "string",
-            "dataset": "string",
+            "datasets": _TEXTS,
             "key": ["null", _KEY],
             "resolved_at_us": _TIME,
         },
