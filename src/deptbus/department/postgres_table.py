@@ -188,8 +188,7 @@ class PostgresTable:
                 await self._clear(connection, columns, list(group))
 
     async def write_plain(self, connection: asyncpg.Connection, lot: Lot, now_us: int) -> None:
-        """Rows and their ledger; the stage is there and empty."""
-        await self.stage.fill(connection, lot)
+        """Rows and their ledger, which are staged already."""
         await connection.execute(
             self._write_stage, *self._extra, now_us, *zip(*lot.terms, strict=True)
         )
@@ -199,7 +198,6 @@ class PostgresTable:
     ) -> tuple[int, int]:
         """As `write_plain`, of rows that are there and of ledger lines that hold them at an older
         version; returns how many of each there were."""
-        await self.stage.fill(connection, lot)
         books, rows = await connection.fetchrow(
             self._renew_stage, now_us, *zip(*lot.terms, strict=True)
         )

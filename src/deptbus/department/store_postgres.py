@@ -225,11 +225,14 @@ class PostgresStore(Store):
         for lot in few.values():
             entries += map(Entry._make, entries_of(lot, work.now_us))
         with postgres_translated(self._database.place):
-            for dataset in work.lots.keys() - few.keys():
+            copied = {dataset: lot for dataset, lot in work.lots.items() if dataset not in few}
+            for dataset in copied:
                 await self._tables[dataset].stage.make(self._connection)
-            began = time.monotonic()
             try:
                 await self._begin_work(work, [dataset for _, dataset, _ in groups])
+                for dataset, lot in copied.items():
+                    await self._tables[dataset].stage.fill(self._connection, lot)
+                began = time.monotonic()  # until here nothing of the department's is locked
                 left = await self._write_rows(groups, entries, work)
                 await self._write_books(work, left)
             except BaseException:
