@@ -139,14 +139,15 @@ class Unfit(NamedTuple):
 
 # Who published what: (dataset, source unit).
 Sender = tuple[str, str]
-# What is read of a record to judge what comes for it: (key, version, policy, op, row, held).
+# What is read of a record to judge what comes for it: (key, version, policy, op, row, held); what a
+# store reads more for itself stands behind.
 Glimpse = Sequence[Any]
 
 
 def glimpsed(sender: Sender, glimpse: Glimpse) -> Entry:
     """An entry as far as it was read. The rest is empty, so it must never be written back; only
     whole entries of other claimants are."""
-    key, version, policy, op, row, held = glimpse
+    key, version, policy, op, row, held = glimpse[:6]
     who, told = (*sender, key, version, policy, op), ("", None, "", "", "", 0, 0, "")
     return Entry._make((*who, *told, None, row, bool(held), None, None, None, None, 0, None, 0))
 

@@ -23,7 +23,7 @@ from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.decide import Action, Clear, Decision, Remove, Write
 from deptbus.department.layout import quoted, quoted_table
 from deptbus.department.ledger import Entry, RecordId, Row, Sender
-from deptbus.department.plain import Known, entries_of
+from deptbus.department.plain import Known, Lot, Plain, entries_of
 from deptbus.department.store import (
     REFERENCE,
     Applied,
@@ -42,7 +42,7 @@ from deptbus.department.store import (
 )
 from deptbus.department.target import Column, MappedTarget, Shapes
 from deptbus.department.values import own_column_type, sqlite_kind
-from deptbus.errors import RowRefused
+from deptbus.errors import DatabaseBusy, RowRefused
 from deptbus.wire.digest import decode_values
 
 LEAST_BATCH, MOST_BATCH = 50, 500
@@ -66,6 +66,7 @@ class SqliteStore(Store):
         self._database, self._mapping, self._shapes = database, mapping, shapes
         self.declared = frozenset(mapping)
         self._statements: dict[str, _Statements] = {}
+        self._seen: Known = {}  # what the batch's records were last seen as
         self._pace = Pace(least=LEAST_BATCH, most=MOST_BATCH, start=200, seconds=LONG_SECONDS)
 
     @property
@@ -128,14 +129,15 @@ class SqliteStore(Store):
                 mine = found[sender] = {}
                 for some in _chunks(list(keys)):
                     rows = connection.execute(
-                        f"SELECT {GLIMPSE_LIST} FROM deptbus_ledger WHERE dataset = ? "
-                        f"AND source_unit = ? AND key IN ({_marks(some)})",
+                        f"SELECT {GLIMPSE_LIST}, {_KEPT_LINE} FROM deptbus_ledger "
+                        f"WHERE dataset = ? AND source_unit = ? AND key IN ({_marks(some)})",
                         (*sender, *some),
-                    )
-                    mine.update((row[0], row) for row in rows)
+                    ).fetchall()
+                    mine.update(zip(map(_KEY_OF, rows), rows, strict=True))
             return found
 
-        return await self._database.run(read)
+        self._seen = await self._database.run(read)
+        return self._seen
 
     async def claimants(self, rows: Sequence[Row], without: Collection[RecordId]) -> list[Entry]:
         def read(connection: sqlite3.Connection) -> list[Entry]:
@@ -278,7 +280,7 @@ class SqliteStore(Store):
     def _write_books(self, connection: sqlite3.Connection, work: Work) -> None:
         connection.executemany(_WRITE_ENTRY, work.decision.entries)
         for lot in work.lots.values():
-            connection.executemany(_WRITE_ENTRY, entries_of(lot, work.now_us))
+            self._write_lot(connection, lot, work.now_us)
         connection.executemany(
             "INSERT INTO deptbus_statistics VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
             "SET deliveries = deliveries + excluded.deliveries",
@@ -306,6 +308,30 @@ class SqliteStore(Store):
             ).rowcount
             if moved != 1:
                 raise moved_offsets()
+
+    def _write_lot(self, connection: sqlite3.Connection, lot: Lot, now_us: int) -> None:
+        """A record that held its row before keeps its line and what the indexes have of it: then no
+        page of an index is written, and those are spread over all of the ledger."""
+        seen = [self._seen.get((t.dataset, t.source_unit), {}) for t in lot.terms]
+        kept: list[tuple[Any, ...]] = []
+        others: list[tuple[Plain, int]] = []
+        for one, place in zip(lot.plain, lot.places, strict=True):
+            glimpse = seen[place].get(one[1])
+            if glimpse is None or glimpse[6] is None:
+                others.append((one, place))
+                continue
+            _, key, version, time_us, record, delivered, written, _, _ = one
+            _, _, policy, cause, job, direction, rule, grants, schema, fields = lot.terms[place]
+            kept.append((
+                glimpse[6], key, version, policy, cause, job, direction, rule, grants, time_us,
+                schema, fields, record, delivered, written, now_us,
+            ))  # fmt: skip
+        kept.sort()
+        if connection.executemany(_RENEW_LINE, kept).rowcount < len(kept):
+            raise DatabaseBusy(f"{self._database.place}: lines of the ledger were moved meanwhile")
+        if others:
+            rest = Lot([one for one, _ in others], lot.terms, [place for _, place in others])
+            connection.executemany(_WRITE_ENTRY, entries_of(rest, now_us))
 
     # -- the recipient's own tables --------------------------------------------------------------
 
@@ -417,6 +443,17 @@ _WRITE_ENTRY = (
     f"ON CONFLICT DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in UPDATED_COLUMNS)}"
 )
 _HELD = ENTRY_COLUMNS.index("held")
+_KEY_OF = itemgetter(0)
+# Behind a glimpse: where the line lies of a record that holds its row. `VACUUM` may move it.
+_KEPT_LINE = "CASE WHEN held AND parked IS NULL THEN rowid END"
+_RENEWED = (
+    "version", "policy", "cause", "job", "direction", "rule", "grants", "source_time_us",
+    "schema_version", "fields", "record", "delivered", "written", "applied_at_us",
+)  # fmt: skip
+_RENEW_LINE = (
+    f"UPDATE deptbus_ledger SET {', '.join(f'{c} = ?{at}' for at, c in enumerate(_RENEWED, 3))} "
+    "WHERE rowid = ?1 AND key = ?2"
+)
 
 
 def _entries(connection: sqlite3.Connection, where: str, words: Sequence[Any]) -> list[Entry]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,8 +15,11 @@ from store_suite import StoreSuite
 
 from deptbus.department import connect, fence
 from deptbus.department.connect import SqliteDatabase, target_of
+from deptbus.department.ledger import Sender
+from deptbus.department.plain import Known
 from deptbus.department.store import Store
 from deptbus.department.store_sqlite import SqliteStore
+from deptbus.errors import DatabaseBusy
 
 
 class TestSqliteStore(StoreSuite):
@@ -83,4 +86,32 @@ class TestSqliteStore(StoreSuite):
         applied = await self.feed(store, person(1), person(2, name="bad"), person(3))
         assert [e.key[-1] for e in applied.parked] == [2]
         assert len(await self.people(database, "id")) == 2
+        await store.close()
+
+    async def test_lines_that_move_after_the_look_are_looked_for_again(
+        self, database: Path
+    ) -> None:
+        """As `VACUUM` may do it: another record's line comes to lie where the first one's was."""
+        store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
+        await self.feed(store, person(1), person(2))
+        look = store.glimpses
+
+        async def moving(wanted: Mapping[Sender, Collection[bytes]]) -> Known:
+            found = await look(wanted)
+            await self.sql(database, "UPDATE deptbus_ledger SET rowid = 3 - rowid + 10")
+            await self.sql(database, "UPDATE deptbus_ledger SET rowid = rowid - 10")
+            return found
+
+        store.glimpses = moving  # type: ignore[method-assign]
+        before = await self.sql(database, "SELECT * FROM deptbus_ledger ORDER BY key")
+        with pytest.raises(DatabaseBusy, match="moved"):
+            await self.feed(store, person(1, 2, name="new"))
+        assert await self.sql(database, "SELECT * FROM deptbus_ledger ORDER BY key") == before
+        store.glimpses = look  # type: ignore[method-assign]
+        await self.feed(store, person(1, 2, name="new"))
+        versions = await self.sql(database, "SELECT key, version FROM deptbus_ledger ORDER BY key")
+        assert [(key[-1], version) for key, version in versions] == [(1, 2), (2, 1)]
+        names = [name for (name,) in await self.people(database, "name")]
+        assert names[0] == "new"
+        assert names[1] != "new"
         await store.close()
