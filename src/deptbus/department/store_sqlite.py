@@ -23,12 +23,13 @@ from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.decide import Action, Clear, Decision, Remove, Write
 from deptbus.department.layout import quoted, quoted_table
 from deptbus.department.ledger import Entry, RecordId, Row, Sender
-from deptbus.department.plain import Known, Lot, Plain, entries_of
+from deptbus.department.plain import Known, Lot, entries_of
 from deptbus.department.store import (
     REFERENCE,
     Applied,
     BusIdentity,
     DatasetStatus,
+    Mistaken,
     Pace,
     PartitionBatch,
     Position,
@@ -42,7 +43,7 @@ from deptbus.department.store import (
 )
 from deptbus.department.target import Column, MappedTarget, Shapes
 from deptbus.department.values import own_column_type, sqlite_kind
-from deptbus.errors import DatabaseBusy, RowRefused
+from deptbus.errors import RowRefused
 from deptbus.wire.digest import decode_values
 
 LEAST_BATCH, MOST_BATCH = 50, 500
@@ -59,6 +60,8 @@ _VARIABLES = 900  # SQLite before 3.32 takes at most 999 in a statement
 
 class SqliteStore(Store):
     """See Store. `mapping`: dataset -> (Receive, columns of the row's own key)."""
+
+    presume_from = 10  # fewer are soon looked up, and soon mistaken
 
     def __init__(
         self,
@@ -137,7 +140,7 @@ class SqliteStore(Store):
                 mine = found[sender] = {}
                 for some in _chunks(list(keys)):
                     rows = connection.execute(
-                        f"SELECT {GLIMPSE_LIST}, {_KEPT_LINE} FROM deptbus_ledger "
+                        f"SELECT {GLIMPSE_LIST}, {_KEEPS} FROM deptbus_ledger "
                         f"WHERE dataset = ? AND source_unit = ? AND key IN ({_marks(some)})",
                         (*sender, *some),
                     ).fetchall()
@@ -298,7 +301,7 @@ class SqliteStore(Store):
     def _write_books(self, connection: sqlite3.Connection, work: Work) -> None:
         connection.executemany(_WRITE_ENTRY, work.decision.entries)
         for lot in work.lots.values():
-            self._write_lot(connection, lot, work.now_us)
+            self._write_lot(connection, lot, work.now_us, is_presumed=work.is_presumed)
         connection.executemany(
             "INSERT INTO deptbus_statistics VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
             "SET deliveries = deliveries + excluded.deliveries",
@@ -327,28 +330,31 @@ class SqliteStore(Store):
             if moved != 1:
                 raise moved_offsets()
 
-    def _write_lot(self, connection: sqlite3.Connection, lot: Lot, now_us: int) -> None:
-        """A record that held its row before keeps its line and what the indexes have of it: then no
-        page of an index is written, and those are spread over all of the ledger."""
+    def _write_lot(
+        self, connection: sqlite3.Connection, lot: Lot, now_us: int, *, is_presumed: bool
+    ) -> None:
+        """A record that held its row before keeps what the indexes have of its line: no page of
+        theirs is written then, and those are spread over all of the ledger. Raises Mistaken when
+        one that is presumed to be so is not, or not older."""
+        if is_presumed:
+            lines = [(*_renewed(lot, at, now_us), one[0]) for at, one in enumerate(lot.plain)]
+            if connection.executemany(_RENEW_PRESUMED, lines).rowcount != len(lines):
+                raise Mistaken
+            return
         seen = [self._seen.get((t.dataset, t.source_unit), {}) for t in lot.terms]
         kept: list[tuple[Any, ...]] = []
-        others: list[tuple[Plain, int]] = []
-        for one, place in zip(lot.plain, lot.places, strict=True):
+        others: list[int] = []
+        for at, (one, place) in enumerate(zip(lot.plain, lot.places, strict=True)):
             glimpse = seen[place].get(one[1])
-            if glimpse is None or glimpse[6] is None:
-                others.append((one, place))
-                continue
-            _, key, version, time_us, record, delivered, written, _, _ = one
-            _, _, policy, cause, job, direction, rule, grants, schema, fields = lot.terms[place]
-            kept.append((
-                glimpse[6], key, version, policy, cause, job, direction, rule, grants, time_us,
-                schema, fields, record, delivered, written, now_us,
-            ))  # fmt: skip
-        kept.sort()
-        if connection.executemany(_RENEW_LINE, kept).rowcount < len(kept):
-            raise DatabaseBusy(f"{self._database.place}: lines of the ledger were moved meanwhile")
+            if glimpse is not None and glimpse[-1]:
+                kept.append(_renewed(lot, at, now_us))
+            else:
+                others.append(at)
+        connection.executemany(_RENEW, kept)
         if others:
-            rest = Lot([one for one, _ in others], lot.terms, [place for _, place in others])
+            rest = Lot(
+                [lot.plain[at] for at in others], lot.terms, [lot.places[at] for at in others]
+            )
             connection.executemany(_WRITE_ENTRY, entries_of(rest, now_us))
 
     # -- the recipient's own tables --------------------------------------------------------------
@@ -462,16 +468,28 @@ _WRITE_ENTRY = (
 )
 _HELD = ENTRY_COLUMNS.index("held")
 _KEY_OF = itemgetter(0)
-# Behind a glimpse: where the line lies of a record that holds its row. `VACUUM` may move it.
-_KEPT_LINE = "CASE WHEN held AND parked IS NULL THEN rowid END"
+_KEEPS = "held AND parked IS NULL"  # behind a glimpse: whether only the following is to be renewed
 _RENEWED = (
     "version", "policy", "cause", "job", "direction", "rule", "grants", "source_time_us",
     "schema_version", "fields", "record", "delivered", "written", "applied_at_us",
 )  # fmt: skip
-_RENEW_LINE = (
-    f"UPDATE deptbus_ledger SET {', '.join(f'{c} = ?{at}' for at, c in enumerate(_RENEWED, 3))} "
-    "WHERE rowid = ?1 AND key = ?2"
+_RENEW = (
+    f"UPDATE deptbus_ledger SET {', '.join(f'{c} = ?{at}' for at, c in enumerate(_RENEWED, 4))} "
+    "WHERE dataset = ?1 AND source_unit = ?2 AND key = ?3"
 )
+_RENEW_PRESUMED = f"{_RENEW} AND version < ?4 AND row_key = ?{4 + len(_RENEWED)} AND {_KEEPS}"
+
+
+def _renewed(lot: Lot, at: int, now_us: int) -> tuple[Any, ...]:
+    """What `_RENEW` is given of one record."""
+    _, key, version, time_us, record, delivered, written, _, _ = lot.plain[at]
+    dataset, unit, policy, cause, job, direction, rule, grants, schema, fields = lot.terms[
+        lot.places[at]
+    ]
+    return (
+        dataset, unit, key, version, policy, cause, job, direction, rule, grants, time_us, schema,
+        fields, record, delivered, written, now_us,
+    )  # fmt: skip
 
 
 def _entries(connection: sqlite3.Connection, where: str, words: Sequence[Any]) -> list[Entry]:
