@@ -417,6 +417,20 @@ class CaptureSuite:
         assert await capture.read(1, [one.position]) == [step]
         assert await capture.read(10, [one.position], ["step"]) == [two]
 
+    @pytest.mark.parametrize("every", [2, 40], ids=["scattered", "in_runs"])
+    async def test_rows_between_those_that_are_in_flight_stay(
+        self, capture: Capture, every: int
+    ) -> None:
+        """They are read while the others fly, and are there when those are forgotten."""
+        await self.desk.do(*(person(n) for n in range(120)))
+        rows = await capture.read(CAP)
+        flying = [row.position for at, row in enumerate(rows) if at % every]
+        left = rows[::every]
+        assert await capture.read(CAP, flying) == left
+        assert await capture.read(2, flying) == left[:2]
+        await capture.delete(await self.token(capture), flying)
+        assert await capture.read(CAP) == left
+
     async def test_deleting_needs_the_token(self, capture: Capture) -> None:
         await self.desk.do(person(1))
         (row,) = await capture.read(10)

@@ -126,17 +126,8 @@ class SqliteCapture(Capture):
         self._seen = self._data_version()
 
         def work(c: sqlite3.Connection) -> list[OutboxRow]:
-            # Rows in flight are the ones of least position; their deletion is under way.
-            heads, rows = rows_of.fetch(
-                c,
-                "SELECT * FROM deptbus_outbox WHERE layout NOT IN (SELECT number FROM "
-                f"deptbus_layout WHERE dataset IN ({comma('?' for _ in hold)})) "
-                "ORDER BY position LIMIT ?",
-                (*hold, limit + len(in_flight)),
-            )
-            flying = frozenset(in_flight)
-            fresh = [r for r in rows if r[0] not in flying][:limit]
-            return self._rows(c, heads, fresh)
+            heads, rows = rows_of.next_rows(c, limit, in_flight, hold)
+            return self._rows(c, heads, rows)
 
         return await self._database.run(work)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -99,10 +99,53 @@ def drop_triggers(c: sqlite3.Connection) -> list[str]:
     return [f"DROP TRIGGER {quoted(name)}" for (name,) in rows]
 
 
+def runs(positions: Iterable[int]) -> list[tuple[int, int]]:
+    """(first, last) of numbers that follow each other; no other number lies within."""
+    found: list[tuple[int, int]] = []
+    ordered = sorted(positions)
+    if not ordered:
+        return found
+    first = last = ordered[0]
+    for position in ordered:
+        if position > last + 1:
+            found.append((first, last))
+            first = position
+        last = position
+    return [*found, (first, last)]
+
+
 def delete_published(token: bytes, positions: Sequence[int], c: sqlite3.Connection) -> None:
     fence.check_sqlite(c, token)
-    c.executemany("DELETE FROM deptbus_outbox WHERE position = ?", [(p,) for p in positions])
+    c.executemany("DELETE FROM deptbus_outbox WHERE position BETWEEN ? AND ?", runs(positions))
     c.execute(sql.LIFT_LIMIT)
+
+
+# More than these would make the statement long; their rows are fetched, and left out then.
+_MOST_RUNS = 50
+
+
+def next_rows(
+    c: sqlite3.Connection, limit: int, in_flight: Collection[int], hold: Collection[str]
+) -> tuple[list[str], list[tuple[Any, ...]]]:
+    """(names, rows): the outbox rows of least position, but for those in flight and held ones. Rows
+    in flight are passed over by number, so that none is missed that comes to lie among them."""
+    flying = runs(in_flight)
+    skipped = flying if len(flying) <= _MOST_RUNS else []
+    where = "".join("position NOT BETWEEN ? AND ? AND " for _ in skipped)
+    heads, rows = fetch(
+        c,
+        f"SELECT * FROM deptbus_outbox WHERE {where}layout NOT IN (SELECT number FROM "
+        f"deptbus_layout WHERE dataset IN ({comma('?' for _ in hold)})) ORDER BY position LIMIT ?",
+        (
+            *(end for run in skipped for end in run),
+            *hold,
+            limit if skipped else limit + len(in_flight),
+        ),
+    )
+    if flying and not skipped:
+        among = frozenset(in_flight)
+        rows = [row for row in rows if row[0] not in among][:limit]
+    return heads, rows
 
 
 def key_order(c: sqlite3.Connection, layout: Layout) -> str:
