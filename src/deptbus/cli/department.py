@@ -97,9 +97,11 @@ def run(
     """Run the adapters of one or more departments until SIGINT or SIGTERM."""
     from deptbus.department.adapter import run_adapter
     from deptbus.logs import set_up_logging
+    from deptbus.readiness import await_go
 
     connection = connect(data, bootstrap, client_file)
     set_up_logging(service=True)
+    await_go()
     run_adapter(connection, config)
 
 

@@ -45,9 +45,11 @@ def run(
     whole; until SIGINT or SIGTERM. Several may run: one leads, the others wait to take over."""
     from deptbus.logs import set_up_logging
     from deptbus.operations.office import Settings
+    from deptbus.readiness import await_go
 
     connection = connect(data, bootstrap, client_file)
     set_up_logging(service=True)
+    await_go()
     settings = Settings(keeper_interval_hours=keeper_hours, jobs_at_once=jobs_at_once)
     asyncio.run(_run(connection, settings))
 

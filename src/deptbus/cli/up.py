@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import threading
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,12 +62,19 @@ def up(
     if contract is not None:
         load(contract)  # tell what is wrong in it before anything is started
     bus = Bus(data, Shape(port, workers, adapters), tell)
+    threading.Thread(target=_import_ahead, name="import ahead", daemon=True).start()
     run(bus, functools.partial(ensure_contract, data, contract))
 
 
 def tell(name: str, state: str) -> None:
     """One status line."""
     print(f"{name:<12} {state}", flush=True)
+
+
+def _import_ahead() -> None:
+    """What `ensure_contract` will need: imported while we wait for Java."""
+    for module in ("contract.bundled", "operations.activation", "department.install"):
+        import_module(f"deptbus.{module}")
 
 
 async def ensure_contract(data: Path, given: Path | None, connection: Connection) -> str:

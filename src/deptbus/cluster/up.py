@@ -22,6 +22,7 @@ from deptbus.cluster.supervisor import Part, Supervisor, Tell
 from deptbus.connection import Connection
 from deptbus.contract.department import Department, load_department
 from deptbus.errors import DeptbusError, FileProblems, Problem
+from deptbus.readiness import GO_FILE
 
 DEPARTMENT_FILE = "department.yml"
 BROKER_FOLDER = "broker"
@@ -33,6 +34,7 @@ _NOT_SEARCHED = {BROKER_FOLDER, POSTGRES_FOLDER, LOG_FOLDER, _RUN_FOLDER, ".dept
 _DEPTBUS = (sys.executable, "-m", "deptbus.cli.main")
 
 SERVERS, AGENTS, ADAPTERS = 0, 1, 2  # stages: ended in the other order
+_START_SECONDS = 300.0  # of agents and adapters, their wait for the servers included
 
 # Puts the contract in force on a bus that has none or another; returns its name for run.json.
 PutInForce = Callable[[Connection], Awaitable[str]]
@@ -95,13 +97,21 @@ class Bus:
 
     async def start(self, put_in_force: PutInForce) -> Connection:
         """Returns when every part is ready and run.json is written."""
-        await self.supervisor.start(self._servers)
         connection = self._broker.connection
-        self._tell("contract", "being put in force")
-        self._contract = await put_in_force(connection)
-        self._tell("contract", f"in force: {self._contract}")
-        # Side by side: an adapter needs the contract and its topics, and no agent.
-        await self.supervisor.start([*self._agents(connection), *self._adapters(connection)])
+        # All side by side: what is not a server imports its modules and waits for our word.
+        others = [*self._agents(connection), *self._adapters(connection)]
+        self._go_file.unlink(missing_ok=True)
+        starting = asyncio.create_task(self.supervisor.start(others), name="start the others")
+        try:
+            await self.supervisor.start(self._servers)
+            self._tell("contract", "being put in force")
+            self._contract = await put_in_force(connection)
+            self._tell("contract", f"in force: {self._contract}")
+            self._go_file.touch()
+            await starting
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
         self._all_ready = True
         self._note_processes()
         self._tell("bus", f"ready at {connection.bootstrap}")
@@ -115,6 +125,10 @@ class Bus:
 
     def release(self) -> None:
         self._broker.release()
+
+    @property
+    def _go_file(self) -> Path:
+        return self._data / _RUN_FOLDER / "go"
 
     def _note_processes(self) -> None:
         if self._all_ready:
@@ -174,7 +188,12 @@ class Bus:
             log_file=self._data / LOG_FOLDER / f"{name}.log",
             stage=stage,
             # A client file of the caller's could name another bus and wins over the environment.
-            env={**connection.environment(), "DEPTBUS_CLIENT_FILE": None},
+            env={
+                **connection.environment(),
+                "DEPTBUS_CLIENT_FILE": None,
+                GO_FILE: str(self._go_file),
+            },
+            start_seconds=_START_SECONDS,
         )
 
 

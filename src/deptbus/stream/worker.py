@@ -19,6 +19,7 @@ import deptbus
 from deptbus.connection import Connection, find_connection
 from deptbus.errors import DeptbusError
 from deptbus.logs import set_up_logging
+from deptbus.readiness import await_go
 from deptbus.stream.application import STOP_SECONDS, BusApp, leave
 
 
@@ -99,6 +100,7 @@ async def _run(asking: _Asking) -> int:
 
 def main() -> None:
     set_up_logging(service=True)
+    await_go()
     try:
         code = run_worker(find_connection())
     except DeptbusError as error:

@@ -22,14 +22,32 @@ from deptbus.connection import find_connection
 
 pytestmark = pytest.mark.service
 
-PART = "from deptbus.readiness import tell_ready; tell_ready(); import time; time.sleep(600)"
-UP = f"""
+PART = """
+from deptbus.readiness import await_go, tell_ready
+await_go()
+tell_ready()
+import time; time.sleep(600)
+"""
+# Says that it is ready if the bus can be used by then, else ends as one that a person must look at.
+READER = """
+import asyncio, sys
+from deptbus.connection import find_connection
+from deptbus.errors import DeptbusError
+from deptbus.readiness import await_go, tell_ready
+from deptbus.stream.policies import read_policies
+if "hasty" not in sys.argv: await_go()
+try: asyncio.run(read_policies(find_connection())).current()
+except DeptbusError: sys.exit(2)
+tell_ready()
+import time; time.sleep(600)
+"""
+UP = """
 import functools, sys
 from pathlib import Path
 from deptbus.cli.up import ensure_contract, tell
 from deptbus.cluster.up import Bus, Commands, Shape, run
 data = Path(sys.argv[1])
-part = (sys.executable, "-c", {PART!r})
+part = (sys.executable, "-c", *sys.argv[2:])
 bus = Bus(data, Shape(workers=2, adapters=3), tell, Commands(part, part, part))
 run(bus, functools.partial(ensure_contract, data, None))
 """
@@ -41,10 +59,10 @@ DEADLINE_SECONDS = 90.0
 class Up:
     """A running `up`."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *part: str) -> None:
         self.data = data
         self.process = subprocess.Popen(
-            [sys.executable, "-c", UP, str(data)],
+            [sys.executable, "-c", UP, str(data), *(part or [PART])],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -87,11 +105,11 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(data: Path) -> Iterator[Callable[[], Up]]:
+def start(data: Path) -> Iterator[Callable[..., Up]]:
     started: list[Up] = []
 
-    def start_one() -> Up:
-        started.append(Up(data))
+    def start_one(*part: str) -> Up:
+        started.append(Up(data, *part))
         return started[-1]
 
     yield start_one
@@ -102,7 +120,7 @@ def start(data: Path) -> Iterator[Callable[[], Up]]:
 
 
 def test_it_runs_what_run_json_says_and_ends_whole_and_starts_again(
-    data: Path, start: Callable[[], Up]
+    data: Path, start: Callable[..., Up]
 ) -> None:
     up = start()
     content = up.wait_ready()
@@ -128,8 +146,31 @@ def test_it_runs_what_run_json_says_and_ends_whole_and_starts_again(
     assert again.end(signal.SIGINT) == 0
 
 
+def test_parts_start_beside_the_broker_and_wait_for_the_contract(start: Callable[..., Up]) -> None:
+    up = start(READER)
+    assert up.process.stdout is not None
+    said = []
+    for line in up.process.stdout:
+        said.append(" ".join(line.split()))
+        if line.startswith("bus "):
+            break
+    first = [line.split()[0] for line in said if line.endswith(" starting")]
+    assert {"broker", "worker-0", "worker-1", "operations", "adapter-0"} <= set(first)
+    in_force = next(n for n, line in enumerate(said) if line.startswith("contract in force"))
+    assert said.index("worker-0 starting") < in_force
+    assert all(n > in_force for n, line in enumerate(said) if line.startswith("worker-0 ready"))
+    assert not any(line.startswith("worker-0 died") for line in said)
+    assert up.end(signal.SIGTERM) == 0
+
+
+def test_a_part_that_does_not_wait_finds_no_bus(start: Callable[..., Up]) -> None:
+    """Planted: what the test above is for."""
+    up = start(READER, "hasty")
+    assert up.process.wait(DEADLINE_SECONDS) != 0
+
+
 def test_killed_it_leaves_no_process_and_the_next_start_works(
-    data: Path, start: Callable[[], Up]
+    data: Path, start: Callable[..., Up]
 ) -> None:
     up = start()
     up.wait_ready()
@@ -144,7 +185,7 @@ def test_killed_it_leaves_no_process_and_the_next_start_works(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("line", ["broker       starting", "contract     being put", "worker-1"])
 def test_ended_while_it_starts_it_leaves_no_process(
-    start: Callable[[], Up], number: signal.Signals, line: str
+    start: Callable[..., Up], number: signal.Signals, line: str
 ) -> None:
     up = start()
     assert up.process.stdout is not None
@@ -157,7 +198,7 @@ def test_ended_while_it_starts_it_leaves_no_process(
 
 
 def test_a_part_that_is_killed_comes_back_and_run_json_says_so(
-    data: Path, start: Callable[[], Up]
+    data: Path, start: Callable[..., Up]
 ) -> None:
     up = start()
     before = {p["name"]: p["pid"] for p in up.wait_ready()["processes"]}
@@ -179,7 +220,7 @@ def test_a_part_that_is_killed_comes_back_and_run_json_says_so(
 
 
 def test_a_second_up_on_the_same_folder_is_refused_and_does_no_harm(
-    data: Path, start: Callable[[], Up]
+    data: Path, start: Callable[..., Up]
 ) -> None:
     up = start()
     content = up.wait_ready()
