@@ -48,6 +48,9 @@ NOUNS: dict[str, Noun] = {
     "operations": Noun("operations", True, "Run jobs and the keeper of the canonical topics."),
     "quarantine": Noun("quarantine", True, "List and resolve what the bus could not accept."),
     "audit": Noun("audit", True, "Show what operators did, when and why."),
+    "status": Noun("status", False, "Show on one screen whether all is well, and whom to ring."),
+    "lag": Noun("lag", False, "Show who is behind, by how much time, and why."),
+    "groups": Noun("groups", False, "Show every consumer group of the cluster."),
     "topics": Noun("topics", True, "Plan and apply the topics that a contract needs."),
 }
 

@@ -5,8 +5,9 @@
 2. A topic that deletes by size as well: nobody can tell, because it depends on what comes.
 3. A topic that only compacts: the least time that compaction leaves a record alone, less that age.
    Behind it superseded versions are gone: no last state, but who folds versions has to be quicker.
-4. A topic that keeps everything, or a reader with nothing unread: no margin is needed.
-5. An age that is not known has no known margin.
+4. A topic that keeps everything: no margin is needed.
+5. An age that is not known has no known margin. With nothing unread it is that of a record that
+   would come now.
 """
 
 from __future__ import annotations
@@ -31,9 +32,12 @@ class Keeping:
     untouched_seconds: float = 0.0  # min.compaction.lag.ms
 
 
-def keeping_of(settings: Mapping[str, str | None]) -> Keeping:
+SETTINGS = ("cleanup.policy", "retention.ms", "retention.bytes", "min.compaction.lag.ms")
+
+
+def keeping_of(settings: Mapping[str, str]) -> Keeping:
     """From a topic's settings as Kafka tells them. Raises KeyError where one is not among them."""
-    policies = (settings["cleanup.policy"] or "").split(",")
+    policies = settings["cleanup.policy"].split(",")
     retention_ms = int(settings["retention.ms"] or -1)
     size = int(settings["retention.bytes"] or -1)
     return Keeping(
@@ -48,8 +52,6 @@ def keeping_of(settings: Mapping[str, str | None]) -> Keeping:
 def margin_seconds(lag: Lag, keeping: Keeping | None) -> float | None:
     """By the rules above: 0 when it is overdue, FOR_EVER where none is needed, None where nobody
     can tell. `keeping` None: not known."""
-    if lag.waits is False:
-        return FOR_EVER
     if keeping is None or lag.seconds is None:
         return None
     bounds = []

@@ -76,6 +76,9 @@ class Limits:
     settle_seconds: float = 30.0
 
 
+USUAL = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class Track:
     """What is remembered of one reader in one partition, and what is said of it now."""

@@ -177,13 +177,13 @@ async def open_consumer(
 
     What a foreign producer's transaction has not committed, or has aborted, is not read."""
     reach_into_client()
+    words.setdefault("max_partition_fetch_bytes", 2 * 1024 * 1024)
     consumer = BusConsumer(
         group_id=group,
         enable_auto_commit=False,
         auto_offset_reset=reset,
         fetch_max_wait_ms=SHORT_WAIT_MS,
         isolation_level="read_committed",
-        max_partition_fetch_bytes=2 * 1024 * 1024,
         request_timeout_ms=REQUEST_TIMEOUT_MS,
         **connection.aiokafka(),
         **words,

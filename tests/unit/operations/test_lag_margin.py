@@ -20,7 +20,7 @@ ROWS = {
     "3 compacted": (LATE, Keeping(False, True, untouched_seconds=48 * HOUR), 46 * HOUR),
     "3 compacted and deleted by time": (LATE, Keeping(True, True, 24 * HOUR), 22 * HOUR),
     "4 kept for ever": (LATE, Keeping(True, False), FOR_EVER),
-    "4 nothing unread": (Lag(PartitionState.OK, 0, 0.0, waits=False), None, FOR_EVER),
+    "5 nothing unread": (Lag(PartitionState.OK, 0, 0.0, waits=False), WEEK, 168 * HOUR),
     "5 of unknown age": (Lag(PartitionState.OK, 5, None, waits=True), WEEK, None),
     "5 away": (Lag(PartitionState.UNREACHABLE), WEEK, None),
     "5 a topic of which nothing is known": (LATE, None, None),

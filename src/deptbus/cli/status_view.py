@@ -1,0 +1,62 @@
+"""How `deptbus status` shows its document to people: red lines first, each with the next step."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+
+from deptbus.cli.lag_view import UNKNOWN, duration, number, verdict
+
+_NAMES_SHOWN = 6
+_RED_SHOWN = 7  # three lines each: it has to be one screen
+
+
+def status_screen(document: dict[str, Any]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    counts = ", ".join(f"{count} {word}" for word, count in sorted(document["units"].items()))
+    heading = {0: "all is well", 1: "something needs a person", 2: "it could not be told"}
+    console.print(f"{document['at']}  {heading[document['exit_code']]}  ({counts})")
+    for row in document["red"][:_RED_SHOWN]:
+        _red(console, row)
+    if len(document["red"]) > _RED_SHOWN:
+        more = len(document["red"]) - _RED_SHOWN
+        console.print(f"[bold]and {more} more[/]  type `deptbus lag --only-bad`")
+    for row in document["parked"]:
+        console.print(
+            f"[yellow]{row['unit']}[/]  {row['rows']} rows are parked at their source; ring "
+            f"{row['owner']}; type `deptbus department status --config FILE`"
+        )
+    _not_joined(console, document["not_joined"])
+    if not document["is_whole"]:
+        console.print("A broker did not answer: the groups that it has may be missing here.")
+
+
+def _red(console: Console, row: dict[str, Any]) -> None:
+    what = f"{verdict(row['verdict'])} at {row['stage']} since {row['since']}"
+    lag = f"{duration(row['lag_seconds'])}, {number(row['lag_records'])} records"
+    reason = f", {row['reason']}" if row["reason"] else ""
+    console.print(f"[bold]{row['unit']}[/]  {what}  ({lag}{reason})")
+    console.print(f"    ring {row['owner']}; {row['advice']}")
+    console.print(f"    {_safe(row['safe_until'])}")
+
+
+def _not_joined(console: Console, rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    shown = ", ".join(row["unit"] for row in rows[:_NAMES_SHOWN])
+    more = f" and {len(rows) - _NAMES_SHOWN} more" if len(rows) > _NAMES_SHOWN else ""
+    until = [row["safe_until"] for row in rows]
+    first = min((u for u in until if u not in (None, "for_ever")), default=None)
+    console.print(f"[yellow]never began[/]  {shown}{more}: what waits for them is kept")
+    console.print(f"    {_safe(first)}; type `deptbus department run --config FILE` there")
+
+
+def _safe(until: str | None) -> str:
+    if until is None:
+        return f"until when it is safe to wait: {UNKNOWN}"
+    if until == "for_ever":
+        return "nothing is lost by waiting"
+    local = datetime.fromisoformat(until).astimezone()
+    return f"it is safe to wait until {local:%Y-%m-%d %H:%M}"

@@ -1,0 +1,130 @@
+"""Looks into partitions for the first record that a reader has not read, once for each.
+
+Offsets do not say whether there is a record: transaction markers, aborted records and what
+compaction took are none. So one consumer is put where the reader stands and reads until it meets a
+record or the end. What it met is remembered until the reader has passed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
+
+from deptbus.operations.lag import Look
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE = 256  # partitions: with PARTITION_BYTES each it bounds the memory
+PARTITION_BYTES = 64 * 1024
+FETCH_BYTES = 8 * 1024 * 1024
+COUNTED_OFFSETS = 1_000  # so far behind at the most, records are counted one by one
+_POLL_MS = 200
+
+
+class Wanted(NamedTuple):
+    """From where to look, and up to where."""
+
+    origin: int
+    end: int
+
+
+class Looks:
+    """Owns nothing: the consumer is the caller's, reads committed records only, and is assigned
+    here. Calls do not overlap."""
+
+    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+        self._known: dict[tuple[str, int], dict[int, Look]] = {}  # by the position asked for
+
+    def known(self, topic: str, partition: int, position: int, end: int) -> Look | None:
+        """What is remembered, where it says enough."""
+        for look in self._known.get((topic, partition), {}).values():
+            if look.tells(position) and (look.first is not None or look.upto >= end):
+                return look
+        return None
+
+    def forget(self, topic: str) -> None:
+        """The topic was made again."""
+        for spot in [spot for spot in self._known if spot[0] == topic]:
+            del self._known[spot]
+
+    def keep_only(self, positions: Mapping[tuple[str, int], Iterable[int]]) -> None:
+        """Forgets what no reader that stands at one of these positions needs any more."""
+        for spot, looks in list(self._known.items()):
+            kept = {
+                origin: look
+                for origin, look in looks.items()
+                if any(look.tells(position) for position in positions.get(spot, ()))
+            }
+            if kept:
+                self._known[spot] = kept
+            else:
+                del self._known[spot]
+
+    async def look(self, wanted: Mapping[tuple[str, int], Wanted], seconds: float) -> None:
+        """Looks as far as the time goes; what was not reached is known at a later call. One
+        position a partition."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        spots = list(wanted)
+        for at in range(0, len(spots), AT_ONCE):
+            if asyncio.get_running_loop().time() > deadline:
+                return
+            some = {
+                TopicPartition(*spot): self._going_on(spot, wanted[spot])
+                for spot in spots[at : at + AT_ONCE]
+            }
+            ends = {place: wanted[place].end for place in some}
+            await self._read(some, ends, deadline)
+
+    def _going_on(self, spot: tuple[str, int], wanted: Wanted) -> Look:
+        """Where a look for this position stands: a range without records is not read twice."""
+        for look in self._known.get(spot, {}).values():
+            if look.first is None and look.tells(wanted.origin):
+                return look
+        return Look(wanted.origin, wanted.origin)
+
+    async def _read(
+        self, begun: dict[TopicPartition, Look], ends: dict[TopicPartition, int], deadline: float
+    ) -> None:
+        consumer, looks = self._consumer, dict(begun)
+        try:
+            consumer.assign(list(looks))
+            for place, look in looks.items():
+                consumer.seek(place, look.upto)
+            left = {place for place in looks if looks[place].upto < ends[place]}
+            while left and asyncio.get_running_loop().time() < deadline:
+                found = await consumer.getmany(*left, timeout_ms=_POLL_MS)
+                for place in list(left):
+                    position = await consumer.position(place)
+                    looks[place] = _further(looks[place], found.get(place, ()), position)
+                    if _is_enough(looks[place], ends[place]):
+                        left.discard(place)
+                        consumer.pause(place)
+        except TopicAuthorizationFailedError as error:
+            log.warning("topic_unreadable", error=type(error).__name__, topics=len(looks))
+        except (KafkaError, OSError, TimeoutError) as error:
+            # The broker went away in the midst: what was not seen stays unknown, and is told so.
+            log.debug("looks_interrupted", error=type(error).__name__)
+        for place, look in looks.items():
+            if look.upto > look.origin:
+                self._known.setdefault((place.topic, place.partition), {})[look.origin] = look
+
+
+def _further(look: Look, records: Iterable[object], position: int) -> Look:
+    """The look with what one poll gave, up to where the consumer stands now."""
+    found = list(records)
+    if found and look.first is None:
+        first = found[0]
+        written = first.timestamp if first.timestamp is not None and first.timestamp >= 0 else None  # type: ignore[attr-defined]
+        look = look._replace(first=first.offset, first_ms=written)  # type: ignore[attr-defined]
+    return look._replace(upto=max(look.upto, position), records=look.records + len(found))
+
+
+def _is_enough(look: Look, end: int) -> bool:
+    """The end is reached; or a record was met, and the rest is too long to be counted."""
+    return look.upto >= end or (look.first is not None and end - look.origin > COUNTED_OFFSETS)

@@ -1,0 +1,223 @@
+"""The documents that `deptbus lag`, `groups` and `status` print: every field, every exit code."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from deptbus.cli import lag_view, status_view
+from deptbus.cli.lag_view import duration, groups_table, lag_table
+from deptbus.cli.status_view import status_screen
+from deptbus.errors import Exit
+from deptbus.operations.lag import Lag, PartitionState, Place, Seen
+from deptbus.operations.lag_report import exit_code, groups_document, lag_document
+from deptbus.operations.lag_watch import LagReport
+from deptbus.operations.observer import Picture
+from deptbus.operations.offset_requests import Cluster, Group
+from deptbus.operations.stages import BUS, OFFICE, Stage, StageReport, unit_report
+from deptbus.operations.status import status_document, status_exit_code
+from deptbus.operations.verdicts import Track, Verdict
+
+NOW = 1_800_000_000.0
+HOUSING, POLICE, NEW = "housing@330106", "public_security@330106", "health@330106"
+LATE = Lag(PartitionState.OK, 5, 300.04, waits=True)
+AWAY = Lag(PartitionState.UNREACHABLE, reason="not_leader_for_partition")
+ADAPTER = "deptbus.adapter.housing-330106.main"
+
+
+def stage(unit: str, verdict: Verdict | None, at: Stage = Stage.APPLY, **words: Any) -> StageReport:
+    given: dict[str, Any] = {"lag_records": 5, "lag_seconds": 300.04, "since": NOW - 300}
+    owner = words.pop("owner", f"office of {unit}")
+    return StageReport(unit, at, owner, verdict, **(given | words))
+
+
+def track(verdict: Verdict | None, lag: Lag, seen: Seen | None = None) -> Track:
+    return Track(NOW, seen, lag, verdict, NOW)
+
+
+def report(*stages: StageReport, is_whole: bool = True) -> LagReport:
+    tracks = {
+        Place(ADAPTER, "in.housing-330106", 1): track(Verdict.BEHIND, LATE, Seen(4, 2, 9)),
+        Place(ADAPTER, "in.housing-330106", 0): track(None, AWAY, Seen(4, 2, 9)),
+        Place("theirs", "orders", 0): track(
+            Verdict.OK, Lag(PartitionState.OK, 0, 0.0, waits=False), Seen(9, 0, 9)
+        ),
+    }
+    groups: dict[str, Group | str] = {
+        ADAPTER: Group("Empty", ""),
+        "theirs": Group("Stable", "consumer"),
+        "idle": Group("Empty", "consumer"),
+        "gone": "coordinator_away",
+    }
+    picture = Picture(NOW, Cluster((1,), {}), groups, is_whole, tracks)
+    units = {s.unit: unit_report([t for t in stages if t.unit == s.unit]) for s in stages}
+    return LagReport(NOW, picture, tuple(units.values()), stages, has_contract=True)
+
+
+def test_a_units_row():
+    grows = stage(HOUSING, Verdict.GROWING, expected_seconds=float("inf"), margin_seconds=7200.0)
+    (row,) = lag_document(report(grows), unit=None, only_bad=False)["units"]
+    advice = row.pop("advice")
+    assert row == {
+        "unit": HOUSING,
+        "verdict": "GROWING",
+        "stage": "apply",
+        "lag_seconds": 300.0,
+        "lag_records": 5,
+        "owner": f"office of {HOUSING}",
+        "since": "2027-01-15T07:55:00Z",
+        "expected_seconds": "never",
+        "margin_seconds": 7200.0,
+    }
+    assert HOUSING in advice
+    assert advice.endswith("docs/operations.md#growing")
+
+
+def test_partitions_rows_and_that_unknown_is_null():
+    rows = lag_document(report(), unit=None, only_bad=False)["partitions"]
+    assert [(r["group"], r["partition"]) for r in rows] == [
+        (ADAPTER, 0),
+        (ADAPTER, 1),
+        ("theirs", 0),
+    ]
+    away, late, _ = rows
+    assert {away[name] for name in ("committed", "start", "end", "lag_records", "lag_seconds")} == {
+        None
+    }
+    assert (away["state"], away["verdict"]) == ("unreachable", None)
+    assert away["reason"] == "not_leader_for_partition"
+    assert (late["committed"], late["start"], late["end"]) == (4, 2, 9)
+    assert (late["lag_records"], late["lag_seconds"], late["state"]) == (5, 300.0, "ok")
+
+
+def test_one_unit_and_only_what_is_bad():
+    whole = report(stage(HOUSING, Verdict.BEHIND), stage(POLICE, Verdict.OK))
+    mine = lag_document(whole, unit=HOUSING, only_bad=False)
+    assert {row["unit"] for row in mine["units"]} == {HOUSING}
+    assert {row["group"] for row in mine["partitions"]} == {ADAPTER}
+    bad = lag_document(whole, unit=None, only_bad=True)
+    assert {row["unit"] for row in bad["units"]} == {HOUSING}
+    assert len(bad["partitions"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "is_whole", "code"),
+    [
+        ([Verdict.OK, Verdict.CATCHING_UP], True, Exit.DONE),
+        ([], True, Exit.DONE),
+        ([Verdict.OK, None], True, Exit.COULD_NOT),
+        ([Verdict.OK], False, Exit.COULD_NOT),
+        ([None, Verdict.BEHIND], False, Exit.ANSWER_IS_NO),
+    ],
+)
+def test_exit_codes(verdicts, is_whole, code):
+    assert exit_code(verdicts, is_whole=is_whole) is code
+
+
+def test_groups():
+    document = groups_document(report(is_whole=False))
+    rows = {row["group"]: row for row in document["groups"]}
+    assert list(rows) == [ADAPTER, "gone", "idle", "theirs"]
+    assert rows[ADAPTER]["verdict"] == "BEHIND"
+    assert rows[ADAPTER]["lag_records"] is None  # one of its partitions is not known
+    assert rows["theirs"] == {
+        "group": "theirs",
+        "state": "Stable",
+        "topics": ["orders"],
+        "partitions": 1,
+        "lag_records": 0,
+        "lag_seconds": 0.0,
+        "verdict": "OK",
+        "reason": None,
+    }
+    assert rows["gone"]["reason"] == "coordinator_away"
+    assert rows["gone"]["lag_records"] is None
+    assert rows["gone"]["verdict"] is None
+    assert document["is_whole"] is False
+
+
+def test_status_names_owner_step_and_how_long_it_may_wait():
+    stages = [
+        stage(BUS, Verdict.OK, Stage.ROUTING, owner=OFFICE),
+        stage(HOUSING, Verdict.STOPPED, margin_seconds=3600.0),
+        stage(HOUSING, Verdict.STALLED, Stage.OUTBOX),
+        stage(HOUSING, Verdict.LOST, Stage.INTAKE, owner=OFFICE, margin_seconds=None),
+        stage(NEW, Verdict.STOPPED, has_lived=False, margin_seconds=86_400.0),
+        stage(POLICE, Verdict.OK, Stage.OUTBOX, parked=3),
+    ]
+    document = status_document(report(*stages))
+    assert status_exit_code(document) is Exit.ANSWER_IS_NO
+    assert document["units"] == {"OK": 2, "LOST": 1, "STOPPED": 1}
+    assert [(r["verdict"], r["owner"], r["safe_until"]) for r in document["red"]] == [
+        ("LOST", OFFICE, None),
+        ("STOPPED", f"office of {HOUSING}", "2027-01-15T09:00:00Z"),
+    ]
+    assert document["not_joined"] == [
+        {"unit": NEW, "owner": f"office of {NEW}", "safe_until": "2027-01-16T08:00:00Z"}
+    ]
+    assert document["parked"] == [{"unit": POLICE, "owner": f"office of {POLICE}", "rows": 3}]
+
+
+def test_status_that_is_well_and_one_that_nobody_could_tell():
+    well = stage(HOUSING, Verdict.OK)
+    assert status_document(report(well))["exit_code"] == 0
+    assert status_document(report(well, stage(POLICE, None)))["exit_code"] == 2
+    assert (
+        status_document(
+            report(well),
+        )["red"]
+        == []
+    )
+    assert status_document(report(well, is_whole=False))["exit_code"] == 2
+    assert status_document(report(stage(HOUSING, Verdict.OK, parked=1)))["exit_code"] == 1
+
+
+@pytest.fixture
+def screen(monkeypatch) -> io.StringIO:
+    text = io.StringIO()
+    wide = Console(file=text, width=200, highlight=False, soft_wrap=True)
+    monkeypatch.setattr(lag_view, "_console", lambda: wide)
+    monkeypatch.setattr(status_view, "Console", lambda **_: wide)
+    return text
+
+
+def test_what_people_see(screen):
+    worst = stage(HOUSING, Verdict.STOPPED, margin_seconds=3600.0, lag_records=None)
+    whole = report(worst, stage(NEW, Verdict.STOPPED, has_lived=False))
+    lag_table(whole, lag_document(whole, unit=None, only_bad=False))
+    groups_table(groups_document(whole))
+    status_screen(status_document(whole))
+    text = screen.getvalue()
+    assert "deptbus department run --config FILE" in text
+    assert f"ring office of {HOUSING}" in text
+    assert "it is safe to wait until 2027-01-15" in text
+    assert "5 min, ? records" in text
+    assert "unreachable: not_leader_for_partition" in text
+    assert f"never began  {NEW}" in text
+    assert "None" not in text
+
+
+def test_a_bad_day_is_one_screen(screen):
+    many = [stage(f"housing@{330100 + n}", Verdict.STOPPED) for n in range(300)]
+    status_screen(status_document(report(*many)))
+    lines = screen.getvalue().splitlines()
+    assert len(lines) <= 24
+    assert "and 293 more" in screen.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "?"),
+        (0.0, "0 s"),
+        (59.9, "59 s"),
+        (61, "1 min 1 s"),
+        (7200, "2 h"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
