@@ -232,6 +232,8 @@ class Applier:
         retry = store.retry_in_seconds(_now_us())
         wait = _IDLE_SECONDS if retry is None else min(retry, _IDLE_SECONDS)
         arrived = await inbox.read(store.batch_limit, wait, store.targets)
+        if store.looks_ahead:
+            arrived.sifted = await store.look_ahead(arrived.batch)
         if self._policy is not None and arrived.policy > self._policy.number:
             # A new schema may have come with it. Without it the rows would be parked for a while.
             with suppress(ContractUnreadable):
@@ -244,8 +246,9 @@ class Applier:
             return
         pause, began, said = _BUSY_SECONDS[0], time.monotonic(), False
         while True:
+            sifted, arrived.sifted = arrived.sifted, None
             try:
-                applied = await store.apply(arrived.batch, _now_us())
+                applied = await store.apply(arrived.batch, _now_us(), sifted)
                 break
             except DatabaseBusy as error:
                 if not said and time.monotonic() - began > 5:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from aiokafka.errors import KafkaError
 
 from deptbus.change import Received
 from deptbus.connection import Connection
+from deptbus.department.plain import Sifted
 from deptbus.department.store import BusIdentity, PartitionBatch, Position, Unreadable
 from deptbus.errors import BusUnreachable, DeptbusError, SourceRefused, WireRefused
 from deptbus.names import adapter_group, in_topic
@@ -37,6 +39,7 @@ class Arrived:
     requests: list[ResendRequest] = field(default_factory=list)
     policy: int = 0  # the highest that a delivery names
     others: set[str] = field(default_factory=set)  # datasets of deliveries that were left out
+    sifted: Sifted | None = None  # what the store said ahead of the batch
 
 
 class Inbox:
@@ -146,6 +149,8 @@ class Inbox:
                 part = PartitionBatch(records[-1].offset + 1)
                 arrived.batch[place.partition] = part
                 await self._take(arrived, part, records, datasets)
+                # What is being applied holds locks: its session must not wait for all of this.
+                await asyncio.sleep(0)
         return arrived
 
     async def _take(

@@ -64,23 +64,22 @@ class Plain(NamedTuple):
 @dataclass(slots=True)
 class Sifted:
     """First look at a batch. `keys` names every record of it, by sender and key: with what may be
-    plain, and None for those that go the long way; their deliveries are `others`, by partition."""
+    plain, and None for those that go the long way; their deliveries are `others`, by partition.
+    `floors`: partition -> dataset -> least policy that is accepted in it."""
 
+    floors: Mapping[int, Mapping[str, int]]
     keys: dict[Sender, dict[bytes, _Candidate | None]] = field(default_factory=dict)
     others: dict[int, list[Received]] = field(default_factory=dict)
 
 
 def sift(
-    batch: Mapping[int, Sequence[Received]],
-    floors: Mapping[int, Mapping[str, int]],
-    targets: Mapping[str, Target],
-) -> Sifted:
-    """`floors`: partition -> dataset -> least policy that is accepted in it."""
-    sifted = Sifted()
+    batch: Mapping[int, Sequence[Received]], targets: Mapping[str, Target], sifted: Sifted
+) -> None:
+    """Adds partitions to `sifted`."""
     senders = sifted.keys
     for number, items in batch.items():
         others = sifted.others.setdefault(number, [])
-        least = floors[number]
+        least = sifted.floors[number]
         unit = dataset = ""
         for item in items:
             if item.source_unit is not unit or item.dataset is not dataset:
@@ -101,7 +100,6 @@ def sift(
                 mine[key] = None
             else:
                 mine[key] = item, taken, number
-    return sifted
 
 
 def fresh_rows(sifted: Sifted, known: Known) -> list[Row]:
@@ -122,7 +120,7 @@ def presume(sifted: Sifted) -> dict[str, dict[bytes, Plain]] | None:
     what the database has to find true of all of them. None when some go the long way anyhow."""
     if any(sifted.others.values()):
         return None
-    found = Sifted(sifted.keys, {number: [] for number in sifted.others})
+    found = Sifted(sifted.floors, sifted.keys, {number: [] for number in sifted.others})
     plain = judge(found, None, ())
     return None if any(found.others.values()) else plain
 

@@ -6,6 +6,7 @@ refused. `store_sqlite` and `store_postgres` add the statements.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from abc import ABC, abstractmethod
@@ -146,6 +147,8 @@ class Store(ABC):
     # With so many they may be presumed newer than what is known, and holders of their rows: a
     # `commit` of such Work looks for itself. Without end where it cannot.
     presume_from = sys.maxsize
+    # Whether `look_ahead` may run while `apply` does: not where that is on another thread.
+    looks_ahead = False
 
     def __init__(self, topic: str, token: bytes) -> None:
         self.topic = topic
@@ -210,8 +213,14 @@ class Store(ABC):
 
     # -- what is the same everywhere -------------------------------------------------------------
 
-    async def apply(self, batch: Mapping[int, PartitionBatch], now_us: int) -> Applied:
-        """Apply what was read from some partitions, and parked entries whose time has come."""
+    async def apply(
+        self,
+        batch: Mapping[int, PartitionBatch],
+        now_us: int,
+        sifted: Sifted | None = None,
+    ) -> Applied:
+        """Apply what was read from some partitions, and parked entries whose time has come.
+        `sifted`: what `look_ahead` said of this batch; it counts for one try."""
         positions = dict(self.positions)
         replacing = frozenset(d for d, t in self.targets.items() if t.replaces)
         due = self._next_retry_us is not None and self._next_retry_us <= now_us
@@ -219,7 +228,10 @@ class Store(ABC):
         if due or self._related:
             children = self.parents if self._related else ()
             again = await self.parked(now_us if due else None, children, RETRIES_AT_ONCE)
-        sifted = self._sift(batch) if not again else None
+        if again:
+            sifted = None
+        elif sifted is None or sifted.floors != self._floors(batch):
+            sifted = await self.look_ahead(batch)
         if sifted is not None and self._presumes and not due:
             presumed = await self._apply_presumed(batch, sifted, now_us, replacing)
             if presumed is not None:
@@ -246,15 +258,22 @@ class Store(ABC):
             self._next_retry_us = await self.next_retry_us()
         return applied
 
-    def _sift(self, batch: Mapping[int, PartitionBatch]) -> Sifted | None:
-        """Who may be plain, when anybody may."""
+    async def look_ahead(self, batch: Mapping[int, PartitionBatch]) -> Sifted | None:
+        """Who may be plain, when anybody may: all that can be said of a batch while the one before
+        it is applied. Lets other tasks go on between partitions."""
         received = {number: part.items for number, part in sorted(batch.items())}
         if sum(map(len, received.values())) < self.plain_from or any(
             item.__class__ is not Received for items in received.values() for item in items
         ):
             return None
-        floors = {number: self.positions[number].floors for number in batch}
-        return sift(cast(Mapping[int, list[Received]], received), floors, self.targets)
+        sifted = Sifted(self._floors(batch))
+        for number, items in received.items():
+            sift({number: cast(list[Received], items)}, self.targets, sifted)
+            await asyncio.sleep(0)
+        return sifted
+
+    def _floors(self, batch: Iterable[int]) -> dict[int, Mapping[str, int]]:
+        return {number: self.positions[number].floors for number in batch}
 
     async def _apply_presumed(
         self,

@@ -67,6 +67,7 @@ class PostgresStore(Store):
         shapes: Shapes,
     ) -> None:
         super().__init__(topic, token)
+        self.looks_ahead = True  # the session works meanwhile
         self._database, self._mapping, self._shapes = database, mapping, shapes
         self.declared = frozenset(mapping)
         self._tables: dict[str, PostgresTable] = {}

@@ -23,7 +23,7 @@ from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.decide import Action, Clear, Decision, Remove, Write
 from deptbus.department.layout import quoted, quoted_table
 from deptbus.department.ledger import Entry, RecordId, Row, Sender
-from deptbus.department.plain import Known, Lot, entries_of
+from deptbus.department.plain import Known, Lot, Sifted, entries_of
 from deptbus.department.store import (
     REFERENCE,
     Applied,
@@ -127,9 +127,11 @@ class SqliteStore(Store):
     async def close(self) -> None:
         await self._database.close()
 
-    async def apply(self, batch: Mapping[int, PartitionBatch], now_us: int) -> Applied:
+    async def apply(
+        self, batch: Mapping[int, PartitionBatch], now_us: int, sifted: Sifted | None = None
+    ) -> Applied:
         apply = super().apply
-        return await self._database.together(lambda: apply(batch, now_us))
+        return await self._database.together(lambda: apply(batch, now_us, sifted))
 
     # -- reading ---------------------------------------------------------------------------------
 
