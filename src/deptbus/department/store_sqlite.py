@@ -155,11 +155,13 @@ class SqliteStore(Store):
     async def claimants(self, rows: Sequence[Row], without: Collection[RecordId]) -> list[Entry]:
         def read(connection: sqlite3.Connection) -> list[Entry]:
             names: list[RecordId] = []
+            # IN alone says that the index has them: IS NOT NULL beside it would be taken for a
+            # range, which is all of a dataset.
             for dataset, group in groupby(rows, key=lambda r: r.dataset):
                 for keys in _chunks([r.key for r in group]):
                     found = connection.execute(
                         "SELECT dataset, source_unit, key FROM deptbus_ledger WHERE dataset = ? "
-                        f"AND row_key IS NOT NULL AND row_key IN ({_marks(keys)})",
+                        f"AND row_key IN ({_marks(keys)})",
                         (dataset, *keys),
                     )
                     names += [name for row in found if (name := RecordId(*row)) not in without]

@@ -120,6 +120,26 @@ class TestSqliteStore(StoreSuite):
         assert lines == PRESUMED - 1
         await store.close()
 
+    async def test_who_names_a_row_is_looked_up_by_index(self, database: Path) -> None:
+        """A scan of the ledger's rows for each batch with new ones made a snapshot quadratic."""
+        store = await self.opened(database)
+        assert isinstance(store, SqliteStore)
+        asked: list[str] = []
+        await store._database.run(lambda c: c.set_trace_callback(asked.append))
+        await self.feed(store, *(person(n) for n in range(20)))
+        await self.feed(store, *(person(n, 2) for n in range(20)))
+        looks = [q for q in asked if q.startswith("SELECT") and "FROM deptbus_ledger" in q]
+        plans = [
+            [detail for *_, detail in await self.sql(database, f"EXPLAIN QUERY PLAN {look}")]
+            for look in looks
+        ]
+        assert {plan for (plan,) in plans} == {
+            "SEARCH deptbus_ledger USING INDEX deptbus_ledger_row (dataset=? AND row_key=?)",
+            "SEARCH deptbus_ledger USING INDEX sqlite_autoindex_deptbus_ledger_1 "
+            "(dataset=? AND source_unit=? AND key=?)",
+        }
+        await store.close()
+
     @pytest.mark.parametrize("is_planted", [False, True])
     @pytest.mark.parametrize(
         ("clause", "comes"),
