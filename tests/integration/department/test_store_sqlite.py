@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping
 from datetime import date, datetime
 from decimal import Decimal
@@ -174,6 +178,46 @@ class TestSqliteStore(StoreSuite):
         else:  # a record that leaves its row, which nobody else names
             assert rows == (PRESUMED + 1 if is_planted else PRESUMED)
         await store.close()
+
+
+_STOPS_INSIDE = """
+import asyncio, os, signal, sys, time
+from deptbus.department.connect import SqliteDatabase, target_of
+
+def stop(connection):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(60)  # this thread is stopped a moment later
+
+async def main():
+    await (await SqliteDatabase.open(target_of(sys.argv[1]))).transaction(stop)
+
+asyncio.run(main())
+"""
+
+
+async def test_an_adapter_stopped_in_its_transaction_holds_the_file_until_it_ends(
+    tmp_path: Path,
+) -> None:
+    """SQLite has no other end of a lock than the process's: what an operator does is tested."""
+    path = tmp_path / "own.db"
+    with sqlite3.connect(path) as own:
+        own.execute("CREATE TABLE people (id TEXT PRIMARY KEY)")
+    own.close()
+    adapter = subprocess.Popen([sys.executable, "-c", _STOPS_INSIDE, f"sqlite:///{path}"])
+    try:
+        await asyncio.to_thread(os.waitid, os.P_PID, adapter.pid, os.WSTOPPED)
+        clerk = sqlite3.connect(path, timeout=0.2)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            clerk.execute("INSERT INTO people VALUES ('1')")
+        assert clerk.execute("SELECT count(*) FROM people").fetchone() == (0,)  # reading goes on
+        adapter.kill()
+        adapter.wait(10)
+        clerk.execute("INSERT INTO people VALUES ('1')")
+        clerk.commit()
+        clerk.close()
+    finally:
+        adapter.kill()
+        adapter.wait(10)
 
 
 class Presuming(SqliteStore):
