@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 import subprocess
@@ -195,7 +194,7 @@ asyncio.run(main())
 """
 
 
-async def test_an_adapter_stopped_in_its_transaction_holds_the_file_until_it_ends(
+def test_an_adapter_stopped_in_its_transaction_holds_the_file_until_it_ends(
     tmp_path: Path,
 ) -> None:
     """SQLite has no other end of a lock than the process's: what an operator does is tested."""
@@ -205,7 +204,7 @@ async def test_an_adapter_stopped_in_its_transaction_holds_the_file_until_it_end
     own.close()
     adapter = subprocess.Popen([sys.executable, "-c", _STOPS_INSIDE, f"sqlite:///{path}"])
     try:
-        await asyncio.to_thread(os.waitid, os.P_PID, adapter.pid, os.WSTOPPED)
+        os.waitid(os.P_PID, adapter.pid, os.WSTOPPED)
         clerk = sqlite3.connect(path, timeout=0.2)
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             clerk.execute("INSERT INTO people VALUES ('1')")
