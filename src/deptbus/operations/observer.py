@@ -228,17 +228,16 @@ def _places(
                 for partition in range(len(cluster.topics[topic].leaders)):
                     yield Place(group, topic, partition), told
             continue
-        topics |= {topic for topic, _ in (*told.offsets, *told.errors)}
-        for topic in topics:
+        numbers: dict[str, set[int]] = {topic: set() for topic in topics}
+        for topic, partition in (*told.offsets, *told.errors):
+            numbers.setdefault(topic, set()).add(partition)
+        for topic, some in numbers.items():
             known = cluster.topics.get(topic)
-            numbers = set(range(len(known.leaders))) if known is not None else set()
-            numbers |= {p for t, p in (*told.offsets, *told.errors) if t == topic}
-            for partition in sorted(numbers):
+            every = some if known is None else some | set(range(len(known.leaders)))
+            for partition in sorted(every):
                 error = told.errors.get((topic, partition))
-                if error is not None:
-                    yield Place(group, topic, partition), reason_of(error)
-                else:
-                    yield Place(group, topic, partition), told.offsets.get((topic, partition))
+                committed = told.offsets.get((topic, partition))
+                yield Place(group, topic, partition), reason_of(error) if error else committed
 
 
 def reader_by_members(group: Group | None) -> Reader:
