@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from unittest.mock import patch
 
 from deptbus.change import Change, Delivery
-from deptbus.contract.model import Sharing, Unit
+from deptbus.contract.model import Policy, Sharing, Unit
 from deptbus.department import store
 from deptbus.department.capture import Known
 from deptbus.department.fold import fold
 from deptbus.department.publication import Batch
+from deptbus.operations.due import Digests
 from deptbus.routing import Router
 from deptbus.routing.book import Book, Right
 
@@ -45,6 +46,13 @@ class NamesTheLastPlaceOnly(Batch):
         if was is not None:
             self.known[pair] = replace(self.known.get(pair, Known()), places=())
         return super()._remember(pair, was, now)
+
+
+def _by_rules_alone(
+    policy: Policy, numbers: Iterable[int], plain: Callable[[int], Digests]
+) -> Digests:
+    """The rules before a hold and behind it are the same, so nothing seems to be due."""
+    return plain(policy.number)
 
 
 def _any_is_newer(pair: tuple[int, int], cause: str, known: object) -> bool:
@@ -83,6 +91,7 @@ PLANTED = {
     "a policy delivered anew without waiting for the agents": Planted(
         "policies", Bugs(no_waiting_for_agents=True)
     ),
+    "a hold that is lifted without a job": Planted("holds", Bugs(digests=_by_rules_alone)),
     "no keeper": Planted("late", Bugs(no_keeper=True)),
     "a resync that does not delete": Planted("restores", Bugs(resync_without_deletes=True)),
     "a resync that does not wait for its marker": Planted(

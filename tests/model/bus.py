@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from deptbus.contract.model import Policy
+from deptbus.operations.due import Digests, digests_under_holds
 from deptbus.operations.rights import rule_digests
 from deptbus.routing import Router
 from deptbus.stream.delivery import Carrier
@@ -16,11 +18,15 @@ from deptbus.wire.control import Incarnated, JobProgress
 
 from .county import CODECS
 
+DigestsOf = Callable[[Policy, Iterable[int], Callable[[int], Digests]], Digests]
+
 
 class Bus:
     """Everything in it is durable; an append is atomic."""
 
-    def __init__(self, router_kind: type[Router]) -> None:
+    def __init__(
+        self, router_kind: type[Router], digests_of: DigestsOf = digests_under_holds
+    ) -> None:
         # By offset; compaction leaves holes.
         self.topics: dict[str, list[LogRecord | None]] = defaultdict(list)
         self.committed: dict[tuple[str, str], int] = defaultdict(int)  # (group, topic)
@@ -33,7 +39,9 @@ class Bus:
         self._router_kind = router_kind
         self._routers: dict[int, Router] = {}
         self._carriers: dict[int, Carrier] = {}
-        self._digests: dict[int, dict[str, dict[str, str]]] = {}
+        self._digests_of = digests_of
+        self._plain: dict[int, Digests] = {}
+        self._digests: dict[int, Digests] = {}
 
     def append(self, outgoing: Outgoing) -> int:
         log = self.topics[outgoing.topic]
@@ -87,10 +95,16 @@ class Bus:
             self._carriers[number] = Carrier(self.router(number), CODECS)
         return self._carriers[number]
 
-    def digests(self, number: int) -> dict[str, dict[str, str]]:
+    def digests(self, number: int) -> Digests:
         if number not in self._digests:
-            self._digests[number] = rule_digests(self.policies[number])
+            policy = self.policies[number]
+            self._digests[number] = self._digests_of(policy, self.policies, self._by_rules)
         return self._digests[number]
+
+    def _by_rules(self, number: int) -> Digests:
+        if number not in self._plain:
+            self._plain[number] = rule_digests(self.policies[number])
+        return self._plain[number]
 
     def report(self, progress: JobProgress, **changes: Any) -> JobProgress:
         found = replace(progress, **changes)

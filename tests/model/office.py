@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from deptbus.change import Cause, Change
 from deptbus.contract.model import Policy
 from deptbus.names import data_topic, in_topic
+from deptbus.operations import hold
 from deptbus.operations.board import SeenReport, agents_that_hold
 from deptbus.operations.boundary import crossed
 from deptbus.operations.due import DueJob, due_jobs, last_completed, older_policies
@@ -18,7 +19,7 @@ from deptbus.stream.data import decode_data
 from deptbus.stream.log import Outgoing
 from deptbus.wire.control import AgentReport, JobProgress, PolicyMarker, encode_control
 
-from .county import CODECS, CONTRACTS, DATASET
+from .county import CODECS, CONTRACTS, DATASET, RECIPIENTS
 from .simulation import Instance, rest, step
 
 if TYPE_CHECKING:
@@ -29,8 +30,34 @@ def activate(world: World) -> None:
     """A person puts another contract in force."""
     contract = world.chance.choice(CONTRACTS)
     world.bus.activate(
-        Policy(number=1, activated_at=world.now, activated_by="office", contract=contract)
+        Policy(
+            number=1,
+            activated_at=world.now,
+            activated_by="office",
+            contract=contract,
+            holds=world.bus.newest.holds,
+        )
     )
+
+
+def hold_or_resume(world: World) -> None:
+    """A person stops deliveries, or lets them go on."""
+    policy, chance = world.bus.newest, world.chance
+    if policy.holds and chance.random() < 0.6:
+        unit, dataset = chance.choice(policy.holds).target
+        world.bus.activate(hold.without_hold(policy, unit, dataset, world.now, "office"))
+        return
+    unit, dataset = ("", DATASET) if chance.random() < 0.3 else (chance.choice(RECIPIENTS), "")
+    if unit not in policy.contract.unit_by_name and unit:
+        return
+    if all(held.target != (unit, dataset) for held in policy.holds):
+        world.bus.activate(hold.with_hold(policy, unit, dataset, "a test", world.now, "office"))
+
+
+def resume_all(world: World) -> None:
+    for held in world.bus.newest.holds:
+        policy = world.bus.newest
+        world.bus.activate(hold.without_hold(policy, *held.target, world.now, "office"))
 
 
 def pass_boundary(world: World) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from deptbus.contract.model import Policy
 from deptbus.department.publication import Batch
 from deptbus.names import QUARANTINE, data_topic, in_topic, out_topic, unit_of_topic
-from deptbus.operations.due import DueJob
+from deptbus.operations.due import DueJob, digests_under_holds
 from deptbus.routing import Router
 from deptbus.stream.policies import LEASE_SECONDS
 from deptbus.stream.quarantine import FENCED, NOT_ANNOUNCED
@@ -20,7 +20,7 @@ from deptbus.wire.guard import REASONS
 
 from . import office
 from .agents import Agent, route, take_in
-from .bus import Bus
+from .bus import Bus, DigestsOf
 from .county import BEGIN, CONTRACTS, DATASET, RECIPIENTS, SOURCES
 from .expected import differences
 from .recipient import RecipientDatabase, apply_inbox
@@ -44,6 +44,7 @@ class Bugs:
     resync_without_deletes: bool = False
     resync_without_marker: bool = False
     router: type[Router] = Router
+    digests: DigestsOf = digests_under_holds
     batch: type[Batch] = Batch
 
 
@@ -61,6 +62,7 @@ class Mixture:
     resends: float = 1
     compactions: float = 0
     restores: float = 0
+    holds: float = 0
     mangled: float = 0.02  # share of published records that nobody can read
 
 
@@ -74,6 +76,7 @@ MIXTURES = {
     "policies": Mixture(activations=1, days=0.3),
     "late": Mixture(freezes=6, frozen="intake", activations=2, compactions=6),
     "restores": Mixture(kills=2, freezes=1, restores=2),
+    "holds": Mixture(kills=3, freezes=3, activations=0.3, days=0.2, holds=3),
 }
 
 
@@ -82,7 +85,7 @@ class World:
         self.chance = random.Random(seed)
         self.bugs = bugs
         self.mixture = MIXTURES[mixture]
-        self.bus = Bus(bugs.router)
+        self.bus = Bus(bugs.router, bugs.digests)
         self.now = BEGIN
         self.counter = 0
         self.spellings = SPELLINGS[: self.chance.choice((1, 3, 5, 10))]
@@ -152,7 +155,9 @@ class World:
         def often(most: float) -> float:
             return most * self.chance.choice((0.1, 0.3, 1))
 
+        holds = [(partial(office.hold_or_resume, self), often(mixture.holds))] * bool(mixture.holds)
         return [
+            *holds,
             (scheduler.step_one, 100),
             (self._clerk, self.chance.choice((1, 3, 6))),
             (self._break_a_constraint, often(mixture.constraints)),
@@ -197,6 +202,7 @@ class World:
         """No more faults; people mend what is theirs to mend; then everything comes to rest."""
         self.is_finishing = True
         self.scheduler.wake_all()
+        office.resume_all(self)
         for database in self.recipients.values():
             database.refuses.clear()
         for source in self.sources.values():

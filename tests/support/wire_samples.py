@@ -178,7 +178,10 @@ CONTROL: tuple[Control, ...] = (
         (bytes(range(16)), b""), ("330106109052,330106109051", "330106"),
     ),
     InventoryEnd("resync-1", "answer-1", "person", 2, 4, 2, ""),
-    PolicyRecord(4, "cd" * 32, TIME_US, "operator", '{"territories":{}}'),
+    PolicyRecord(
+        4, "cd" * 32, TIME_US, "operator", '{"territories":{}}',
+        ('{"unit":"housing@330106","reason":"r","held_by":"王五","held_at":"2026-06-01T00:00:00Z"}',),
+    ),
     QuarantineNote(
         "out.housing-330106", 1, 99, 99, "malformed", "李四", SOURCE, "person", KEY, 7, TIME_US
     ),

@@ -116,7 +116,7 @@ def activate(
     Says first who newly receives or loses what. May be stopped anywhere: what is left to do goes
     on by itself where `deptbus operations run` runs, or when this is called again.
     """
-    from deptbus.cli.contract_view import print_changes
+    from deptbus.cli.contract_view import print_changes, wait_for_recipients
     from deptbus.contract.load import load
     from deptbus.operations.audit import checked_reason, operator_of
 
@@ -137,7 +137,7 @@ def activate(
         asyncio.run(_put_in_force(connection, proposal, why))
         print(f"policy {proposal.new.number} is in force")
     if wait:
-        asyncio.run(_wait(connection))
+        asyncio.run(wait_for_recipients(connection))
 
 
 # -- parts ----------------------------------------------------------------------------------------
@@ -185,15 +185,6 @@ async def _put_in_force(connection: Connection, proposal: Proposal, reason: str)
     from deptbus.operations.activation import put_in_force
 
     await put_in_force(connection, proposal, reason)
-
-
-async def _wait(connection: Connection) -> None:
-    from deptbus.cli.contract_view import JobsView
-    from deptbus.operations.activation import follow_jobs
-
-    with JobsView() as view:
-        async for state in follow_jobs(connection):
-            view.show(state)
 
 
 def _nearest(unit: str, known: list[str]) -> str:

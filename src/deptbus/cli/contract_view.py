@@ -16,9 +16,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from deptbus.cli.hold import hold_line
+from deptbus.connection import Connection
 from deptbus.contract.model import Contract, Policy, Sharing
 from deptbus.errors import Problem
-from deptbus.operations.activation import JobsState, Proposal
+from deptbus.operations.activation import JobsState, Proposal, follow_jobs
 from deptbus.operations.rights import Rights, RightsChange
 
 _QUIET_SECONDS = 10.0  # a job that sends reports every two seconds
@@ -85,6 +87,14 @@ def print_units(policy: Policy, rights: list[Rights]) -> None:
             "; ".join(f"{d} ({', '.join(sorted(by))})" for d, by in received.items()) or "-",
         )
     console().print(table)
+    _print_holds(policy)
+
+
+def _print_holds(policy: Policy, unit: str = "") -> None:
+    """Those of the policy; of `unit`, those that it feels."""
+    for hold in policy.holds:
+        if not unit or hold.unit in ("", unit):
+            console().print(hold_line(hold), markup=False)
 
 
 def print_rights(policy: Policy, rights: Rights) -> None:
@@ -107,6 +117,7 @@ def print_rights(policy: Policy, rights: Rights) -> None:
             flow.until or "-",
         )
     out.print(received)
+    _print_holds(policy, rights.unit)
     withheld = _table("does not receive", "dataset", "fields", "why")
     grouped: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in rights.withheld:
@@ -125,6 +136,9 @@ def rights_document(policy: Policy, rights: Rights) -> dict[str, Any]:
         "publishes": list(rights.publishes),
         "receives": [asdict(flow) | {"places": flow.places} for flow in rights.receives],
         "withheld": [asdict(one) for one in rights.withheld],
+        "holds": [
+            hold.model_dump(mode="json") for hold in policy.holds if hold.unit in ("", rights.unit)
+        ],
     }
 
 
@@ -229,3 +243,10 @@ class JobsView:
         self._progress.update(self._tasks[unit], told=told)
         if self._progress.disable:
             self._console.print(f"{unit}: {told}", markup=False)
+
+
+async def wait_for_recipients(connection: Connection) -> None:
+    """Shows how the jobs stand until none is due; does them where no operations process runs."""
+    with JobsView() as view:
+        async for state in follow_jobs(connection):
+            view.show(state)

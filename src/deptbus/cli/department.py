@@ -106,17 +106,28 @@ def run(
 
 
 @app.command()
-def status(config: Config, output: OutputOption = Output.TABLE) -> None:
-    """Show what waits, what is parked and why, what was applied. Exit code 1: something is parked
-    or capture gave way."""
-    from deptbus.cli.department_view import document, is_well, print_status
+def status(
+    config: Config,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    client_file: ClientFile = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show what waits, what is parked and why, what was applied; where a bus is named, also what
+    the data office holds back. Exit code 1: something is parked or capture gave way."""
+    from deptbus.cli.department_view import document, holds_of, is_well, print_holds, print_status
 
     department = _load(config)
     systems = [asyncio.run(document(department, system)) for system in department.systems]
+    holds = None
+    if is_named(data, bootstrap) or client_file is not None:
+        holds = asyncio.run(holds_of(department, data, bootstrap, client_file))
     if output is Output.JSON:
-        print(json.dumps({"unit": department.unit, "systems": systems}, ensure_ascii=False))
+        found = {"unit": department.unit, "systems": systems, "holds": holds}
+        print(json.dumps(found, ensure_ascii=False))
     else:
         print_status(department.unit, systems)
+        print_holds(holds)
     if not all(map(is_well, systems)):
         raise typer.Exit(Exit.ANSWER_IS_NO)
 

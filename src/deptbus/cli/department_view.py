@@ -8,6 +8,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from deptbus.contract.department import Department
 
 
@@ -65,6 +67,34 @@ async def document(department: Department, system: str) -> dict[str, Any]:
             for d in await recipient_status(department, system)
         ]
     return found
+
+
+async def holds_of(
+    department: Department, data: Path | None, bootstrap: str | None, client_file: Path | None
+) -> list[dict[str, Any]] | None:
+    """What is held back from the unit by the policy in force; None where the bus does not say."""
+    from deptbus.cli.options import connect
+    from deptbus.errors import DeptbusError
+    from deptbus.stream.policies import read_policies
+
+    received = {d for system in department.systems.values() for d in system.receives}
+    try:
+        policy = (await read_policies(connect(data, bootstrap, client_file))).current()
+    except DeptbusError:
+        return None
+    return [
+        hold.model_dump(mode="json")
+        for hold in policy.holds
+        if hold.unit == department.unit or hold.dataset in received
+    ]
+
+
+def print_holds(holds: Sequence[Mapping[str, Any]] | None) -> None:
+    from deptbus.cli.hold import hold_line
+    from deptbus.contract.model import Hold
+
+    for hold in holds or ():
+        print(hold_line(Hold.model_validate(hold)))
 
 
 def is_well(system: Mapping[str, Any]) -> bool:

@@ -46,6 +46,8 @@ NOUNS: dict[str, Noun] = {
     "department": Noun("department", True, "Join a department's own database to the bus."),
     "worker": Noun("worker", False, "Run the agents that carry changes to their recipients."),
     "operations": Noun("operations", True, "Run jobs and the keeper of the canonical topics."),
+    "hold": Noun("hold", False, "Stop deliveries to a unit or of a dataset; nothing is lost."),
+    "resume": Noun("resume", False, "Let held deliveries go on, and make good what was kept back."),
     "quarantine": Noun("quarantine", True, "List and resolve what the bus could not accept."),
     "audit": Noun("audit", True, "Show what operators did, when and why."),
     "status": Noun("status", False, "Show on one screen whether all is well, and whom to ring."),

@@ -207,6 +207,21 @@ class Contract(_Frozen):
         return tuple(name for name in self.datasets if self.may_publish(unit, name))
 
 
+class Hold(_Frozen):
+    """Deliveries to one unit, or of one dataset, stop at routing until it is lifted. It is no part
+    of what was agreed: a contract comes and goes under it."""
+
+    unit: str = ""  # one of the two is named
+    dataset: str = ""
+    reason: str
+    held_by: str
+    held_at: datetime
+
+    @property
+    def target(self) -> tuple[str, str]:
+        return self.unit, self.dataset
+
+
 class Policy(_Frozen):
     """A contract in force: the number that stands in every delivery made under it."""
 
@@ -214,3 +229,8 @@ class Policy(_Frozen):
     activated_at: datetime  # grants live at this instant are the ones that this policy has
     activated_by: str
     contract: Contract
+    holds: tuple[Hold, ...] = ()
+
+    def hold_of(self, unit: str, dataset: str) -> Hold | None:
+        """The hold that keeps deliveries of a dataset from a unit."""
+        return next((h for h in self.holds if unit == h.unit or dataset == h.dataset), None)

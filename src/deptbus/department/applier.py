@@ -112,6 +112,7 @@ class Applier:
         self._export: FolderExport | None = None
         self.begun = asyncio.Event()  # set when the inbox is being read
         self.applied_at_us: int | None = None  # when something was last applied, since the start
+        self._held: list[str] = []  # datasets that the data office holds back
         self._works = True  # since it last stopped it has begun again, so the next stop is news
 
     def stop(self) -> None:
@@ -295,6 +296,7 @@ class Applier:
             self._shapes = ContractShapes(policy.contract, self._codecs, self._contracts)
         else:
             self._shapes.replace(policy.contract, self._codecs, self._contracts)
+        self._tell_holds(policy)
         self._policy = policy
         missing = [
             name
@@ -304,6 +306,16 @@ class Applier:
         if missing:
             self._log.warning("datasets_not_in_contract", datasets=missing, policy=policy.number)
         return True
+
+    def _tell_holds(self, policy: Policy) -> None:
+        """Why nothing comes, and that it does again: once each."""
+        received = self._department.systems[self._system].receives
+        unit = self._department.unit
+        held = sorted(d for d in received if policy.hold_of(unit, d) is not None)
+        if held != self._held:
+            event = "deliveries_held" if held else "deliveries_resumed"
+            self._log.warning(event, datasets=held or self._held, policy=policy.number)
+            self._held = held
 
     def _changed(self, store: Store) -> bool:
         assert self._policy is not None

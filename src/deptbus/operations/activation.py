@@ -59,6 +59,7 @@ async def propose(
         activated_at=now or datetime.now(UTC),
         activated_by=activated_by,
         contract=contract,
+        holds=old.holds if old is not None else (),  # a contract comes and goes under them
     )
     return Proposal(old, new, tuple(difference(old, new)))
 

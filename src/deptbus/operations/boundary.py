@@ -36,6 +36,7 @@ def crossed(policy: Policy, now: datetime) -> Policy | None:
         activated_at=now,
         activated_by="",
         contract=policy.contract,
+        holds=policy.holds,
     )
     before = {g.grant for g in grants_of(policy)}
     after = {g.grant for g in grants_of(following)}

@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from deptbus.contract.model import Policy
 from deptbus.wire.control import JobProgress
+
+# The digest of a dataset that a policy holds back from a unit: unlike every other, so that the
+# policy that lifts the hold differs from it and has a job, which makes good what was kept back.
+HELD = "held"
 
 # Unit -> dataset -> digest of all that decides what the unit receives of it, under one policy
 # (`operations.rights.rule_digests`). A dataset of which it receives nothing is absent.
@@ -52,9 +57,11 @@ def due_jobs(
     A unit's rights are walked from those that its last completed job left it with (none: no
     rights) through every policy since. A dataset is due when its digest changed at any step, also
     when it changed back: under the policy in between agents delivered by the other rule.
+    While the newest policy holds a dataset back from a unit, nothing of it is due there.
     """
     ordered = sorted(numbers)
     known = set(ordered)
+    newest = digests_of(ordered[-1]) if ordered else {}
     found = {}
     for unit in sorted({unit for number in ordered for unit in digests_of(number)}):
         base = completed.get(unit, 0)
@@ -62,13 +69,15 @@ def due_jobs(
             base = 0
         before = digests_of(base).get(unit, {}) if base else {}
         had = frozenset(before)
+        held = {d for d, digest in newest.get(unit, {}).items() if digest == HELD}
         changed: set[str] = set()
         last = base
         for number in ordered:
             if number <= base:
                 continue
             now = digests_of(number).get(unit, {})
-            differing = {d for d in before.keys() | now.keys() if before.get(d) != now.get(d)}
+            every = before.keys() | now.keys()
+            differing = {d for d in every if before.get(d) != now.get(d)} - held
             if differing:
                 changed |= differing
                 last = number
@@ -76,6 +85,24 @@ def due_jobs(
         if changed:
             datasets = tuple(sorted(changed))
             found[unit] = DueJob(unit, last, datasets, frozenset(changed - had))
+    return found
+
+
+def digests_under_holds(
+    policy: Policy, numbers: Iterable[int], plain: Callable[[int], Digests]
+) -> Digests:
+    """Digests of a policy, HELD where it holds deliveries back: for each dataset that the unit has
+    a right to or ever had one, because what a right that ended leaves behind is kept back as well.
+
+    `numbers`: every policy that can be read; `plain`: number -> digests by rules and grants alone.
+    """
+    found = {unit: dict(of_unit) for unit, of_unit in plain(policy.number).items()}
+    if policy.holds:
+        for number in sorted(n for n in numbers if n <= policy.number):
+            for unit, of_unit in plain(number).items():
+                for dataset in of_unit:
+                    if policy.hold_of(unit, dataset) is not None:
+                        found.setdefault(unit, {})[dataset] = HELD
     return found
 
 
@@ -89,7 +116,9 @@ def older_policies(
     found = []
     for number in sorted(numbers, reverse=True):
         digest = digests_of(number).get(job.unit, {}).get(dataset)
-        if number < job.policy and digest is not None and digest not in seen:
+        if digest is None or digest == HELD:
+            continue
+        if number < job.policy and digest not in seen:
             seen.add(digest)
             found.append(number)
     return found

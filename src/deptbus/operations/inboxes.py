@@ -17,7 +17,7 @@ from deptbus import names
 from deptbus.connection import Connection
 from deptbus.errors import BusRefused, BusUnreachable, ContractUnreadable
 from deptbus.operations.board import JobsBoard
-from deptbus.operations.due import Digests, DueJob
+from deptbus.operations.due import HELD, Digests, DueJob
 from deptbus.stream.brokers import consumer_of
 from deptbus.stream.identity import topic_ids
 from deptbus.stream.log import Outgoing, Sender
@@ -36,6 +36,9 @@ def job_anew(
     """Pure: all datasets that the unit ever had a right to, under the newest policy; with the job
     that is due anyway in it. None when it never had any. `digests`: policy number -> digests."""
     had = {d for of_units in digests.values() for d in of_units.get(unit, {})}
+    # What is held back now is due by itself, when the hold is lifted.
+    newest = digests[max(digests)].get(unit, {}) if digests else {}
+    had -= {d for d, digest in newest.items() if digest == HELD}
     if not had:
         return None
     first_loads = due.first_loads if due is not None else frozenset()

@@ -7,7 +7,7 @@ import structlog
 from deptbus.change import Change
 from deptbus.contract.model import Policy
 from deptbus.errors import WireRefused
-from deptbus.operations.due import Digests
+from deptbus.operations.due import Digests, digests_under_holds
 from deptbus.operations.rights import rule_digests
 from deptbus.routing import Router
 from deptbus.stream.data import decode_data
@@ -26,6 +26,7 @@ class Library:
     def __init__(self, policies: PolicyFollower) -> None:
         self._policies = policies
         self._routers: dict[int, Router] = {}
+        self._plain: dict[int, Digests] = {}
         self._digests: dict[int, Digests] = {}
         # They know every schema that any contract released: what left the contract can still be
         # read and withdrawn.
@@ -48,9 +49,16 @@ class Library:
         return self._routers[number]
 
     def digests(self, number: int) -> Digests:
+        """By rules, grants and holds."""
         if number not in self._digests:
-            self._digests[number] = rule_digests(self.policy(number))
+            policy = self.policy(number)
+            self._digests[number] = digests_under_holds(policy, self.numbers(), self._by_rules)
         return self._digests[number]
+
+    def _by_rules(self, number: int) -> Digests:
+        if number not in self._plain:
+            self._plain[number] = rule_digests(self.policy(number))
+        return self._plain[number]
 
     def learn(self) -> None:
         """Take in the schemas of contracts that came since."""

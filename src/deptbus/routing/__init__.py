@@ -22,6 +22,8 @@ The rules, in the order in which they are asked:
  9. Whoever gets neither, but had a right under this policy at the record's place or at a former
     one, gets a withdrawal: it carries no data, so it needs no right that is still live. A record
     that was moved out is withdrawn from everyone.
+10. A hold of the policy stops every delivery to its unit, or of its dataset, withdrawals too. What
+    it kept back is made good by a job of the policy that lifts it.
 """
 
 from deptbus.routing.grants import CHINA, first_instant, grants_of, last_instant

@@ -46,6 +46,8 @@ class Router:
         self._books: dict[str, Book] = {}
         self._ends = sorted({last_instant(g) for g in self._grants})
         self._units = policy.contract.unit_by_name
+        self._held_units = frozenset(hold.unit for hold in policy.holds)
+        self._held_datasets = frozenset(hold.dataset for hold in policy.holds)
         self._at: dict[str, list[Unit]] = defaultdict(list)
         self._below: dict[str, list[Unit]] = defaultdict(list)
         for unit in policy.contract.units:
@@ -130,7 +132,7 @@ class Router:
 
     def _decide(self, change: Change, now: datetime) -> tuple[Delivery, ...]:
         book = self._book(change)
-        if book is None:
+        if book is None or change.dataset in self._held_datasets:
             return ()
         source = self._units[change.source_unit]
         found: dict[str, Delivery] = {}
@@ -140,7 +142,7 @@ class Router:
                     delivery = self._delivery(book, unit, change, now)
                     if delivery is not None:
                         found[unit.unit] = delivery
-        return tuple(found[name] for name in sorted(found))
+        return tuple(found[name] for name in sorted(found) if name not in self._held_units)
 
     def _delivery(self, book: Book, unit: Unit, change: Change, now: datetime) -> Delivery | None:
         """Rules 8 and 9 for one unit."""

@@ -9,7 +9,7 @@ import structlog
 from pydantic import ValidationError
 
 from deptbus.connection import Connection
-from deptbus.contract.model import Contract, Policy
+from deptbus.contract.model import Contract, Hold, Policy
 from deptbus.errors import ContractUnreadable, DeptbusError, WireRefused
 from deptbus.names import CONTRACT
 from deptbus.stream.follow import TopicFollower
@@ -88,6 +88,7 @@ def _policy_of(record: PolicyRecord) -> Policy | None:
             activated_at=_EPOCH + timedelta(microseconds=record.activated_at_us),
             activated_by=record.activated_by,
             contract=contract,
+            holds=tuple(map(Hold.model_validate_json, record.holds)),
         )
     except (ValidationError, ValueError, OverflowError):
         return None
@@ -158,6 +159,7 @@ async def append_policy(connection: Connection, policy: Policy) -> None:
             activated_at_us=(policy.activated_at - _EPOCH) // timedelta(microseconds=1),
             activated_by=policy.activated_by,
             content=policy.contract.to_json(),
+            holds=tuple(hold.model_dump_json() for hold in policy.holds),
         )
         await sender.send([Outgoing(CONTRACT, 0, None, encode_control(record))])
     found = (await read_policies(connection)).policies.get(policy.number)

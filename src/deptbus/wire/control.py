@@ -187,6 +187,7 @@ class PolicyRecord:
     activated_at_us: int
     activated_by: str
     content: str  # Contract.to_json()
+    holds: tuple[str, ...] = ()  # each a Hold as JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,6 +431,7 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
             "activated_at_us": _TIME,
             "activated_by": "string",
             "content": "string",
+            "holds": _TEXTS,
         },
     ),
     "quarantine_note": (
@@ -577,7 +579,14 @@ _EARLIER_NOTE = _Kind(
 )
 # The same: a heartbeat before it told of the outbox.
 _EARLIER_HEARTBEAT = _Kind("heartbeat", Heartbeat, _HEARTBEAT)
-_BY_ID = {kind.id: kind for kind in (*_KINDS, _EARLIER_NOTE, _EARLIER_HEARTBEAT)}
+# And a policy before deliveries could be held.
+_EARLIER_POLICY = _Kind(
+    "policy",
+    PolicyRecord,
+    {name: t for name, t in _RECORDS["policy"][1].items() if name != "holds"},
+)
+_EARLIER = (_EARLIER_NOTE, _EARLIER_HEARTBEAT, _EARLIER_POLICY)
+_BY_ID = {kind.id: kind for kind in (*_KINDS, *_EARLIER)}
 _BY_CLASS = {kind.cls: kind for kind in _KINDS}
 _INVENTORY = frozenset(header(_BY_CLASS[cls].id) for cls in (Inventory, InventoryEnd))
 

@@ -317,10 +317,12 @@ class Copy:
 async def copy_of(bus: Bus, unit: str) -> Copy:
     """What a recipient's copy is when it has applied its whole inbox."""
     codecs = Codecs(contract())
+    # The inbox first: the schema of what lies there is on the bus by then.
+    records = await read_to_end(bus.connection, names.in_topic(unit))
     for record in await read_to_end(bus.connection, names.SCHEMAS):
         codecs.add_schema(int.from_bytes(record.key, "big"), record.value)
     copy = Copy(codecs)
-    for record in await read_to_end(bus.connection, names.in_topic(unit)):
+    for record in records:
         copy.take(record.partition, record.key, record.value)
     return copy
 

@@ -18,7 +18,14 @@ import pytest
 from wire_samples import CONTROL, KEY, VALUES, change, contract, delivery
 
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import Control, Heartbeat, decode_control, encode_control, key_of
+from deptbus.wire.control import (
+    Control,
+    Heartbeat,
+    PolicyRecord,
+    decode_control,
+    encode_control,
+    key_of,
+)
 
 GOLDEN: dict[str, dict[str, str | None]] = json.loads(
     (Path(__file__).parent / "golden" / "valid.json").read_text(encoding="utf-8")
@@ -84,6 +91,14 @@ def test_every_golden_record_is_read_by_fastavro_with_the_stored_schema(codecs: 
             assert read["source_unit"] == "public_security@330106"
         if name == "delivery_upsert":
             assert read["record"] == {"name": VALUES["name"], "address": VALUES["address"]}
+
+
+def test_a_policy_from_before_holds_holds_nothing() -> None:
+    _, earlier = golden("PolicyRecord_before_holds")
+    _, value = golden("PolicyRecord")
+    now = decode_control(value)
+    assert isinstance(now, PolicyRecord)
+    assert decode_control(earlier) == replace(now, holds=())
 
 
 def test_schema_ids_are_pinned(codecs: Codecs) -> None:
