@@ -31,7 +31,7 @@ from deptbus.stream.policies import append_policy
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 LOOK_SECONDS = 0.01
-# Room enough that the broker is not what is measured; it gets Java's full compiler too.
+# Room enough that the broker is not what is measured.
 HEAP_MB = 1024
 # Nobody measures Kafka's own housekeeping here.
 _BROKER_SETTINGS = {"log.cleaner.enable": "false", "log.segment.bytes": str(256 * 1024 * 1024)}
@@ -156,9 +156,7 @@ class Bench:
         """A fresh broker with this contract in force; gone with all it held at the end."""
         self._buses += 1
         folder = self.folder / f"broker-{self._buses}"
-        broker = EmbeddedBroker(
-            folder, heap_mb=HEAP_MB, full_compiler=True, extra_settings=_BROKER_SETTINGS
-        )
+        broker = EmbeddedBroker(folder, heap_mb=HEAP_MB, extra_settings=_BROKER_SETTINGS)
         connection = broker.start()  # in the main thread, see cluster.lifeline
         children = len(self._children)
         try:

@@ -43,9 +43,8 @@ class EmbeddedBroker:
 
     Use: `start()` ... `stop()`, or `with`; or, where a supervisor looks after it, `prepare()`,
     run what it returns, ask `is_ready()`, and `release()` at the end.
-    `port` None means: that of last time if it is free, else any. `heap_mb` above the default and
-    `full_compiler` are for benchmarks (they cost start-up time and memory); `extra_settings`
-    override the broker's settings.
+    `port` None means: that of last time if it is free, else any. `heap_mb` above the default is for
+    benchmarks; `extra_settings` override the broker's settings.
     """
 
     def __init__(
@@ -54,13 +53,11 @@ class EmbeddedBroker:
         port: int | None = None,
         *,
         heap_mb: int = 256,
-        full_compiler: bool = False,
         extra_settings: Mapping[str, str] | None = None,
     ) -> None:
         self._data = data.absolute()
         self._asked_port = port
         self._heap_mb = heap_mb
-        self._full_compiler = full_compiler
         self._extra_settings = dict(extra_settings or {})
         self._lock = FileLock(self._data / ".lock", thread_local=False)
         self._process: subprocess.Popen[bytes] | None = None
@@ -211,10 +208,12 @@ class EmbeddedBroker:
         return int(found[1]) if found else None
 
     def _java_options(self) -> list[str]:
-        options = [
+        return [
             "-Xms128m",
             f"-Xmx{self._heap_mb}m",
             "-XX:+UseSerialGC",
+            # The second compiler took more of a bulk than it gave back to it (DESIGN.md, Speed).
+            "-XX:TieredStopAtLevel=1",
             "-XX:+ExitOnOutOfMemoryError",  # half a broker is worse than one that starts again
             "-Djava.awt.headless=true",
             "-Dorg.slf4j.simpleLogger.showDateTime=true",
@@ -222,7 +221,6 @@ class EmbeddedBroker:
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
             "-Dorg.slf4j.simpleLogger.log.kafka.server=info",
         ]
-        return options if self._full_compiler else [*options, "-XX:TieredStopAtLevel=1"]
 
     def _format(self, java: list[str | Path]) -> None:
         """Writes the empty log folder with a new cluster id; once in the folder's life."""
