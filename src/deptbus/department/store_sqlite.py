@@ -52,7 +52,7 @@ LONG_SECONDS = 0.010
 # Of the time in which it only waits for a processor, or for a disk, so much counts: where the
 # machine is busy, smaller batches make all of it longer.
 _WAIT_SHARE = 0.25
-# The write-ahead log is brought into the file behind a transaction, not at the end of one; by 4 MB
+# The write-ahead log is brought into the file between transactions, not at the end of one; by 4 MB
 # at a time where rows are renewed, by 20 where they are new.
 CHECKPOINT_ROWS = 4000
 _VARIABLES = 900  # SQLite before 3.32 takes at most 999 in a statement
@@ -201,6 +201,7 @@ class SqliteStore(Store):
 
     async def commit(self, work: Work) -> None:
         def write(connection: sqlite3.Connection) -> float:
+            self._checkpoint(connection)
             connection.execute("BEGIN IMMEDIATE")
             began, spent = time.monotonic(), time.thread_time()
             try:
@@ -213,16 +214,15 @@ class SqliteStore(Store):
                     connection.execute("ROLLBACK")
                 raise
             spent = time.thread_time() - spent
-            seconds = max(spent, (time.monotonic() - began) * _WAIT_SHARE)
-            self._checkpoint(connection, work.size)
-            return seconds
+            self._not_in_file += work.size
+            return max(spent, (time.monotonic() - began) * _WAIT_SHARE)
 
         seconds = await self._database.run(write)
         self._pace.took(seconds, work.size)
 
-    def _checkpoint(self, connection: sqlite3.Connection, rows: int) -> None:
-        """Now and then; waits for nobody, and holds up no writer."""
-        self._not_in_file += rows
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Now and then; waits for nobody, and holds up no writer. Before a transaction: failing
+        behind one it would speak of a batch that is applied as of one that is not."""
         if self._not_in_file >= CHECKPOINT_ROWS:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             self._not_in_file = 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -121,6 +123,19 @@ class TestSqliteStore(StoreSuite):
             database, "SELECT count(*) FROM deptbus_ledger WHERE version = 5 AND held"
         )
         assert lines == PRESUMED - 1
+        await store.close()
+
+    async def test_the_log_is_brought_into_the_file(
+        self, database: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By us: SQLite does it no more by itself."""
+        monkeypatch.setattr(store_sqlite, "CHECKPOINT_ROWS", 20)
+        store = await self.opened(database)
+        for first in (0, 10, 20):
+            await self.feed(store, *(person(n) for n in range(first, first + 10)))
+        file = database.with_name("without_its_log.db")
+        await asyncio.to_thread(shutil.copy, database, file)
+        assert await self.sql(file, "SELECT count(*) FROM people") == [(20,)]
         await store.close()
 
     async def test_who_names_a_row_is_looked_up_by_index(self, database: Path) -> None:
