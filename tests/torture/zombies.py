@@ -4,7 +4,8 @@
    its changes and sending them (SQLite). Successors start. The zombies wake: they end as fenced,
    nothing of theirs is written, and what the zombie publisher sends is refused by intake.
 2. A worker stops between encoding and sending, for longer than its session. Another takes over,
-   newer versions follow, it wakes, and its late send lands behind them: the keeper puts it right.
+   newer versions follow, it wakes, its late send lands behind them, and it dies: the keeper puts it
+   right.
 3. Workers join, leave, stop and wake under load; then a recipient joins, and its copy is right.
 """
 
@@ -125,7 +126,14 @@ def late_send(world: World, orders: moments.Orders, rounds: int) -> None:
         looked = world.foreign.rounds
         settled(lambda: world.foreign.is_drained(looked), WAIT_SECONDS, "all is committed")  # noqa: B023
         before = len(world.foreign.went_back("account"))
+        # It dies behind its late send: it may have fetched the newer versions as well, and would
+        # put right by chance what the keeper should.
+        orders.place("taken-in")
         zombie.wake()
+        if moments.wait_obeyed(orders, "taken-in", WAIT_SECONDS) != pid:
+            raise TimeoutError(f"{zombie.name} did not send what it held")
+        settled(lambda: not zombie.is_alive, WAIT_SECONDS, f"{zombie.name} dies")  # noqa: B023
+        zombie.start()
         late = comes_true(lambda: len(world.foreign.went_back("account")) > before, WAIT_SECONDS)  # noqa: B023
         world.verdict.check(late, f"nothing of {zombie.name} came late: the fault was not made")
         world.did(f"{zombie.name} woke, and older versions landed behind newer ones")
