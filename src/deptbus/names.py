@@ -53,3 +53,9 @@ def dataset_of_topic(topic: str) -> str:
 def adapter_group(unit: str, system: str) -> str:
     """Consumer group under which an adapter commits, for lag only (SQL holds the truth)."""
     return f"deptbus.adapter.{unit_in_topic(unit)}.{system}"
+
+
+def requests_group(unit: str, system: str) -> str:
+    """Of a system that only publishes: how far it has read what it is asked for. Not its group as
+    a recipient, whose offsets tell what is applied."""
+    return f"{adapter_group(unit, system)}.requests"

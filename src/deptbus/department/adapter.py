@@ -30,6 +30,7 @@ from deptbus.department.applier import TRANSIENT, Applier
 from deptbus.department.folder_import import folder_import_of
 from deptbus.department.opening import open_capture, open_system, read_secret
 from deptbus.department.publisher import Publisher
+from deptbus.department.requests import RequestReader, Resend
 from deptbus.errors import (
     BusUnreachable,
     DeptbusError,
@@ -201,6 +202,8 @@ class SystemRun:
             if self._settings.receives:
                 applier = self._applier(self._incarnation.token, publisher)
                 parts += [self._tell_that_it_lives(applier, self._incarnation), applier.run()]
+            elif publisher is not None:
+                parts.append(self._requests(publisher).run())
             self.settled.set()
             await self._until_first(parts, applier)
 
@@ -233,11 +236,16 @@ class SystemRun:
         finally:
             await database.close()
 
-    def _applier(self, token: bytes, publisher: Publisher | None) -> Applier:
-        async def resend(request: ResendRequest) -> None:
-            if publisher is not None:
-                await publisher.chores.enqueue_resend(request.dataset, request.key, request.request)
+    def _requests(self, publisher: Publisher) -> RequestReader:
+        return RequestReader(
+            self._shared.connection,
+            self._department.unit,
+            self._system,
+            self._settings.publishes,
+            _resend_by(publisher),
+        )
 
+    def _applier(self, token: bytes, publisher: Publisher | None) -> Applier:
         return Applier(
             self._shared.connection,
             self._department,
@@ -246,7 +254,7 @@ class SystemRun:
             follower=self._shared.follower,
             schemas=self._shared.schemas,
             codecs=self._shared.codecs,
-            resend=resend,
+            resend=None if publisher is None else _resend_by(publisher),
         )
 
     def _tell_that_it_lives(
@@ -277,6 +285,13 @@ class SystemRun:
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
         for task in failed:
             task.result()  # raises what ended it
+
+
+def _resend_by(publisher: Publisher) -> Resend:
+    async def resend(request: ResendRequest) -> None:
+        await publisher.chores.enqueue_resend(request.dataset, request.key, request.request)
+
+    return resend
 
 
 async def _run(connection: Connection, departments: Sequence[Department]) -> None:

@@ -1,0 +1,96 @@
+"""Reads the requests for a resend in the inbox of a system that only publishes.
+
+Where a system receives too, its applier reads them, and SQL says how far. Here nothing is applied,
+so how far it has read is committed to Kafka, behind what is durable at the source: a request that
+is read twice is one resend more. What else lies there is for the unit's other systems.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from deptbus.connection import Connection
+from deptbus.errors import BusRefused, BusUnreachable, WireRefused
+from deptbus.names import in_topic, requests_group
+from deptbus.stream.brokers import open_consumer, partitions_of, translate, wait_long
+from deptbus.stream.group import LagCommitter
+from deptbus.wire.control import ResendRequest, decode_control
+
+_BACKOFF_SECONDS = (0.2, 5.0)
+
+Resend = Callable[[ResendRequest], Awaitable[None]]
+
+
+class RequestReader:
+    """`run` until cancelled. `resend` returns when the request is durable at the source; what it
+    raises ends the reader. A bus that is away is waited for, and said once."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        unit: str,
+        system: str,
+        published: Collection[str],
+        resend: Resend,
+    ) -> None:
+        self._connection = connection
+        self._topic, self._group = in_topic(unit), requests_group(unit, system)
+        self._published, self._resend = published, resend
+        self._log = structlog.get_logger(__name__).bind(unit=unit, system=system)
+
+    async def run(self) -> None:
+        pause, told = _BACKOFF_SECONDS[0], ""
+        while True:
+            try:
+                await self._read()
+            except (BusUnreachable, BusRefused) as error:
+                if error.what != told:
+                    told = error.what
+                    self._log.warning("inbox_unreadable", error=told)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _BACKOFF_SECONDS[1])
+
+    async def _read(self) -> None:
+        """Until the bus fails."""
+        consumer = await open_consumer(self._connection, group=self._group)
+        try:
+            committer = LagCommitter(consumer._client, self._group)
+            places = await self._begin(consumer)
+            while True:
+                found = await consumer.getmany(*places, timeout_ms=1000, max_records=2000)
+                wait_long(consumer, not found)
+                for records in found.values():
+                    for record in records:
+                        await self._take(record)
+                read = {p.partition: r[-1].offset + 1 for p, r in found.items() if r}
+                if read:
+                    await committer.commit(self._topic, read)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise translate(error, topic=self._topic) from error
+        finally:
+            await consumer.stop()
+
+    async def _begin(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
+        """Where it stopped; at the beginning when it never read, or the topic was made again."""
+        places = await partitions_of(consumer, self._topic)
+        starts = await consumer.beginning_offsets(places)
+        ends = await consumer.end_offsets(places)
+        consumer.assign(places)
+        for place in places:
+            known = await consumer.committed(place) or 0
+            within = starts[place] <= known <= ends[place]
+            consumer.seek(place, known if within else starts[place])
+        return places
+
+    async def _take(self, record: ConsumerRecord) -> None:
+        try:
+            request = decode_control(record.value)
+        except WireRefused:
+            return  # a delivery, or what the system that receives it says is unreadable
+        if isinstance(request, ResendRequest) and request.dataset in self._published:
+            await self._resend(request)
