@@ -15,6 +15,7 @@ log = structlog.get_logger(__name__)
 
 _IDLE_SECONDS = 1.0  # at least so often the end is asked for, which is what proves freshness
 _BACKOFF_SECONDS = (0.2, 2.0)
+_TOLD_SECONDS = 60.0  # what was told is told again no sooner, however often it comes and goes
 
 
 class TopicFollower:
@@ -79,14 +80,17 @@ class TopicFollower:
 
     async def _follow(self) -> None:
         pause = _BACKOFF_SECONDS[0]
+        told, told_at = "", float("-inf")
+        clock = asyncio.get_running_loop().time
         while True:
             try:
                 await self._idle()
                 await self._read()
                 pause = _BACKOFF_SECONDS[0]
             except (BusUnreachable, BusRefused) as error:
-                if pause == _BACKOFF_SECONDS[0]:
+                if error.what != told or clock() - told_at > _TOLD_SECONDS:
                     log.warning("topic_unreadable", topic=self.topic, error=error.what)
+                    told, told_at = error.what, clock()
                 await self._close()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _BACKOFF_SECONDS[1])

@@ -8,6 +8,9 @@ Rules (each is a trap of the client that was met):
    new one is opened, and what was not acked is sent again in order. The outcome of the first
    attempt is unknown; versions make a record that arrives twice harmless.
 3. A refusal (rights, unknown topic, too large) is told at once: sending again does not mend it.
+4. A topic that refused has a producer of its own until it takes something, and is tried less and
+   less often: were it the shared one that is thrown away each time, one inbox without rights would
+   break off what is on its way to all the others.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ MAX_REQUEST_BYTES = 2 * 1024 * 1024
 _BATCHES_IN_FLIGHT = 64
 _ATTEMPT_SECONDS = 15.0
 _BACKOFF_SECONDS = (0.1, 2.0)
+_APART_SECONDS = (0.2, 5.0)  # between two attempts at a topic that refused
 _DISCARD_SECONDS = 1.0
 
 
@@ -79,16 +83,38 @@ class _Parcel:
             self.done.set_result(self.offsets)
 
 
+class _Line:
+    """A producer, opened when it is needed; `users`: attempts that are under way on it."""
+
+    def __init__(self) -> None:
+        self.producer: AIOKafkaProducer | None = None
+        self.opening = asyncio.Lock()
+        self.users = 0
+        self.pause = 0.0  # 0: whoever comes may try at once
+        self.rests_until = 0.0
+
+    async def rest(self, deadline: float) -> None:
+        """Waits for the next attempt's turn, no longer than until the deadline."""
+        seconds = min(self.rests_until, deadline) - asyncio.get_running_loop().time()
+        if seconds > 0:
+            await asyncio.sleep(seconds)
+
+    def refused(self) -> None:
+        self.pause = min(max(_APART_SECONDS[0], self.pause * 2), _APART_SECONDS[1])
+        self.rests_until = asyncio.get_running_loop().time() + self.pause
+
+
 class Sender:
-    """Owns one producer. Call `start` once before and `stop` once after; any number of tasks may
-    call `send` at the same time: records for one partition are stored in the order of the calls.
+    """Owns one producer, and one for each topic that refuses. Call `start` once before and `stop`
+    once after; any number of tasks may call `send` at the same time: records for one partition are
+    stored in the order of the calls.
     """
 
     def __init__(self, connection: Connection, *, deadline_seconds: float = 30.0) -> None:
         self._connection = connection
         self._deadline_seconds = deadline_seconds
-        self._producer: AIOKafkaProducer | None = None
-        self._opening = asyncio.Lock()
+        self._shared = _Line()
+        self._apart: dict[str, _Line] = {}  # topics that refused what was sent last
         self._slots = asyncio.Semaphore(_BATCHES_IN_FLIGHT)
         self._lanes: dict[Place, deque[_Parcel]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -97,7 +123,7 @@ class Sender:
 
     async def start(self) -> None:
         """Raises BusUnreachable, BusRefused."""
-        await self._open()
+        await self._open(self._shared)
 
     async def stop(self) -> None:
         """Ends at once: sends that wait fail with BusUnreachable. Await your sends first."""
@@ -109,9 +135,10 @@ class Sender:
             for parcel in lane:
                 parcel.fail(BusUnreachable("the sender was stopped"))
         self._lanes.clear()
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await _discard(producer)
+        for line in (self._shared, *self._apart.values()):
+            producer, line.producer = line.producer, None
+            if producer is not None:
+                await _discard(producer)
         await asyncio.gather(*self._discards, return_exceptions=True)
 
     async def __aenter__(self) -> Sender:
@@ -123,11 +150,11 @@ class Sender:
 
     async def partitions(self, topic: str) -> int:
         """Number of partitions of a topic. Raises BusRefused when there is no such topic for us."""
-        return await partition_count((await self._open()).client, topic)
+        return await partition_count((await self._open(self._shared)).client, topic)
 
     async def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
         """Topic -> its id, of those that are there for us now. Raises BusUnreachable."""
-        return await topic_ids((await self._open()).client, topics)
+        return await topic_ids((await self._open(self._shared)).client, topics)
 
     async def send(
         self, records: Sequence[Outgoing], *, deadline_seconds: float | None = None
@@ -216,11 +243,30 @@ class Sender:
 
     async def _attempt(self, place: Place, lane: deque[_Parcel]) -> DeptbusError | None:
         """One batch of what waits; None when it was acked, else what went wrong."""
+        topic = place[0]
+        line = self._apart.get(topic, self._shared)
+        line.users += 1
+        try:
+            await line.rest(lane[0].deadline)
+            if lane[0].done.done():
+                return None  # whoever waited for it went away meanwhile
+            failed = await self._send_batch(line, place, lane)
+            if failed is None and self._apart.get(topic) is line:
+                del self._apart[topic]  # it takes what is sent: back to the others
+        finally:
+            line.users -= 1
+            if line is not self._shared and not line.users and self._apart.get(topic) is not line:
+                self._throw_away(line)
+        return failed
+
+    async def _send_batch(
+        self, line: _Line, place: Place, lane: deque[_Parcel]
+    ) -> DeptbusError | None:
         topic, partition = place
         producer = None
         try:
             async with self._slots:
-                producer = await self._open()
+                producer = await self._open(line)
                 if partition >= await partition_count(producer.client, topic):
                     return BusRefused(f"topic {topic} has no partition {partition}")
                 batch = producer.create_batch()
@@ -235,36 +281,40 @@ class Sender:
         except DeptbusError as error:
             return error
         except (KafkaError, OSError, TimeoutError) as error:
-            if producer is not None:
-                await self._replace(producer, place, error)
-            return translate(error, topic=topic)
+            told = translate(error, topic=topic)
+            if producer is not None and line.producer is producer:
+                log.warning(
+                    "producer_replaced",
+                    topic=topic,
+                    partition=partition,
+                    error=type(error).__name__,
+                )
+                self._throw_away(line)
+                if isinstance(told, BusRefused):
+                    self._apart.setdefault(topic, _Line()).refused()
+            return told
         for parcel, count in taken:
             parcel.acked(base, count)
             base += count
         return None
 
-    async def _open(self) -> AIOKafkaProducer:
-        async with self._opening:
-            if self._producer is None:
-                self._producer = await open_producer(
+    async def _open(self, line: _Line) -> AIOKafkaProducer:
+        async with line.opening:
+            if line.producer is None:
+                line.producer = await open_producer(
                     self._connection,
                     max_batch_size=BATCH_BYTES,
                     max_request_size=MAX_REQUEST_BYTES,
                 )
-            return self._producer
+            return line.producer
 
-    async def _replace(self, poisoned: AIOKafkaProducer, place: Place, why: BaseException) -> None:
-        """Throw the producer away unless another lane did already; the next attempt opens one."""
-        async with self._opening:
-            if self._producer is not poisoned:
-                return
-            self._producer = None
-        log.warning(
-            "producer_replaced", topic=place[0], partition=place[1], error=type(why).__name__
-        )
-        task = asyncio.create_task(_discard(poisoned))
-        self._discards.add(task)
-        task.add_done_callback(self._discards.discard)
+    def _throw_away(self, line: _Line) -> None:
+        """Whatever is poisoned or no longer needed; the next attempt opens another one."""
+        producer, line.producer = line.producer, None
+        if producer is not None:
+            task = asyncio.create_task(_discard(producer))
+            self._discards.add(task)
+            task.add_done_callback(self._discards.discard)
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)

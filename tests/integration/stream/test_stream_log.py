@@ -7,15 +7,24 @@ import os
 import signal
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import RequestTimedOutError
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 from deptbus.cluster.embedded import EmbeddedBroker
 from deptbus.connection import Connection
 from deptbus.errors import BusRefused, BusUnreachable
+from deptbus.stream import sender as sender_module
 from deptbus.stream.brokers import open_consumer, open_producer, partition_count
 from deptbus.stream.log import (
     LogReader,
@@ -158,6 +167,63 @@ async def test_a_topic_that_refuses_holds_up_no_other(connection: Connection, to
         found = await asyncio.gather(*sends, return_exceptions=True)
     assert [type(error) for error in found[-4:]] == [BusRefused] * 4
     assert [f for f in found[:-4] if isinstance(f, BaseException)] == []
+
+
+class Forgetful(dict[str, Any]):
+    """Knows no topic that refused."""
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        return default
+
+
+async def _producers_used(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, apart: dict[str, Any]
+) -> int:
+    """How many producers the other topics go by while one refuses, until it takes what is sent."""
+    monkeypatch.setattr(sender_module, "_APART_SECONDS", (0.02, 0.1))
+    small, other = (f"{name}-{uuid.uuid4().hex[:8]}" for name in ("small", "other"))
+    admin = AdminClient(connection.librdkafka())
+    made = [NewTopic(small, 4, 1, config={"max.message.bytes": "100"}), NewTopic(other, 4, 1)]
+    for future in admin.create_topics(made).values():
+        future.result(30)
+    record = Outgoing(small, 1, None, os.urandom(500))
+    async with Sender(connection) as sender, asyncio.timeout(60):
+        sender._apart = apart
+        with pytest.raises(BusRefused):
+            await sender.send([record])
+        await sender.send([Outgoing(other, 0, None, b"first")])
+        used = {id(sender._shared.producer): sender._shared.producer}
+        for number in range(4):
+            with pytest.raises(BusRefused):
+                await sender.send([record])
+            await sender.send([Outgoing(other, number, None, b"x")])
+            used[id(sender._shared.producer)] = sender._shared.producer
+        entry = ConfigEntry("max.message.bytes", "100000",
+                            incremental_operation=AlterConfigOpType.SET)  # fmt: skip
+        resource = ConfigResource(ResourceType.TOPIC, small, incremental_configs=[entry])
+        admin.incremental_alter_configs([resource])[resource].result(30)
+        while True:  # the broker's own view of it follows in a moment
+            try:
+                await sender.send([record])
+                break
+            except BusRefused:
+                continue
+        assert sender._apart == {}
+        assert await sender.send([record]) == [1]
+        used[id(sender._shared.producer)] = sender._shared.producer
+    return len(used)
+
+
+async def test_a_topic_that_refuses_takes_the_producer_of_no_other(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+):
+    assert await _producers_used(connection, monkeypatch, {}) == 1
+
+
+async def test_planted_one_producer_for_all_topics_is_caught(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+):
+    assert await _producers_used(connection, monkeypatch, Forgetful()) > 1
 
 
 async def test_a_broker_that_stands_still(connection: Connection, topic: str, still_broker: int):
