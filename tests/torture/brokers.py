@@ -60,7 +60,8 @@ def run(world: World, seed: int, short: bool) -> Verdict:
         world.start_default(workers=1 if short else 2)
         world.write_on(per_second=PER_SECOND)
         for fault in SHORT if short else (*SHORT, *FULL):
-            fault(world, short)
+            if not world.has_shown(0.0):
+                fault(world, short)
         world.write_until(0 if short else 10_000)
         verdict = world.conclude()
         world.broker.stop()

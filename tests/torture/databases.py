@@ -51,6 +51,8 @@ def run(world: World, seed: int, short: bool) -> Verdict:
         fault(world, short)
         told = world.tend()
         world.verdict.check(not told, f"{fault.__name__}: ended by it: {told}")
+        if world.has_shown(0.0):
+            break
     world.write_until(0 if short else 6_000)
     return world.conclude()
 

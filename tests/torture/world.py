@@ -409,6 +409,11 @@ class World:
     def conclude(self, seconds: float = SETTLE_SECONDS, *, drained: bool = True) -> Verdict:
         """Writers have ended: waits until the copies are right and (`drained`) the workers have
         read all there is, then counts. What is not right by then is found."""
+        if self.has_shown(0.0):
+            for writer in self.writers.values():
+                writer.stop()
+            self.did("the planted mistake is found: nothing more is waited for")
+            return self.verdict
         self.wait_written()
         began = time.monotonic()
         arrived = self.witness.settle(seconds, enough=self.has_shown)
