@@ -32,7 +32,7 @@ from deptbus.contract.department import load_department
 from deptbus.department import install
 from deptbus.department.adapter import SystemRun
 from deptbus.department.resync import Resynced
-from deptbus.names import SCHEMAS, control_topic, out_topic
+from deptbus.names import SCHEMAS, control_topic, in_topic, out_topic
 from deptbus.stream.log import Sender, read_to_end
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
@@ -92,7 +92,8 @@ class SourceDesk:
         await self.sql(TABLE)
         await self.install()
         admin = AdminClient(self.bus.librdkafka())
-        for topic, count in ((out_topic(self.unit), 4), (control_topic(self.unit), 1)):
+        topics = {out_topic(self.unit): 4, in_topic(self.unit): 4, control_topic(self.unit): 1}
+        for topic, count in topics.items():
             admin.create_topics([NewTopic(topic, count, 1)])[topic].result(30)
         with suppress(KafkaException):  # another desk made it
             admin.create_topics([NewTopic(SCHEMAS, 1, 1)])[SCHEMAS].result(30)

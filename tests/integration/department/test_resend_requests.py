@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
 from fault_desks import SourceDesk, running, until
 from source_world import PLACES
 
@@ -44,9 +43,6 @@ async def ask(desk: SourceDesk, key: bytes | None, dataset: str = "person") -> N
 
 async def opened(broker: Connection, folder: Path) -> SourceDesk:
     desk = await SourceDesk(broker, folder).open()
-    topic = in_topic(desk.unit)
-    admin = AdminClient(broker.librdkafka())
-    admin.create_topics([NewTopic(topic, 4, 1)])[topic].result(30)
     insert = "INSERT INTO people (身份证, area, 姓名, sex) VALUES ('{:018}', '{}', 'a', 1)"
     await desk.sql(*(insert.format(n, PLACES[0]) for n in range(3)))
     return desk
