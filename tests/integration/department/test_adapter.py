@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -34,7 +35,13 @@ from deptbus.names import CONTRACT as CONTRACT_TOPIC
 from deptbus.names import control_topic, out_topic
 from deptbus.stream.log import Outgoing, read_to_end
 from deptbus.stream.policies import append_policy
-from deptbus.wire.control import ResendRequest, encode_control, key_of
+from deptbus.wire.control import (
+    AppliedBeat,
+    ResendRequest,
+    decode_control,
+    encode_control,
+    key_of,
+)
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
 
@@ -120,7 +127,7 @@ async def town(bus: Connection, tmp_path: Path) -> Any:
     feed = town.feeds[UNIT]
     feed.drop_topic()
     feed.make_topic()
-    for name in (CONTRACT_TOPIC, out_topic(SOURCE), control_topic(SOURCE)):
+    for name in (CONTRACT_TOPIC, out_topic(SOURCE), control_topic(SOURCE), control_topic(UNIT)):
         parts = 2 if name.startswith("out.") else 1
         for future in feed.admin.create_topics([NewTopic(name, parts, 1)]).values():
             with suppress(KafkaException):  # there already
@@ -182,6 +189,31 @@ async def _published(town: Town, count: int) -> list[Change]:
         if len(changes) >= count:
             return changes
         assert time.monotonic() < deadline
+
+
+async def test_a_recipient_tells_that_it_lives_and_when_it_applied(town: Town) -> None:
+    began_us = time.time_ns() // 1000
+    town.start(town.housing)
+    first = await _beat(town, lambda beat: beat.at_us > began_us)
+    assert first.applied_at_us is None
+    await town.feeds[UNIT].deliver([upsert(1)])
+    beat = await _beat(town, lambda beat: (beat.applied_at_us or 0) > began_us)
+    assert beat.applied_at_us is not None
+    assert beat.at_us - 30_000_000 < beat.applied_at_us <= beat.at_us
+    later = await _beat(town, lambda again: again.at_us > beat.at_us)  # with nothing to apply
+    assert later.applied_at_us == beat.applied_at_us
+
+
+async def _beat(town: Town, condition: Callable[[AppliedBeat], bool]) -> AppliedBeat:
+    """Housing's last one, once it is as wanted."""
+    deadline = time.monotonic() + 30
+    while True:
+        records = await read_to_end(town.bus, control_topic(UNIT))
+        beats = [b for r in records if isinstance(b := decode_control(r.value), AppliedBeat)]
+        if beats and condition(beats[-1]):
+            return beats[-1]
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
 
 
 async def test_the_older_of_two_is_fenced_says_so_and_ends(town: Town) -> None:
