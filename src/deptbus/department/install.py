@@ -245,6 +245,33 @@ async def resync_system(connection: Connection, department: Department, system: 
         await follower.stop()
 
 
+def key_of_natural(
+    department: Department, dataset: str, contract: Contract, natural: tuple[str, ...]
+) -> bytes:
+    """The bus key of a natural key as it is typed in the own table, under the unit's own secret,
+    which is here and nowhere else. Raises DeptbusError, SourceRefused; none quotes what was typed.
+    """
+    settings = department.systems[system_of(department, dataset)]
+    secret = read_secret(department.secret_file)
+    known = contract.unit_by_name.get(department.unit)
+    if known is not None and known.key_fingerprint not in (None, fingerprint(secret)):
+        raise SourceRefused(
+            f"the key secret of {department.unit} is not the one that the contract names",
+            mend="Put the unit's own secret back",
+        )
+    parts = contract.datasets[dataset].key if dataset in contract.datasets else ()
+    if len(natural) != len(parts):
+        raise DeptbusError(
+            f"the natural key of {dataset} has {len(parts)} parts",
+            mend=f"Give --natural for each of: {', '.join(parts)}",
+        )
+    publish = settings.publishes[dataset]
+    found = Publication(department.unit, dataset, publish, contract, secret).key_of_raw(natural)
+    if found.key is None:
+        raise DeptbusError("that is not a natural key", mend="Check what was typed")
+    return found.key
+
+
 async def ask_resend(
     department: Department,
     system: str,

@@ -82,16 +82,18 @@ def codecs_of(history: PolicyHistory) -> Codecs:
 
 
 async def read_quarantine(
-    connection: Connection, history: PolicyHistory, *, deadline: float
+    connection: Connection, history: PolicyHistory, *, deadline: float, key: bytes | None = None
 ) -> Quarantine:
-    """All cases, and which of them are overtaken. Raises BusUnreachable, BusRefused."""
+    """All cases (of one key), and which of them are overtaken. Raises BusUnreachable,
+    BusRefused."""
     records: list[Control] = []
     for entry in await read_to_end(connection, names.QUARANTINE):
         try:
             records.append(decode_control(entry.value))
         except WireRefused as error:
             log.error("quarantine_record_refused", offset=entry.offset, reason=error.reason)
-    return await _overtaken(connection, history, cases_of(records), deadline)
+    cases = [c for c in cases_of(records) if key is None or key == c.note.key]
+    return await _overtaken(connection, history, cases, deadline)
 
 
 async def _overtaken(

@@ -8,7 +8,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+from aiokafka import TopicPartition
+
 from deptbus.connection import Connection
+from deptbus.stream.brokers import consumer_of, partitions_of
 from deptbus.stream.log import LogRecord, scan_to_end
 
 SECONDS = 20.0  # of one command, by default
@@ -56,6 +59,17 @@ async def find_keys(
     except TimeoutError:
         found.is_whole = False
     return found
+
+
+async def offset_at(connection: Connection, topic: str, partition: int, time_ms: int) -> int:
+    """The first offset that was written at that time or later; the end when there is none."""
+    place = TopicPartition(topic, partition)
+    async with consumer_of(connection) as consumer:
+        await partitions_of(consumer, topic)
+        found = (await consumer.offsets_for_times({place: time_ms}))[place]
+        if found is not None:
+            return int(found.offset)
+        return int((await consumer.end_offsets([place]))[place])
 
 
 async def read_places(
