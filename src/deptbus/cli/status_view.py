@@ -7,7 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
+from deptbus.cli.hold import hold_line
 from deptbus.cli.lag_view import UNKNOWN, duration, number, verdict
+from deptbus.contract.model import Hold
 
 _NAMES_SHOWN = 6
 _RED_SHOWN = 7  # three lines each: it has to be one screen
@@ -29,6 +31,9 @@ def status_screen(document: dict[str, Any]) -> None:
             f"{row['owner']}; type `deptbus department status --config FILE`"
         )
     _not_joined(console, document["not_joined"])
+    for hold in document["holds"]:
+        line = hold_line(Hold.model_validate(hold))
+        console.print(f"{line}; `deptbus resume` lets them go on", markup=False)
     if not document["is_whole"]:
         console.print("A broker did not answer: the groups that it has may be missing here.")
 

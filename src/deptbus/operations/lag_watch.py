@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from deptbus import names
 from deptbus.connection import Connection
-from deptbus.contract.model import Contract, Unit
+from deptbus.contract.model import Contract, Hold, Unit
 from deptbus.errors import ContractUnreadable
 from deptbus.operations.lag import Place
 from deptbus.operations.margin import FOR_EVER, Keeping, margin_seconds
@@ -46,6 +46,7 @@ class LagReport:
     units: tuple[StageReport, ...]
     stages: tuple[StageReport, ...]
     has_contract: bool
+    holds: tuple[Hold, ...] = ()  # deliveries that the data office keeps back
 
     def places_of(self, unit: str) -> list[Place]:
         """What this unit's own two topics are read by."""
@@ -67,6 +68,7 @@ class LagWatch:
         self._observer = Observer(connection, limits, now)
         self._signs = SignsWatch(connection)
         self._contract: Contract | None = None
+        self._holds: tuple[Hold, ...] = ()
         self._contract_read_at = float("-inf")
         self._readers: dict[str, Reader] = {}  # of our own groups
         self._outboxes: dict[System, Track] = {}
@@ -109,7 +111,8 @@ class LagWatch:
         for report in stages:
             by_unit[report.unit].append(report)
         units = tuple(unit_report(reports) for reports in by_unit.values())
-        return LagReport(picture.at, picture, units, stages, self._contract is not None)
+        has_contract = self._contract is not None
+        return LagReport(picture.at, picture, units, stages, has_contract, self._holds)
 
     # --- what should be there -------------------------------------------------------------
 
@@ -118,12 +121,13 @@ class LagWatch:
 
     async def _follow_contract(self, cluster: Cluster, now: float) -> None:
         if names.CONTRACT not in cluster.topics:
-            self._contract = None
+            self._contract, self._holds = None, ()
         elif now - self._contract_read_at > CONTRACT_SECONDS:
             try:
-                self._contract = (await read_policies(self._connection)).current().contract
+                policy = (await read_policies(self._connection)).current()
+                self._contract, self._holds = policy.contract, policy.holds
             except ContractUnreadable:
-                self._contract = None
+                self._contract, self._holds = None, ()
             self._contract_read_at = now
 
     def _expected(self) -> dict[str, list[str]]:

@@ -22,7 +22,8 @@ FOREVER = "for_ever"
 def status_document(report: LagReport) -> dict[str, Any]:
     """`red`: what somebody has to look at, one stage for each owner that a unit's way has, the
     worst first; `not_joined`: units whose adapter never began while something waits for them;
-    `parked`: rows at sources."""
+    `parked`: rows at sources; `holds`: deliveries that the data office itself keeps back, which
+    nobody has to mend."""
     bad = [stage for stage in report.stages if is_bad(stage.verdict)]
     by_owner: dict[tuple[str, str], list[StageReport]] = defaultdict(list)
     for stage in bad:
@@ -45,6 +46,7 @@ def status_document(report: LagReport) -> dict[str, Any]:
             for s in waiting
         ],
         "parked": [{"unit": s.unit, "owner": s.owner, "rows": s.parked} for s in parked],
+        "holds": [hold.model_dump(mode="json") for hold in report.holds],
         "is_whole": report.picture.is_whole,
     }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from rich.console import Console
 from deptbus.cli import lag_view, status_view
 from deptbus.cli.lag_view import duration, groups_table, lag_table
 from deptbus.cli.status_view import status_screen
+from deptbus.contract.model import Hold
 from deptbus.errors import Exit
 from deptbus.operations.lag import Lag, PartitionState, Place, Seen
 from deptbus.operations.lag_report import exit_code, groups_document, lag_document
@@ -164,6 +167,9 @@ def test_status_names_owner_step_and_how_long_it_may_wait():
 def test_status_that_is_well_and_one_that_nobody_could_tell():
     well = stage(HOUSING, Verdict.OK)
     assert status_document(report(well))["exit_code"] == 0
+    held = Hold(unit=POLICE, reason="a test", held_by="wang", held_at=datetime.now(UTC))
+    document = status_document(replace(report(well), holds=(held,)))
+    assert (document["exit_code"], document["holds"][0]["unit"]) == (0, POLICE)
     assert status_document(report(well, stage(POLICE, None)))["exit_code"] == 2
     assert (
         status_document(
