@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deptbus.cli.options import Bootstrap, ClientFile, Data, Output, OutputOption, connect
-from deptbus.errors import DeptbusError, Exit
+from deptbus.errors import BusUnreachable, DeptbusError, Exit
 
 if TYPE_CHECKING:
     from deptbus.connection import Connection
@@ -65,6 +65,11 @@ class _Shown:
         self.watch = watch
         self.code: Exit | None = None
 
+    def could_not(self, error: BusUnreachable) -> None:
+        """A watch goes on: whoever keeps it open waits for just this to be over."""
+        self.code = Exit.COULD_NOT
+        print(f"deptbus: {error}", file=sys.stderr, flush=True)
+
     def show(self, report: LagReport) -> None:
         from deptbus.cli.lag_view import lag_table
         from deptbus.operations.lag_report import exit_code, lag_document
@@ -94,8 +99,13 @@ async def _look(connection: Connection, shown: _Shown, promise_seconds: float) -
 
     async with LagWatch(connection, Limits(promise_seconds=promise_seconds)) as lag_watch:
         while True:
-            shown.show(await lag_watch.look())
-            assert shown.code is not None
+            try:
+                shown.show(await lag_watch.look())
+            except BusUnreachable as error:
+                if not shown.watch:
+                    raise
+                shown.could_not(error)
             if not shown.watch:
+                assert shown.code is not None
                 return shown.code
             await asyncio.sleep(WATCH_SECONDS)

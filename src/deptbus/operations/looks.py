@@ -8,11 +8,11 @@ record or the end. What it met is remembered until the reader has passed it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from deptbus.operations.lag import Look
@@ -115,14 +115,18 @@ class Looks:
                 self._known.setdefault((place.topic, place.partition), {})[look.origin] = look
 
 
-def _further(look: Look, records: Iterable[object], position: int) -> Look:
+def _further(look: Look, records: Sequence[ConsumerRecord], position: int) -> Look:
     """The look with what one poll gave, up to where the consumer stands now."""
-    found = list(records)
-    if found and look.first is None:
-        first = found[0]
-        written = first.timestamp if first.timestamp is not None and first.timestamp >= 0 else None  # type: ignore[attr-defined]
-        look = look._replace(first=first.offset, first_ms=written)  # type: ignore[attr-defined]
-    return look._replace(upto=max(look.upto, position), records=look.records + len(found))
+    if records and look.first is None:
+        first = records[0]
+        look = look._replace(first=first.offset, first_ms=_written(first))
+    return look._replace(upto=max(look.upto, position), records=look.records + len(records))
+
+
+def _written(record: ConsumerRecord) -> int | None:
+    """Producers of old versions give no time, which Kafka tells as -1."""
+    time_ms = int(record.timestamp)
+    return time_ms if time_ms >= 0 else None
 
 
 def _is_enough(look: Look, end: int) -> bool:

@@ -32,7 +32,7 @@ from deptbus.operations.offsets import NO_COORDINATOR, NO_TOPIC, Offsets, Spot, 
 from deptbus.operations.verdicts import USUAL, Limits, Reader, Track, follow
 from deptbus.stream.brokers import open_consumer
 
-LOOK_SECONDS = 2.0  # of one poll, at the most
+LOOK_SECONDS = 10.0  # at the most; it is needed where thousands of readers are behind at once
 _GONE = ("Empty", "Dead")
 
 

@@ -35,12 +35,13 @@ from deptbus.wire.control import AgentReport, AppliedBeat, Heartbeat, check_key,
 log = structlog.get_logger(__name__)
 
 TAIL_RECORDS = 64
+_SILENCE_MS = 5_000  # records are known to lie there: a bus that gives none for so long is away
 System = tuple[str, str]  # unit, system
 
 
 class SignsWatch:
-    """`start`, then `read` at each poll; `stop`. Raises nothing for a bus that is away: then what
-    it says is that nobody can tell."""
+    """`read` at each poll; `stop` at the end. Raises nothing for a bus that is away: then what it
+    says is that nobody can tell."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -69,24 +70,29 @@ class SignsWatch:
             self._is_read = False
             await self.stop()
         lives = [agent.life(now) for agent in self._agents.values()]
-        self.worker = latest(lives) if self._is_read else UNREADABLE
+        self.worker = latest(lives) if self._can_tell(AGENTS) else UNREADABLE
 
     def of(self, system: System) -> SystemSigns:
         return self._systems.get(system, SystemSigns())
 
     def source(self, system: System, now: float) -> Life:
-        return self._life(self.of(system).source_sign, now)
+        return self._life(system, self.of(system).source_sign, now)
 
     def recipient(self, system: System, now: float) -> Life:
-        return self._life(self.of(system).recipient_sign, now)
+        return self._life(system, self.of(system).recipient_sign, now)
 
-    def _life(self, sign: Sign | None, now: float) -> Life:
-        return life_of(sign, now) if self._is_read else UNREADABLE
+    def _life(self, system: System, sign: Sign | None, now: float) -> Life:
+        return life_of(sign, now) if self._can_tell(control_topic(system[0])) else UNREADABLE
+
+    def _can_tell(self, topic: str) -> bool:
+        """A topic that is not there, or that this client may not see, tells nothing of anybody."""
+        return self._is_read and TopicPartition(topic, 0) in self._places
 
     async def _read(self, systems: set[System], cluster: Cluster, now: float) -> None:
         wanted = {control_topic(unit) for unit, _ in systems} | {AGENTS}
         places = frozenset(TopicPartition(t, 0) for t in wanted & cluster.topics.keys())
         if not places:
+            self._places = places
             return
         if self._consumer is None:
             self._consumer = await open_consumer(self._connection)
@@ -122,7 +128,7 @@ class SignsWatch:
     async def _drain(self, consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]) -> None:
         left = {p for p in ends if await consumer.position(p) < ends[p]}
         while left:
-            found = await consumer.getmany(*left, timeout_ms=1000, max_records=5000)
+            found = await consumer.getmany(*left, timeout_ms=_SILENCE_MS, max_records=5000)
             if not found:
                 raise TimeoutError
             for place, records in found.items():
