@@ -17,7 +17,6 @@ from deptbus.stream.brokers import (
     partitions_of,
     topic_partitions,
     translate,
-    wait_long,
 )
 from deptbus.stream.sender import Outgoing, Sender
 
@@ -130,9 +129,6 @@ class LogReader:
                 if found:
                     yield _flat(found)
                 left = [p for p in left if await consumer.position(p) < ends[p]]
-            # Followers of the contract and the schemas ask again and again, mostly for nothing. One
-            # partition is always asked for, so no record of it comes later for a long wait.
-            wait_long(consumer, len(self._places) == 1)
         except (KafkaError, OSError, TimeoutError) as error:
             raise translate(error, topic=self._topic) from error
 
