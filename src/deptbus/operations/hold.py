@@ -64,7 +64,8 @@ def without_hold(policy: Policy, unit: str, dataset: str, now: datetime, by: str
 def _next(policy: Policy, holds: tuple[Hold, ...], by: str, now: datetime) -> Policy:
     return Policy(
         number=policy.number + 1,
-        activated_at=now,
+        # Grants that have started stay started, by whichever clock.
+        activated_at=max(now, policy.activated_at),
         activated_by=by,
         contract=policy.contract,
         holds=holds,

@@ -37,7 +37,7 @@ from deptbus.operations.quarantine import (
     place_text,
     plan_resend,
 )
-from deptbus.operations.search import find_keys, read_places
+from deptbus.operations.search import each_of_keys, read_places
 from deptbus.stream.data import decode_data
 from deptbus.stream.log import LogRecord, Outgoing, Sender, read_to_end
 from deptbus.stream.policies import PolicyHistory
@@ -110,20 +110,24 @@ async def _overtaken(
     unknown: set[int] = set()  # of which a topic was not read to its end
     for (dataset, partition), keys in sorted(wanted.items()):
         topic = names.data_topic(dataset)
-        try:
-            found = await find_keys(connection, topic, partition, keys, deadline=deadline)
-        except BusRefused:  # the dataset has no topic: whether it ever had a newer version?
-            unknown.update(i for indexes in keys.values() for i in indexes)
-            continue
-        for entry in found.records:
+
+        def take(entry: LogRecord, keys: dict[bytes, list[int]] = keys) -> bool:
             change = _change(codecs, entry)
             if change is not None:
                 for index in keys[change.key]:
                     if cases[index].is_overtaken_by(change, entry.timestamp_ms * 1000):
                         answers[index] = True
+            return True
+
+        try:
+            is_whole = await each_of_keys(
+                connection, topic, partition, keys, take, deadline=deadline
+            )
+        except BusRefused:  # the dataset has no topic: whether it ever had a newer version?
+            is_whole = False
         for index in (i for indexes in keys.values() for i in indexes):
             answers.setdefault(index, False)
-            if not found.is_whole:
+            if not is_whole:
                 unknown.add(index)
     told = tuple(
         replace(case, superseded=None if i in unknown and not answers.get(i) else answers.get(i))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,8 @@ from deptbus.stream.brokers import consumer_of, partitions_of
 from deptbus.stream.log import LogRecord, scan_to_end
 
 SECONDS = 20.0  # of one command, by default
-MOST = 20_000  # records kept of one partition
+MOST = 20_000  # records that are kept of one key in one topic
+_BYTES = 64 * 1024 * 1024  # of them: a stranger's may have a megabyte each
 _GAP = 5_000  # offsets that are sooner read over than sought past
 
 
@@ -32,17 +33,19 @@ def deadline_in(seconds: float) -> float:
     return asyncio.get_running_loop().time() + seconds
 
 
-async def find_keys(
+async def each_of_keys(
     connection: Connection,
     topic: str,
     partition: int,
     keys: Collection[bytes],
+    take: Callable[[LogRecord], bool],
     *,
     deadline: float,
     from_offset: int = 0,
-) -> Found:
-    """Every record of these keys, in order. Raises BusRefused (no such topic), BusUnreachable."""
-    found, wanted = Found(), frozenset(keys)
+) -> bool:
+    """Gives every record of these keys, in order, to `take`, which answers whether it wants more;
+    keeps none. Whether the end was reached. Raises BusRefused (no such topic), BusUnreachable."""
+    wanted = frozenset(keys)
     try:
         async with asyncio.timeout_at(deadline):
             # A generator, though its door promises an iterator only: it must be closed when left.
@@ -51,13 +54,34 @@ async def find_keys(
             )
             async with aclosing(batches):
                 async for batch in batches:
-                    found.records += [r for r in batch if r.key in wanted]
-                    if len(found.records) > MOST:
-                        del found.records[MOST:]
-                        found.is_whole = False
-                        return found
+                    if not all(take(record) for record in batch if record.key in wanted):
+                        return False
     except TimeoutError:
-        found.is_whole = False
+        return False
+    return True
+
+
+async def find_key(
+    connection: Connection,
+    topic: str,
+    partition: int,
+    key: bytes,
+    *,
+    deadline: float,
+    from_offset: int = 0,
+) -> Found:
+    """The records of one key. Raises as `each_of_keys`."""
+    found, left = Found(), _BYTES
+
+    def take(record: LogRecord) -> bool:
+        nonlocal left
+        left -= len(record.value or b"")
+        found.records.append(record)
+        return left > 0 and len(found.records) < MOST
+
+    found.is_whole = await each_of_keys(
+        connection, topic, partition, [key], take, deadline=deadline, from_offset=from_offset
+    )
     return found
 
 

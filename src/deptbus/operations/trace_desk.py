@@ -20,7 +20,7 @@ from deptbus.errors import BusRefused, DeptbusError, WireRefused
 from deptbus.operations.groups import Groups
 from deptbus.operations.quarantine import Case
 from deptbus.operations.quarantine_desk import codecs_of, read_quarantine
-from deptbus.operations.search import find_keys, offset_at
+from deptbus.operations.search import find_key, offset_at
 from deptbus.operations.trace import Arrival, Seen, Trace, recipients_of, versions_of, waits_of
 from deptbus.routing import Router
 from deptbus.stream.data import decode_data
@@ -168,11 +168,11 @@ class _Search:
         if since_ms > 0:
             start = await offset_at(self._connection, topic, partition, since_ms)
         committed = await self._committed(groups, topic, partition)
-        found = await find_keys(
+        found = await find_key(
             self._connection,
             topic,
             partition,
-            [self._found.key],
+            self._found.key,
             deadline=self._deadline,
             from_offset=start,
         )
