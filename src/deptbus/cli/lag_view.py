@@ -95,6 +95,29 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else _WIDE)
 
 
+def freshness_table(document: dict[str, Any]) -> None:
+    console = _console()
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("unit", "dataset", "state", "last refresh", "promise", "due", "owner"):
+        table.add_column(heading)
+    for row in document["datasets"]:
+        colour = {"fresh": "green", None: "magenta"}.get(row["state"], "red")
+        table.add_row(
+            row["unit"],
+            row["dataset"],
+            f"[{colour}]{row['state'] or UNKNOWN}[/]",
+            row["last_refresh"] or UNKNOWN,
+            duration(row["promise_hours"] * 3600),
+            row["due"] or UNKNOWN,
+            row["owner"],
+        )
+    console.print(table)
+    for row in document["datasets"]:
+        if row["state"] != "fresh":
+            line = f"{row['unit']} {row['dataset']}: {row['advice']}"
+            console.print(line, highlight=False, soft_wrap=True)
+
+
 def verdict(word: str | None) -> str:
     colour = _COLOURS.get(word, "red")
     return f"[{colour}]{word or UNKNOWN}[/]"

@@ -55,6 +55,9 @@ NOUNS: dict[str, Noun] = {
     "audit": Noun("audit", True, "Show what operators did, when and why."),
     "status": Noun("status", False, "Show on one screen whether all is well, and whom to ring."),
     "lag": Noun("lag", False, "Show who is behind, by how much time, and why."),
+    "freshness": Noun(
+        "freshness", False, "Show which source units keep the promises of their datasets."
+    ),
     "groups": Noun("groups", False, "Show every consumer group of the cluster."),
     "topics": Noun("topics", True, "Plan and apply the topics that a contract needs."),
 }
