@@ -45,8 +45,9 @@ class Operator:
 
 
 def operator_of(connection: Connection, name: str) -> Operator:
-    """Raises DeptbusError when that is no name."""
-    if not 0 < len(name.strip()) <= _OPERATOR_LETTERS or not name.isprintable():
+    """Raises DeptbusError when that is no name that may be kept for ever."""
+    is_name = 0 < len(name.strip()) <= _OPERATOR_LETTERS and name.isprintable()
+    if not is_name or RESIDENT_NUMBER.search(name):
         raise DeptbusError("that is no operator's name", mend="Give --operator NAME")
     return Operator(name.strip(), connection.sasl_username or "")
 

@@ -1,11 +1,11 @@
 """What lies at one place of the bus, for an operator: read under guard, masked by sharing class.
 
-Bytes that cannot be read are told by their size and digest, never quoted.
+Bytes that cannot be read are told by their size, never quoted, and by no digest: what is masked of
+a record whose rest is known could be guessed against one.
 """
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from deptbus.change import Change
@@ -27,7 +27,6 @@ def describe(codecs: Codecs, policy: Policy, entry: LogRecord) -> dict[str, Any]
         "bytes": None if value is None or isinstance(value, RefusedBatch) else len(value),
         # A key of any other length is not ours, and may be a number that nobody may see.
         "key": entry.key.hex() if entry.key is not None and len(entry.key) == KEY_BYTES else None,
-        "digest": hashlib.sha256(value).hexdigest() if value else None,
         "unreadable": None,
         "kind": None,
     }

@@ -22,7 +22,7 @@ def test_an_operator_is_who_he_says_beside_whom_the_brokers_know() -> None:
     assert operator_of(BUS, " wang ") == WANG
 
 
-@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 101])
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 101, "33010619900101001X"])
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(DeptbusError, match="no operator's name"):
         operator_of(BUS, name)

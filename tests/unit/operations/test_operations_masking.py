@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -72,6 +73,7 @@ def test_a_record_is_described_without_what_is_masked() -> None:
     text = json.dumps(found, ensure_ascii=False)
     for hidden in (VALUES["person_id"], VALUES["phone"], VALUES["address"], "12345.67"):
         assert str(hidden) not in text
+    assert hashlib.sha256(value).hexdigest() not in text  # a phone number is soon guessed
     assert found["change"]["fields"]["name"] == VALUES["name"]
     assert found["change"]["fields"].keys() == {f["name"] for f in PERSON["fields"]}
     assert found["change"]["version"] == 1_234_567
