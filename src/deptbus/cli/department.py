@@ -120,14 +120,16 @@ def status(
     department = _load(config)
     systems = [asyncio.run(document(department, system)) for system in department.systems]
     holds = None
-    if is_named(data, bootstrap) or client_file is not None:
+    asks_the_bus = is_named(data, bootstrap) or client_file is not None
+    if asks_the_bus:
         holds = asyncio.run(holds_of(department, data, bootstrap, client_file))
     if output is Output.JSON:
         found = {"unit": department.unit, "systems": systems, "holds": holds}
         print(json.dumps(found, ensure_ascii=False))
     else:
         print_status(department.unit, systems)
-        print_holds(holds)
+        if asks_the_bus:
+            print_holds(holds)
     if not all(map(is_well, systems)):
         raise typer.Exit(Exit.ANSWER_IS_NO)
 

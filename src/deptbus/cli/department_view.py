@@ -93,6 +93,8 @@ def print_holds(holds: Sequence[Mapping[str, Any]] | None) -> None:
     from deptbus.cli.hold import hold_line
     from deptbus.contract.model import Hold
 
+    if holds is None:
+        print("the bus does not answer: whether deliveries are held back is not known")
     for hold in holds or ():
         print(hold_line(Hold.model_validate(hold)))
 

@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from routing_county import COUNTY, NOW, policy
 
-from deptbus.cli.department_view import is_well, print_status
+from deptbus.cli.department_view import holds_of, is_well, print_holds, print_status
+from deptbus.contract.department import Department, load_department
+from deptbus.contract.model import Policy
+from deptbus.errors import BusUnreachable
+from deptbus.operations.hold import with_hold
+from deptbus.stream import policies
 
 ROOT = Path(__file__).parents[3]
 
@@ -71,3 +77,62 @@ def test_an_outbox_that_is_not_emptied_says_how_full_how_old_and_what_to_do(
     assert "90 % of the outbox" in text
     assert not is_well(system)
     assert is_well({"source": source(findings=[])})
+
+
+@pytest.fixture
+def housing(tmp_path: Path) -> Department:
+    (tmp_path / "department.yml").write_text(
+        f"unit: housing@{COUNTY}\nsystems:\n  main:\n    database: sqlite:///own.db\n"
+        "    receives:\n      person:\n        table: people\n        columns:\n          id: id\n"
+    )
+    return load_department(tmp_path / "department.yml")
+
+
+class InForce:
+    """The history of one policy."""
+
+    def __init__(self, policy: Policy | None) -> None:
+        self._policy = policy
+
+    def current(self) -> Policy:
+        if self._policy is None:
+            raise BusUnreachable("no broker answers")
+        return self._policy
+
+
+@pytest.mark.parametrize(
+    ("unit", "dataset", "felt"),
+    [(f"housing@{COUNTY}", "", True), ("", "person", True), (f"grid@{COUNTY}", "", False)],
+)
+async def test_a_department_is_told_what_is_held_back_from_it_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    housing: Department,
+    unit: str,
+    dataset: str,
+    felt: bool,
+) -> None:
+    held = with_hold(policy(), unit, dataset, "a move", NOW, "wang")
+
+    async def read(connection: object) -> InForce:
+        return InForce(held)
+
+    monkeypatch.setattr(policies, "read_policies", read)
+    found = await holds_of(housing, None, "127.0.0.1:1", None)
+    assert found is not None
+    assert bool(found) is felt
+    print_holds(found)
+    assert ("since 2026-06-02 00:00 UTC by wang: a move" in capsys.readouterr().out) is felt
+
+
+async def test_where_the_bus_does_not_answer_nobody_says_that_nothing_is_held(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], housing: Department
+) -> None:
+    async def read(connection: object) -> InForce:
+        return InForce(None)
+
+    monkeypatch.setattr(policies, "read_policies", read)
+    found = await holds_of(housing, None, "127.0.0.1:1", None)
+    assert found is None
+    print_holds(found)
+    assert "not known" in capsys.readouterr().out
