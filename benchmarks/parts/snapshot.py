@@ -21,6 +21,7 @@ RATE = 50
 _LIVE_FIRST = 10_000_000  # the live rows' numbers lie behind those of all others
 _NOW = "SELECT clock_timestamp()"
 _OPEN = "SELECT 1 FROM deptbus.snapshot WHERE NOT done"
+_BEGUN = "SELECT 1 FROM deptbus.snapshot WHERE after IS NOT NULL"
 _LOOK_SECONDS = 0.05
 
 
@@ -78,15 +79,18 @@ async def _ask(place: Town) -> Child:
 
 
 async def _beside_live(place: Town, rows: int) -> tuple[float, list[float]]:
-    """Rows a second of a snapshot while a clerk enters new ones (of which the snapshot sends none
-    once more), and milliseconds from commit to commit of these."""
+    """Rows a second of a snapshot while a clerk enters new ones, and milliseconds from commit to
+    commit of those that he entered once its walk had passed them: it sends none of these once
+    more, and a copy's row tells when it was last written."""
     seconds = 4 + 2 * rows // LEAST_ROWS_A_SECOND
     start = await place.applied()
     clerk = run_clerk(place, "clerk-live", "enter", str(_LIVE_FIRST), str(RATE), str(seconds))
     await place.until_applied(start + RATE, 60)  # a second's, so that the adapter has seen them
-    ((since,),) = await place.fetch(place.source, _NOW)
     asked = await _ask(place)
     began = time.monotonic()
+    while not await place.fetch(place.source, _BEGUN):
+        await asyncio.sleep(_LOOK_SECONDS)
+    ((since,),) = await place.fetch(place.source, _NOW)
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
         if not await place.fetch(place.source, _OPEN):

@@ -301,10 +301,11 @@ class PostgresCapture(Capture):
             row = await c.fetchrow(
                 "UPDATE deptbus.snapshot SET after = coalesce($2, after), "
                 "enqueued = enqueued + $3, skipped = skipped + $4, done = $5 "
-                "WHERE dataset = $1 RETURNING dataset, enqueued, skipped, done",
-                *(dataset, last, enqueued, len(raws), done),
+                "WHERE dataset = $1 "
+                "RETURNING dataset, enqueued, skipped, done, pg_notify($6, '')",
+                *(dataset, last, enqueued, len(raws), done, sql.CHANNEL),
             )
-            return Snapshot(*row)
+            return Snapshot(*row[:4])
 
     async def _keys(
         self, c: asyncpg.Connection, dataset: str, after: str | None, limit: int

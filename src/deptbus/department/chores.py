@@ -20,7 +20,7 @@ from deptbus.errors import DatabaseBusy
 log = structlog.get_logger(__name__)
 
 SNAPSHOT_ROWS = 1_000  # one short transaction: below 10 ms
-BACKLOG_ROWS = 5_000  # as many may wait in the outbox: more would not be quicker
+BACKLOG_ROWS = 8_000  # as many may wait in the outbox: more would not be quicker
 # While live changes come, a snapshot goes no quicker than half of what the whole way carries, and
 # so few of its rows wait before a live one that this is not noticed.
 LIVE_PACE_ROWS, LIVE_BACKLOG_ROWS = 10_000, 1_000  # a second; at a time
@@ -134,13 +134,20 @@ class Chores:
             (_LIVE_ROWS, LIVE_BACKLOG_ROWS) if beside_live else (SNAPSHOT_ROWS, BACKLOG_ROWS)
         )
         self._awaits_room = True  # before we look: what goes meanwhile must wake us
-        if await self._capture.backlog(room) >= room:
+        waits = await self._capture.backlog(room)
+        if waits >= room:
             return False
         self._awaits_room = False
+        # Each way to the database and back waits behind what the publisher computes: so as many
+        # chunks as there is room for behind one look. Beside live changes, which come between two
+        # chunks only, it is one.
+        chunks = 1 if beside_live else max(1, (room - waits) // (rows * len(open_now)))
         for snapshot in open_now:
-            after = await self._capture.advance_snapshot(snapshot.dataset, rows)
-            if after.done:
-                log.info("snapshot_enqueued", dataset=after.dataset, rows=after.enqueued)
+            for _ in range(chunks):
+                after = await self._capture.advance_snapshot(snapshot.dataset, rows)
+                if after.done:
+                    log.info("snapshot_enqueued", dataset=after.dataset, rows=after.enqueued)
+                    break
         pace = LIVE_PACE_ROWS if beside_live else math.inf
         self._next_at = began + rows * len(open_now) / pace
         return True
