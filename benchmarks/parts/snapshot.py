@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from datetime import datetime
 
 from benchmarks import county
 from benchmarks.bench import Bench, Child, CouldNot
@@ -88,11 +89,11 @@ async def _beside_live(place: Town, rows: int) -> tuple[float, list[float]]:
     await place.until_applied(start + RATE, 60)  # a second's, so that the adapter has seen them
     asked = await _ask(place)
     began = time.monotonic()
-    while not await place.fetch(place.source, _BEGUN):
-        await asyncio.sleep(_LOOK_SECONDS)
-    ((since,),) = await place.fetch(place.source, _NOW)
+    since: datetime | None = None
     while True:
         await asyncio.sleep(_LOOK_SECONDS)
+        if since is None and await place.fetch(place.source, _BEGUN):
+            ((since,),) = await place.fetch(place.source, _NOW)
         if not await place.fetch(place.source, _OPEN):
             break
     pace = rows / (time.monotonic() - began)
@@ -100,4 +101,5 @@ async def _beside_live(place: Town, rows: int) -> tuple[float, list[float]]:
     await asked.wait(60)
     await clerk.wait(seconds + 60)
     await place.until_applied(start + rows + RATE * seconds, 60)
+    assert since is not None  # a finished snapshot has begun
     return pace, [ms for at, ms in await delays_ms(place, since) if at <= until]
