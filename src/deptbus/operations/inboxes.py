@@ -2,13 +2,13 @@
 
 The id of every inbox is noted on the bus (beside the progress of jobs, so that it outlives the
 inbox and us). One with another id gets a job over all that its unit may have; when that is done,
-the new id is noted. Its recipient has its own word to say: it stops until `rejoin`.
+the new id is noted. Its recipient has its own word to say: it stops until `rejoin`. The same look
+serves the canonical topics (`canonicals.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping
 
 import structlog
@@ -17,12 +17,12 @@ from deptbus import names
 from deptbus.connection import Connection
 from deptbus.errors import BusRefused, BusUnreachable, ContractUnreadable
 from deptbus.operations.board import JobsBoard
+from deptbus.operations.canonicals import Canonicals, note_topic
 from deptbus.operations.due import HELD, Digests, DueJob
 from deptbus.stream.brokers import consumer_of
 from deptbus.stream.identity import topic_ids
-from deptbus.stream.log import Outgoing, Sender
+from deptbus.stream.log import Sender
 from deptbus.stream.policies import PolicyFollower
-from deptbus.wire.control import TopicNoted, encode_control, key_of
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +53,7 @@ class Inboxes:
     ) -> None:
         self._connection, self._sender = connection, sender
         self._jobs, self._policies = jobs, policies
+        self._canonicals = Canonicals(sender, jobs)
         self.made_again: dict[str, str] = {}
 
     async def keep(self) -> None:
@@ -61,9 +62,13 @@ class Inboxes:
             try:
                 async with consumer_of(self._connection) as consumer:
                     while True:
-                        units = self._policies.current().contract.unit_by_name
-                        topics = [names.in_topic(unit) for unit in units]
-                        await self.look(units, await topic_ids(consumer._client, topics))
+                        contract = self._policies.current().contract
+                        topics = [names.in_topic(unit) for unit in contract.unit_by_name]
+                        topics += map(names.data_topic, contract.datasets)
+                        ids = await topic_ids(consumer._client, topics)
+                        await self._jobs.refresh()
+                        await self.look(contract.unit_by_name, ids)
+                        await self._canonicals.look(contract, ids)
                         await asyncio.sleep(LOOK_SECONDS)
             except (BusUnreachable, BusRefused, ContractUnreadable) as error:
                 log.debug("inboxes_not_looked_at", error=error.what)
@@ -71,14 +76,13 @@ class Inboxes:
 
     async def look(self, units: Iterable[str], ids: Mapping[str, str]) -> None:
         """`ids`: of the inboxes that are there now. Raises BusUnreachable, BusRefused."""
-        await self._jobs.refresh()
         for unit in units:
             topic = names.in_topic(unit)
             now, noted = ids.get(topic), self._jobs.topic_ids.get(topic)
             if now is None or now == noted:
                 continue
             if noted is None or self._is_filled(unit, now):
-                await self._note(topic, now)
+                await note_topic(self._sender, topic, now)
                 self.made_again.pop(unit, None)
             elif self.made_again.get(unit) != now:
                 log.error(
@@ -94,10 +98,6 @@ class Inboxes:
             job.unit == unit and job.state == "done" and job.job.endswith(f"/{topic_id[:_SHORT]}")
             for job in self._jobs.jobs.values()
         )
-
-    async def _note(self, topic: str, topic_id: str) -> None:
-        note = TopicNoted(topic, topic_id, time.time_ns() // 1000)
-        await self._sender.send([Outgoing(names.JOBS, 0, key_of(note), encode_control(note))])
 
     def due(self, due: Mapping[str, DueJob], digests: Mapping[int, Digests]) -> dict[str, DueJob]:
         """Pure: the jobs that are due, with those of inboxes that were made again."""

@@ -8,7 +8,8 @@ the topic is read from its beginning. What is taken in or delivered twice change
 1. An outbox made again is read whole; so is one whose canonical topic was made again: changes that
    were lost there before they were routed lie in the outbox still, and so do those that replays and
    new recipients will need, as far back as its retention goes.
-2. What is older than that, only the sources know: they are to resync. That is said.
+2. What is older than that, only the sources know: the operations process asks them for all that
+   they have (`operations/canonicals.py`). For an outbox they are to resync, and that is said.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ LOOK_SECONDS = 1.0
 _SHORT = 8  # characters of an id: told apart are the few that ever had one name
 
 RESYNC_UNIT = "Run `deptbus department resync` at {unit}, and start its adapter again"
-RESYNC_ALL = (
-    "Run `deptbus department resync` at every unit that publishes {dataset}, and start their "
-    "adapters again"
+ASKED_FOR = (
+    "Nothing where `deptbus operations run` runs: it asks every unit that publishes {dataset} for "
+    "all its records. Else run `deptbus department resync` at each, and start its adapter again"
 )
 REJOIN = "Run `deptbus department rejoin` at {unit}, and start its adapter again"
 WRITTEN_AGAIN = "Nothing: the schemas are written again"
@@ -108,7 +109,7 @@ def _mends(contract: Contract) -> dict[str, str]:
         found[out_topic(unit.unit)] = RESYNC_UNIT.format(unit=unit.unit)
         found[in_topic(unit.unit)] = REJOIN.format(unit=unit.unit)
     for dataset in contract.datasets:
-        found[data_topic(dataset)] = RESYNC_ALL.format(dataset=dataset)
+        found[data_topic(dataset)] = ASKED_FOR.format(dataset=dataset)
     return found
 
 

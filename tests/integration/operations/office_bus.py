@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from deptbus import names
 from deptbus.change import Cause, Change, ChangeOp, DeliveryOp, Incarnation, Reason, Received
@@ -144,6 +146,23 @@ async def until(
             return
         assert time.monotonic() < deadline, f"not in time: {what}"
         await asyncio.sleep(0.02)
+
+
+async def make_again(bus: Bus, topic: str, partitions: int = PARTITIONS) -> None:
+    """Deleted by mistake, and made again a moment later."""
+    admin = AdminClient(bus.connection.librdkafka())
+    deleted = admin.delete_topics([topic], operation_timeout=30)[topic]
+    await asyncio.to_thread(deleted.result, 30)
+
+    async def is_made() -> bool:
+        made = admin.create_topics([NewTopic(topic, partitions, 1)])[topic]
+        try:
+            await asyncio.to_thread(made.result, 30)
+        except KafkaException:
+            return False  # marked for deletion still
+        return True
+
+    await until(is_made, f"{topic} is made again")
 
 
 @dataclass

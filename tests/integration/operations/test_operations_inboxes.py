@@ -6,17 +6,15 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
 from office_bus import (
     HOUSING,
-    PARTITIONS,
     Agent,
     Bus,
     Recipient,
     contract,
     copy_of,
     entitled,
+    make_again,
     person,
     until,
 )
@@ -27,20 +25,6 @@ from deptbus.operations.inboxes import Inboxes
 pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
 
 TOPIC = in_topic(HOUSING)
-
-
-async def make_again(bus: Bus) -> None:
-    admin = AdminClient(bus.connection.librdkafka())
-    admin.delete_topics([TOPIC], operation_timeout=30)[TOPIC].result(30)
-
-    def is_made() -> bool:
-        try:
-            admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)])[TOPIC].result(30)
-        except KafkaException:
-            return False  # marked for deletion still
-        return True
-
-    await until(is_made, "the topic is made again")
 
 
 async def loses_what_was_unread(bus: Bus, *, office_sees_it: bool) -> None:
@@ -54,10 +38,10 @@ async def loses_what_was_unread(bus: Bus, *, office_sees_it: bool) -> None:
             await bus.write(*(person(bus.codecs, n, 1) for n in range(40)))
             await agent.route()
             if office_sees_it:
-                await make_again(bus)
+                await make_again(bus, TOPIC)
                 await _filled(bus, policy)
         if not office_sees_it:
-            await make_again(bus)
+            await make_again(bus, TOPIC)
             async with bus.office():
                 await _filled(bus, policy)
     # Whoever comes later finds it noted, and nothing to be done.

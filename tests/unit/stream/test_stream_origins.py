@@ -43,7 +43,7 @@ def test_an_outbox_is_read_again_when_what_it_feeds_was_made_again() -> None:
         assert not after.is_ours(DATA, committed.text(DATA))
     (line,) = logs
     assert (line["event"], line["topic"]) == ("topic_made_again", DATA)
-    assert "resync` at every unit that publishes resident" in line["mend"]
+    assert "every unit that publishes resident" in line["mend"]
 
 
 def test_another_units_outbox_is_left_alone() -> None:
