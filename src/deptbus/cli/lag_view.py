@@ -101,7 +101,7 @@ def freshness_table(document: dict[str, Any]) -> None:
     for heading in ("unit", "dataset", "state", "last refresh", "promise", "due", "owner"):
         table.add_column(heading)
     for row in document["datasets"]:
-        colour = {"fresh": "green", None: "magenta"}.get(row["state"], "red")
+        colour = {"fresh": "green", "closed": "green", None: "magenta"}.get(row["state"], "red")
         table.add_row(
             row["unit"],
             row["dataset"],
@@ -113,7 +113,7 @@ def freshness_table(document: dict[str, Any]) -> None:
         )
     console.print(table)
     for row in document["datasets"]:
-        if row["state"] != "fresh":
+        if row["state"] not in ("fresh", "closed"):
             line = f"{row['unit']} {row['dataset']}: {row['advice']}"
             console.print(line, highlight=False, soft_wrap=True)
 

@@ -30,6 +30,10 @@ def status_screen(document: dict[str, Any]) -> None:
             f"[yellow]{row['unit']}[/]  {row['rows']} rows are parked at their source; ring "
             f"{row['owner']}; type `deptbus department status --config FILE`"
         )
+    if document["closed"]:
+        shown = ", ".join(row["unit"] for row in document["closed"][:_NAMES_SHOWN])
+        more = len(document["closed"]) - _NAMES_SHOWN
+        console.print(f"closed  {shown}{f' and {more} more' if more > 0 else ''}")
     _not_joined(console, document["not_joined"])
     for hold in document["holds"]:
         line = hold_line(Hold.model_validate(hold))

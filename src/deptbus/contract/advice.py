@@ -7,6 +7,7 @@ from datetime import date
 
 from deptbus.contract.draft import DEPARTMENTS, GRANTS, TOPICS, Draft, schema_file
 from deptbus.contract.model import Dataset, Grant, Rule, Sharing, Unit
+from deptbus.contract.opening import opening_of
 from deptbus.contract.territory import covers, level_of, strictly_covers
 from deptbus.contract.yaml_tree import Place
 from deptbus.errors import Problem
@@ -14,7 +15,13 @@ from deptbus.errors import Problem
 
 def advise(draft: Draft, today: date) -> list[Problem]:
     """Hints about a contract that passed its checks. `today` is the day in China."""
-    return [*_grants(draft, today), *_rules(draft, today), *_units(draft), *_withdrawn(draft)]
+    return [
+        *_grants(draft, today),
+        *_rules(draft, today),
+        *_units(draft),
+        *_closings(draft, today),
+        *_withdrawn(draft),
+    ]
 
 
 def may_receive(draft: Draft, unit: Unit, dataset: str) -> bool:
@@ -115,6 +122,23 @@ def _units(draft: Draft) -> Iterator[Problem]:
                 ("units", i),
                 f"unit `{unit.unit}` neither publishes nor receives anything",
                 "Name its line in a rule, give it a grant, or remove it",
+            )
+
+
+def _closings(draft: Draft, today: date) -> Iterator[Problem]:
+    """An inbox has to outlast the longest time for which its unit switches off."""
+    contract = draft.contract
+    hours = max((d.retention_hours for d in contract.datasets.values()), default=0)
+    for i, unit in enumerate(contract.units):
+        closed = opening_of(unit, contract).longest_closed_seconds(today) / 3600
+        if closed > hours:
+            yield _hint(
+                draft,
+                DEPARTMENTS,
+                ("units", i, "service_hours"),
+                f"unit `{unit.unit}` is closed for {closed:.0f} hours at a time, and inboxes keep "
+                f"what comes for {hours}",
+                "Raise `retention_hours` of a dataset above that, or let its adapter run through",
             )
 
 

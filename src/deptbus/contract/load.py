@@ -17,6 +17,7 @@ from deptbus.contract.check import check
 from deptbus.contract.draft import DEPARTMENTS, GRANTS, SCHEMAS, TOPICS, Draft
 from deptbus.contract.model import (
     DEFAULT_PARTITIONS,
+    Calendar,
     Contract,
     Dataset,
     Grant,
@@ -123,7 +124,7 @@ class _Reader:
         return {"partitions": (top or TopicsSettings()).partitions, "datasets": datasets}
 
     def departments(self) -> dict[str, Any]:
-        tree, settings = self._file(DEPARTMENTS, ("territories", "lines", "units"))
+        tree, settings = self._file(DEPARTMENTS, ("territories", "lines", "units", "calendar"))
         territories = {}
         for code, name in self._mapping(tree, DEPARTMENTS, settings, "territories").items():
             if not isinstance(name, str):
@@ -139,7 +140,14 @@ class _Reader:
             for name, value in self._mapping(tree, DEPARTMENTS, settings, "lines").items()
         }
         units = self._parts(Unit, DEPARTMENTS, settings, "units", _UNIT)
-        return {"territories": territories, "lines": lines, "units": units}
+        own_days = settings.get("calendar", {})
+        calendar = self._part(Calendar, DEPARTMENTS, ("calendar",), own_days, {})
+        return {
+            "territories": territories,
+            "lines": lines,
+            "units": units,
+            "calendar": calendar,
+        }
 
     def grants(self) -> tuple[Grant, ...]:
         _, settings = self._file(GRANTS, ("grants",))

@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer
 
 from deptbus.contract.territory import Level
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _without_empty(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Leaves out a setting that says nothing: contracts that lie on a bus keep their digests, and
+    who does not know the setting yet can read those that do not use it."""
+    value = values.get(name)
+    if value is None or (isinstance(value, dict) and not any(value.values())):
+        values.pop(name, None)
+    return values
 
 
 class Sharing(StrEnum):
@@ -82,23 +91,6 @@ class Dataset(_Frozen):
     freshness_hours: float = Field(default=24, gt=0, le=87_600, allow_inf_nan=False)
 
 
-class Unit(_Frozen):
-    unit: str  # `line@territory`
-    title: str
-    title_zh: str
-    owner: str  # who is rung when something stands
-    systems: tuple[str, ...] = ("main",)
-    key_fingerprint: str | None = None  # of the unit's own key secret; see wire.keys.fingerprint
-
-    @property
-    def line(self) -> str:
-        return self.unit.partition("@")[0]
-
-    @property
-    def territory(self) -> str:
-        return self.unit.partition("@")[2]
-
-
 def _calendar_day(value: Any) -> Any:
     """Pydantic takes 20271231 for seconds since 1970; a contract's day is spelled one way."""
     if isinstance(value, str) and not _DAY.fullmatch(value):
@@ -110,9 +102,48 @@ _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 Day = Annotated[date, BeforeValidator(_calendar_day)]
 
 
+def _service_hours(value: Any) -> Any:
+    if isinstance(value, str) and not (_HOURS.fullmatch(value) and value[:5] < value[6:]):
+        raise ValueError("is not a time of service|Write from when to when: 08:30-17:30")
+    return value
+
+
+_HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
+ServiceHours = Annotated[str, BeforeValidator(_service_hours)]
+
+
+class Unit(_Frozen):
+    unit: str  # `line@territory`
+    title: str
+    title_zh: str
+    owner: str  # who is rung when something stands
+    systems: tuple[str, ...] = ("main",)
+    key_fingerprint: str | None = None  # of the unit's own key secret; see wire.keys.fingerprint
+    service_hours: ServiceHours | None = None  # `08:30-17:30` on working days; None: always
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, usual: Callable[[Unit], dict[str, Any]]) -> dict[str, Any]:
+        return _without_empty(usual(self), "service_hours")
+
+    @property
+    def line(self) -> str:
+        return self.unit.partition("@")[0]
+
+    @property
+    def territory(self) -> str:
+        return self.unit.partition("@")[2]
+
+
 class Line(_Frozen):
     title: str
     title_zh: str
+
+
+class Calendar(_Frozen):
+    """Days that are worked, or not, though the public calendar says otherwise."""
+
+    closed: tuple[Day, ...] = ()
+    open: tuple[Day, ...] = ()
 
 
 class Grant(_Frozen):
@@ -146,6 +177,11 @@ class Contract(_Frozen):
     grants: tuple[Grant, ...]
     schemas: dict[str, dict[str, Any]]  # "resident.v1" -> the Avro record schema as parsed JSON
     partitions: Partitions = DEFAULT_PARTITIONS  # of every canonical topic, outbox and inbox
+    calendar: Calendar = Calendar()
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, usual: Callable[[Contract], dict[str, Any]]) -> dict[str, Any]:
+        return _without_empty(usual(self), "calendar")
 
     def to_json(self) -> str:
         """One form for one content: keys sorted, no spaces."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from deptbus.connection import Connection
 from deptbus.contract.model import Contract
+from deptbus.contract.opening import opening_of
 from deptbus.errors import Exit
 from deptbus.operations.advice import RUNBOOK
 from deptbus.operations.freshness import Fresh, Freshness, freshness
@@ -26,6 +27,9 @@ _ADVICE = {
     "`deptbus department status --config FILE`",
     Fresh.SILENT: "Start the adapter at {unit}: `deptbus department run --config FILE`",
 }
+
+
+WELL = (Fresh.FRESH, Fresh.CLOSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ def freshness_rows(
     now: float,
 ) -> list[FreshnessRow]:
     """Pure; in the order of the contract."""
+    openings = {unit.unit: opening_of(unit, contract) for unit in contract.units}
     return [
         FreshnessRow(
             unit.unit,
@@ -81,6 +86,7 @@ def freshness_rows(
                 contract.datasets[dataset].freshness_hours * 3600,
                 readers[unit.unit],
                 now,
+                openings[unit.unit],
             ),
         )
         for unit in contract.units
@@ -104,7 +110,7 @@ def freshness_document(rows: list[FreshnessRow], now: float, *, only_bad: bool) 
                 "advice": _advice(row),
             }
             for row in rows
-            if not only_bad or row.said.state is not Fresh.FRESH
+            if not only_bad or row.said.state not in WELL
         ],
     }
 

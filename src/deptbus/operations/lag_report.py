@@ -59,6 +59,7 @@ def unit_row(report: StageReport) -> dict[str, Any]:
         "since": when(report.since),
         "expected_seconds": _expected(report.expected_seconds),
         "margin_seconds": _rounded(report.margin_seconds),
+        "closed_until": None if report.closed_until is None else when(report.closed_until),
         "advice": advice(report.verdict, report.stage, report.unit),
     }
 

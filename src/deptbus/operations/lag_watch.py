@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from deptbus import names
 from deptbus.connection import Connection
 from deptbus.contract.model import Contract, Hold, Unit
+from deptbus.contract.opening import opening_of
 from deptbus.errors import ContractUnreadable
 from deptbus.operations.lag import Place
 from deptbus.operations.margin import FOR_EVER, Keeping, margin_seconds
 from deptbus.operations.observer import Observer, Picture, reader_by_members
 from deptbus.operations.offset_requests import Cluster, Group
+from deptbus.operations.signs import Life
 from deptbus.operations.stages import (
     BUS,
     OFFICE,
@@ -35,6 +37,7 @@ from deptbus.stream.policies import read_policies
 
 CONTRACT_SECONDS = 60.0  # so often it is looked whether another contract is in force
 KEEPING_SECONDS = 600.0
+OPENING_GRACE_SECONDS = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,7 @@ class LagWatch:
                     applied,
                     silent_since=life.silent_since,
                     has_lived=life.last is not None or self._receives(system, picture),
+                    closed_until=self._closed_until(unit, life, picture.at),
                     now=picture.at,
                 )
 
@@ -194,10 +198,21 @@ class LagWatch:
                 # How soon its cap is reached depends on what is written there.
                 [Part(track, FOR_EVER if track.lag.waits is False else None)],
                 silent_since=life.silent_since,
+                closed_until=self._closed_until(unit, life, now),
                 missed=beat.resync_needed,
                 parked=beat.parked,
                 now=now,
             )
+
+    def _closed_until(self, unit: Unit, life: Life, now: float) -> float | None:
+        """When a unit that has switched off works again. Who opens does not start at once."""
+        if self._contract is None or life.reader is not Reader.GONE:
+            return None
+        opening = opening_of(unit, self._contract)
+        if not opening.is_open(now):
+            return opening.opens_next(now)
+        has_just_opened = not opening.is_open(now - OPENING_GRACE_SECONDS)
+        return now + OPENING_GRACE_SECONDS if has_just_opened else None
 
     def _receiving(self, unit: Unit, picture: Picture) -> list[System]:
         systems = [(unit.unit, name) for name in unit.systems]

@@ -9,7 +9,7 @@ topic, which keeps a unit's last state of every record.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -19,6 +19,7 @@ from aiokafka.errors import KafkaError
 from deptbus.change import Cause, Change
 from deptbus.connection import Connection
 from deptbus.contract.model import Contract
+from deptbus.contract.opening import opening_of
 from deptbus.errors import BusUnreachable, WireRefused
 from deptbus.names import data_topic, out_topic, unit_of_topic
 from deptbus.operations.freshness import NEVER_CAME, Refresh
@@ -43,8 +44,8 @@ Source = tuple[str, str]  # unit, dataset
 class Found:
     """What reading back has met so far. Pure: `take` and `close` are told what was read."""
 
-    wanted: dict[str, set[str]]  # unit -> datasets not met yet
-    promises: Mapping[str, float]  # dataset -> seconds
+    wanted: dict[str, set[str]]  # unit -> its datasets
+    due: Callable[[str, str, float], float]  # unit, dataset, last refresh -> when the next is due
     refreshes: dict[Source, float] = field(default_factory=dict)
 
     def take(self, unit: str, change: Change) -> None:
@@ -60,7 +61,7 @@ class Found:
         for unit in units:
             missing = {d for d in self.wanted[unit] if (unit, d) not in self.refreshes}
             since = oldest.get(unit, now)
-            if any(now - since <= self.promises[dataset] for dataset in missing):
+            if any(now <= self.due(unit, dataset, since) for dataset in missing):
                 further.add(unit)
         return further
 
@@ -78,8 +79,7 @@ async def last_refreshes(
     codecs = Codecs(contract)
     wanted = {u.unit: set(contract.published_by(u.unit)) for u in contract.units}
     wanted = {unit: datasets for unit, datasets in wanted.items() if datasets}
-    promises = {name: d.freshness_hours * 3600 for name, d in contract.datasets.items()}
-    found = Found(wanted, promises)
+    found = Found(wanted, _due_by(contract))
     consumer = await open_consumer(connection)
     try:
         since = await _read_back(consumer, codecs, found, cluster, now)
@@ -95,11 +95,22 @@ async def last_refreshes(
     unknown: dict[str, list[str]] = defaultdict(list)
     for (unit, dataset), refresh in told.items():
         bound = refresh.not_after
-        if refresh.at is None and bound is not None and now - bound <= promises[dataset]:
+        if refresh.at is None and bound is not None and now <= found.due(unit, dataset, bound):
             unknown[dataset].append(unit)
     for dataset, units in unknown.items():
         told |= await _from_canonical(connection, codecs, dataset, units)
     return told
+
+
+def _due_by(contract: Contract) -> Callable[[str, str, float], float]:
+    openings = {unit.unit: opening_of(unit, contract) for unit in contract.units}
+
+    def due(unit: str, dataset: str, last: float) -> float:
+        if last == NEVER_CAME:
+            return NEVER_CAME
+        return openings[unit].due(last, contract.datasets[dataset].freshness_hours * 3600)
+
+    return due
 
 
 async def _read_back(

@@ -8,6 +8,8 @@ one partition. `routing` serves every unit, so it stands under a name of its own
 
 What is said of a stage, the first rule that fits:
 
+0. Its unit is closed by its service hours, and its reader gives no sign of life: OK, unless records
+   are gone. A bureau that switches off at night is not late.
 1. Capture gave way at the source: LOST, because something was written that was not captured.
 2. The worst verdict of its partitions, where that needs a person.
 3. Its reader lived once and gives no sign of life: STOPPED, also where nothing waits.
@@ -15,8 +17,8 @@ What is said of a stage, the first rule that fits:
 5. The worst verdict of its partitions.
 
 A unit has the verdict of its worst stage: what needs a person before what nobody could tell, that
-before what mends itself; of two alike the longer wait, then the earlier stage. Numbers of a stage
-are None when a partition's are: a sum with an unknown part is not known.
+before what mends itself; of two alike one that is closed, then the longer wait, then the earlier
+stage. Numbers of a stage are None when a partition's are: a sum with an unknown part is not known.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ class StageReport:
     expected_seconds: float | None = None  # NEVER where it grows
     margin_seconds: float | None = FOR_EVER  # until something is lost to its reader
     parked: int = 0  # rows of the unit that wait at this stage for a person
+    closed_until: float | None = None  # its unit does not work until then, and has switched off
     has_lived: bool = True  # its reader gave a sign of life or committed something, once
     reason: str = ""  # why nobody could tell
 
@@ -94,18 +97,22 @@ def stage_report(
     *,
     silent_since: float | None = None,
     has_lived: bool = True,
+    closed_until: float | None = None,
     missed: bool = False,
     parked: int = 0,
     now: float,
 ) -> StageReport:
     """By the rules above. `silent_since`: when its reader, which gives no sign of life now, gave
-    the last; None where it lives, or never lived. `missed`: capture gave way."""
+    the last; None where it lives, or never lived. `closed_until`: when its unit, which is closed
+    and whose reader gives no sign of life, opens. `missed`: capture gave way."""
     tracks = [part.track for part in parts]
     worst = max(tracks, key=_rank) if tracks else None
     verdict = worst.verdict if worst is not None else Verdict.OK
     since = worst.since if worst is not None else now
     if missed and verdict is not Verdict.LOST:
         verdict, since = Verdict.LOST, now
+    elif closed_until is not None and verdict is not Verdict.LOST:
+        verdict, since = Verdict.OK, now
     elif silent_since is not None and not (verdict and verdict.needs_a_person):
         verdict, since = Verdict.STOPPED, silent_since
     expected = [t.expected_seconds for t in tracks if t.verdict is verdict and t.expected_seconds]
@@ -120,6 +127,7 @@ def stage_report(
         max(expected, default=None),
         _least(part.margin_seconds for part in parts),
         parked,
+        closed_until if verdict is not Verdict.LOST else None,
         has_lived,
         next((t.lag.reason for t in tracks if t.lag.reason), ""),
     )
@@ -134,8 +142,9 @@ def _rank(track: Track) -> tuple[int, float]:
     return _severity(track.verdict), track.lag.seconds or 0.0
 
 
-def _stage_rank(report: StageReport) -> tuple[int, float, int]:
-    return _severity(report.verdict), report.lag_seconds or 0.0, -_ORDER[report.stage]
+def _stage_rank(report: StageReport) -> tuple[int, bool, float, int]:
+    is_closed = report.closed_until is not None
+    return _severity(report.verdict), is_closed, report.lag_seconds or 0.0, -_ORDER[report.stage]
 
 
 def _severity(verdict: Verdict | None) -> int:

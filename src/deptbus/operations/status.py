@@ -23,7 +23,7 @@ def status_document(report: LagReport) -> dict[str, Any]:
     """`red`: what somebody has to look at, one stage for each owner that a unit's way has, the
     worst first; `not_joined`: units whose adapter never began while something waits for them;
     `parked`: rows at sources; `holds`: deliveries that the data office itself keeps back, which
-    nobody has to mend."""
+    nobody has to mend; `closed`: units that have switched off until they work again."""
     bad = [stage for stage in report.stages if is_bad(stage.verdict)]
     by_owner: dict[tuple[str, str], list[StageReport]] = defaultdict(list)
     for stage in bad:
@@ -47,6 +47,11 @@ def status_document(report: LagReport) -> dict[str, Any]:
         ],
         "parked": [{"unit": s.unit, "owner": s.owner, "rows": s.parked} for s in parked],
         "holds": [hold.model_dump(mode="json") for hold in report.holds],
+        "closed": [
+            {"unit": u.unit, "until": when(u.closed_until)}
+            for u in report.units
+            if u.closed_until is not None
+        ],
         "is_whole": report.picture.is_whole,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from pathlib import Path
 
@@ -75,6 +76,24 @@ def test_what_does_nothing(
     )
     found = hints(tmp_path, files)
     assert hint in found
+
+
+def test_a_unit_that_is_closed_for_longer_than_its_inbox_keeps_what_comes(tmp_path: Path) -> None:
+    """The Spring Festival of 2026 closed offices for 231 hours; inboxes of the small contract keep
+    what comes for 168."""
+    files = edited(D, "owner: 办公室", "owner: 办公室\n    service_hours: 08:30-17:30")
+    found = hints(tmp_path, files, date(2026, 1, 1))
+    assert found[:1] == [
+        (
+            D,
+            21,
+            "unit `housing@330106` is closed for 231 hours at a time, and inboxes keep what comes "
+            "for 168",
+        )
+    ]
+    files[T] = re.sub(r"retention_hours: \d+", "retention_hours: 240", TOPICS)
+    assert "retention_hours: 240" in files[T]
+    assert hints(tmp_path, files, date(2026, 1, 1)) == []
 
 
 def test_a_field_that_is_not_shared_any_more_still_stands_in_old_records(tmp_path: Path) -> None:

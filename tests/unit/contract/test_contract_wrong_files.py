@@ -178,6 +178,34 @@ MISTAKES: dict[str, tuple[str, str, str, str, str]] = {
     "system_twice": (D, "[main, archive]", "[main, main]", f"{D}:21", "names one twice"),
     "system_name": (D, "[main, archive]", "[main, Old DB]", f"{D}:21", "not a name of a system"),
     "fingerprint": (D, "0123456789abcdef0123456789abcdef", "0123", f"{D}:26", "not a fingerprint"),
+    "hours_backwards": (
+        D,
+        "owner: 大厅",
+        "owner: 大厅\n    service_hours: 17:30-08:30",
+        f"{D}:26",
+        "not a time of service",
+    ),
+    "hours_of_no_clock": (
+        D,
+        "owner: 大厅",
+        "owner: 大厅\n    service_hours: 8-17",
+        f"{D}:26",
+        "not a time of service",
+    ),
+    "no_day_of_the_calendar": (
+        D,
+        "units:\n",
+        "calendar:\n  closed: [2026-13-01]\nunits:\n",
+        f"{D}:13",
+        "`closed[1]` is not a date",
+    ),
+    "unknown_setting_of_the_calendar": (
+        D,
+        "units:\n",
+        "calendar: {shut: [2026-05-04]}\nunits:\n",
+        f"{D}:12",
+        "shut",
+    ),
     # datasets
     "dataset_name": (T, "  flat:\n", "  Flat:\n", f"{T}:33", "not a name of a dataset"),
     "unknown_owner_line": (

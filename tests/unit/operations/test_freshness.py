@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
+from datetime import datetime, time
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,6 +13,7 @@ from wire_samples import SENDER, SOURCE, VALUES, change, contract
 from benchmarks.simulated_cluster import Log, SimulatedCluster
 from deptbus.change import Cause
 from deptbus.contract.model import Contract, Unit
+from deptbus.contract.opening import CHINA, Opening
 from deptbus.errors import Exit
 from deptbus.names import out_topic
 from deptbus.operations import freshness as module
@@ -59,6 +61,23 @@ def test_each_rule(row):
 def test_every_rule_has_a_row():
     doc = (module.__doc__ or "").splitlines()
     assert {line[0] for line in doc if line[:1].isdigit()} == {row[0] for row in ROWS}
+
+
+NIGHT = Opening((time(9), time(17)))
+EVENING = datetime(2026, 11, 25, 20, tzinfo=CHINA).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("last_hours_ago", "promise_hours", "state"),
+    [
+        (4, 12, Fresh.FRESH),  # at night, and the promise is not over
+        (13, 12, Fresh.CLOSED),  # it was over at 19:00: due when tomorrow's service ends
+        (36, 30, Fresh.LATE),  # it was over at 14:00, while somebody worked
+    ],
+)
+def test_a_bureau_that_is_closed_is_not_late(last_hours_ago, promise_hours, state):
+    refresh = Refresh(EVENING - last_hours_ago * HOUR)
+    assert freshness(refresh, promise_hours * HOUR, ALIVE, EVENING, NIGHT).state is state
 
 
 def test_when_it_was_due():

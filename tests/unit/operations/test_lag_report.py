@@ -74,6 +74,7 @@ def test_a_units_row():
         "since": "2027-01-15T07:55:00Z",
         "expected_seconds": "never",
         "margin_seconds": 7200.0,
+        "closed_until": None,
     }
     assert HOUSING in advice
     assert advice.endswith("docs/operations.md#growing")

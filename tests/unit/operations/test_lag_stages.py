@@ -52,6 +52,18 @@ def report(*parts: Part, **words) -> StageReport:
 WELL, CALM, STANDS = part(OK, NOTHING), part(Verdict.CATCHING_UP), part(STALLED)
 NOBODY = part(None, AWAY)
 ROWS = {
+    "0 closed, and late": ((STANDS,), {"silent_since": NOW - 99, "closed_until": NOW + 9}, OK),
+    "0 closed, and nobody can see": ((NOBODY,), {"silent_since": 1.0, "closed_until": NOW + 9}, OK),
+    "0 closed, and records are gone": (
+        (part(Verdict.LOST),),
+        {"silent_since": 1.0, "closed_until": NOW + 9},
+        Verdict.LOST,
+    ),
+    "0 closed, and capture gave way": (
+        (WELL,),
+        {"missed": True, "closed_until": NOW + 9},
+        Verdict.LOST,
+    ),
     "1 capture gave way": ((WELL,), {"missed": True}, Verdict.LOST),
     "1 and it stands": ((STANDS,), {"missed": True}, Verdict.LOST),
     "2 one stands": ((WELL, STANDS), {}, STALLED),
