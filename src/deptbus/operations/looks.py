@@ -40,6 +40,7 @@ class Looks:
     def __init__(self, consumer: AIOKafkaConsumer) -> None:
         self._consumer = consumer
         self._known: dict[tuple[str, int], dict[int, Look]] = {}  # by the position asked for
+        self._forbidden: set[str] = set()  # topics that may be listed and not read
 
     def known(self, topic: str, partition: int, position: int, end: int) -> Look | None:
         """What is remembered, where it says enough."""
@@ -72,14 +73,15 @@ class Looks:
         deadline = asyncio.get_running_loop().time() + seconds
         spots = list(wanted)
         for at in range(0, len(spots), AT_ONCE):
-            if asyncio.get_running_loop().time() > deadline:
-                return
-            some = {
-                TopicPartition(*spot): self._going_on(spot, wanted[spot])
-                for spot in spots[at : at + AT_ONCE]
-            }
-            ends = {place: wanted[place].end for place in some}
-            await self._read(some, ends, deadline)
+            some, forbidden = spots[at : at + AT_ONCE], -1
+            # Again without a topic that turned out to be forbidden: its neighbours are not.
+            while len(self._forbidden) > forbidden:
+                if asyncio.get_running_loop().time() > deadline:
+                    return
+                forbidden = len(self._forbidden)
+                allowed = {s: wanted[s] for s in some if s[0] not in self._forbidden}
+                if allowed:
+                    await self._read(allowed, deadline)
 
     def _going_on(self, spot: tuple[str, int], wanted: Wanted) -> Look:
         """Where a look for this position stands: a range without records is not read twice."""
@@ -88,10 +90,10 @@ class Looks:
                 return look
         return Look(wanted.origin, wanted.origin)
 
-    async def _read(
-        self, begun: dict[TopicPartition, Look], ends: dict[TopicPartition, int], deadline: float
-    ) -> None:
-        consumer, looks = self._consumer, dict(begun)
+    async def _read(self, wanted: Mapping[tuple[str, int], Wanted], deadline: float) -> None:
+        consumer = self._consumer
+        looks = {TopicPartition(*spot): self._going_on(spot, wanted[spot]) for spot in wanted}
+        ends = {place: wanted[place].end for place in looks}
         try:
             consumer.assign(list(looks))
             for place, look in looks.items():
@@ -101,12 +103,14 @@ class Looks:
                 found = await consumer.getmany(*left, timeout_ms=_POLL_MS)
                 for place in list(left):
                     position = await consumer.position(place)
-                    looks[place] = _further(looks[place], found.get(place, ()), position)
+                    records = found.get(place, ())
+                    looks[place] = _further(looks[place], records, position, ends[place])
                     if _is_enough(looks[place], ends[place]):
                         left.discard(place)
                         consumer.pause(place)
         except TopicAuthorizationFailedError as error:
-            log.warning("topic_unreadable", error=type(error).__name__, topics=len(looks))
+            self._forbidden.add(str(error.args[0]))
+            log.warning("topic_unreadable", topic=str(error.args[0]))
         except (KafkaError, OSError, TimeoutError) as error:
             # The broker went away in the midst: what was not seen stays unknown, and is told so.
             log.debug("looks_interrupted", error=type(error).__name__)
@@ -115,12 +119,14 @@ class Looks:
                 self._known.setdefault((place.topic, place.partition), {})[look.origin] = look
 
 
-def _further(look: Look, records: Sequence[ConsumerRecord], position: int) -> Look:
-    """The look with what one poll gave, up to where the consumer stands now."""
-    if records and look.first is None:
-        first = records[0]
-        look = look._replace(first=first.offset, first_ms=_written(first))
-    return look._replace(upto=max(look.upto, position), records=look.records + len(records))
+def _further(look: Look, records: Sequence[ConsumerRecord], position: int, end: int) -> Look:
+    """The look with what one poll gave, up to where the consumer stands now, and never beyond the
+    end that was asked for: what came since is another look's."""
+    within = [record for record in records if record.offset < end]
+    if within and look.first is None:
+        look = look._replace(first=within[0].offset, first_ms=_written(within[0]))
+    upto = max(look.upto, min(position, end))
+    return look._replace(upto=upto, records=look.records + len(within))
 
 
 def _written(record: ConsumerRecord) -> int | None:
