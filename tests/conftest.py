@@ -12,14 +12,12 @@ import structlog
 @pytest.fixture(autouse=True)
 def _log_as_it_was() -> Iterator[None]:
     """A command that runs in this process sets the log up for itself: only what is wrong is told.
-    A later test that waits for a line at `info` would wait in vain."""
+    A later test that waits for a line at `info` would wait in vain. Also before each test, because
+    fixtures that outlive one run commands too."""
+    structlog.reset_defaults()
     root = logging.getLogger()
-    configured, handlers, level = structlog.get_config(), root.handlers[:], root.level
-    was_configured = structlog.is_configured()
+    handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    if was_configured:
-        structlog.configure(**configured)
-    else:
-        structlog.reset_defaults()
+    structlog.reset_defaults()
