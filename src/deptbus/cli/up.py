@@ -12,6 +12,7 @@ import typer
 
 from deptbus.cli.options import who
 from deptbus.errors import DeptbusError
+from deptbus.names import CONTRACT
 
 if TYPE_CHECKING:
     from deptbus.connection import Connection
@@ -103,8 +104,13 @@ async def ensure_contract(data: Path, given: Path | None, connection: Connection
     own = data / CONTRACT_FOLDER
     folder = given or (own if own.is_dir() else bundled())
     contract = load(folder)
-    await apply_topics(topics.wanted(contract))
     proposal = await propose(connection, contract, activated_by=who(None))
+    if proposal.is_lost and given is None:
+        raise DeptbusError(
+            f"{CONTRACT} was deleted and made again: nobody knows what was in force",
+            mend="Name the contract that was: --contract DIR",
+        )
+    await apply_topics(topics.wanted(contract))
     if not proposal.is_in_force:
         await put_in_force(connection, proposal)
     await join_departments(data, contract)

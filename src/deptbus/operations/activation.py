@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from deptbus.connection import Connection
 from deptbus.contract.model import Contract, Policy
-from deptbus.errors import DeptbusError, Exit
+from deptbus.errors import DeptbusError, Exit, WireRefused
+from deptbus.names import AGENTS, JOBS
 from deptbus.operations import audit
 from deptbus.operations.groups import Groups
 from deptbus.operations.leader import GROUP
 from deptbus.operations.office import Office, Settings, open_office
 from deptbus.operations.rights import RightsChange, difference
-from deptbus.stream.log import Sender
+from deptbus.stream.log import Sender, read_to_end
 from deptbus.stream.policies import append_policy, read_policies
-from deptbus.wire.control import JobProgress
+from deptbus.wire.control import AgentReport, JobProgress, decode_control
 
 _LOOK_SECONDS = 0.1
 # So long without a running operations process, and the activation does the jobs itself.
@@ -40,6 +42,11 @@ class Proposal:
     changes: tuple[RightsChange, ...]
 
     @property
+    def is_lost(self) -> bool:
+        """True when there were policies, and the bus has none of them any more."""
+        return self.old is None and self.new.number > 1
+
+    @property
     def is_in_force(self) -> bool:
         """True when the bus has this very contract already."""
         return self.old is not None and self.old.contract.digest == self.new.contract.digest
@@ -54,14 +61,29 @@ async def propose(
     for policy in history.policies.values():
         _check_released(policy, contract)
     old = history.current() if history.last else None
+    last = history.last or await _last_at_work(connection)
     new = Policy(
-        number=history.last + 1,
+        number=last + 1,
         activated_at=now or datetime.now(UTC),
         activated_by=activated_by,
         contract=contract,
         holds=old.holds if old is not None else (),  # a contract comes and goes under them
     )
     return Proposal(old, new, tuple(difference(old, new)))
+
+
+async def _last_at_work(connection: Connection) -> int:
+    """The greatest policy number that agents or jobs have told of; 0 on a fresh bus. A topic
+    `bus.contract` that was made again knows no number, and one that came twice would be refused by
+    whoever worked under it, recipients first of all."""
+    found = [0]
+    for topic in (AGENTS, JOBS):
+        for record in await read_to_end(connection, topic):
+            with suppress(WireRefused):
+                told = decode_control(record.value)
+                if isinstance(told, AgentReport | JobProgress):
+                    found.append(told.policy)
+    return max(found)
 
 
 def _check_released(policy: Policy, contract: Contract) -> None:

@@ -23,7 +23,8 @@ class TopicFollower:
 
     `start` returns when the topic was read to its end once (raises BusUnreachable, BusRefused);
     from then on an unreachable bus is retried with back-off until `stop`. Subclasses take records
-    in `take`, which must not raise.
+    in `take`, which must not raise. A topic that was deleted and made again is read from its
+    beginning, after a call of `made_again`: an old position lies somewhere in the midst of it.
     """
 
     def __init__(self, connection: Connection, topic: str) -> None:
@@ -31,6 +32,7 @@ class TopicFollower:
         self.topic = topic
         self._reader: LogReader | None = None
         self._next: dict[int, int] = {}  # partition -> first offset not taken yet
+        self._topic_id: str | None = None  # of the topic that those count in
         self._task: asyncio.Task[None] | None = None
         self._read_at = float("-inf")
         self._wake = asyncio.Event()
@@ -39,6 +41,10 @@ class TopicFollower:
 
     def take(self, records: list[LogRecord]) -> None:
         raise NotImplementedError
+
+    def made_again(self) -> None:
+        """What was taken so far came from another topic of this name."""
+        log.warning("followed_topic_made_again", topic=self.topic)
 
     async def start(self) -> None:
         await self._read()
@@ -116,12 +122,14 @@ class TopicFollower:
     async def _read(self) -> None:
         waiters, self._waiters = self._waiters, []
         try:
-            if self._reader is None:
-                reader = LogReader(self._connection, self.topic, from_offsets=self._next)
-                await reader.start()
-                self._reader = reader
+            reader = await self._opened()
+            if await self._is_another(reader):
+                await self._close()
+                self._next.clear()
+                self.made_again()
+                reader = await self._opened()
             begun = asyncio.get_running_loop().time()
-            await self._took(await self._reader.read_to_end())
+            await self._took(await reader.read_to_end())
         except BaseException:
             self._waiters += waiters
             raise
@@ -129,6 +137,19 @@ class TopicFollower:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    async def _opened(self) -> LogReader:
+        if self._reader is None:
+            reader = LogReader(self._connection, self.topic, from_offsets=self._next)
+            await reader.start()
+            self._reader = reader
+        return self._reader
+
+    async def _is_another(self, reader: LogReader) -> bool:
+        """Whether the topic is another one than at the last call."""
+        before, now = self._topic_id, await reader.topic_id()
+        self._topic_id = now or before
+        return before is not None and self._topic_id != before
 
     async def _took(self, records: list[LogRecord]) -> None:
         if not records:

@@ -2,7 +2,8 @@
 
 aiokafka speaks metadata up to version 5; topic ids came with version 10 (KIP-516), so the request
 and its answer are spelled out here. Who watches the topics of a thousand units asks every second
-and hears the same: bytes that were sent or heard before are not made or taken apart again.
+and hears the same: bytes that were sent or heard before are not made or taken apart again. Some
+followers ask for one topic each beside that, so a few are kept.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from aiokafka.protocol.types import (
 
 from deptbus.errors import BusUnreachable
 from deptbus.stream.brokers import PATIENCE_SECONDS, refused_topic, translate
+
+_KEPT = 8  # questions and answers: one for each who asks in a process
 
 
 class TopicIdentity(NamedTuple):
@@ -99,7 +102,7 @@ class _Identities(NamedTuple):
     topics: dict[str, tuple[int, str]]  # error code, id
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=_KEPT)
 def _identities(answer: bytes) -> _Identities:
     found = _MetadataResponse.decode(BytesIO(answer))
     topics = {
@@ -154,7 +157,7 @@ class _MetadataRequest(Request[_Version]):
         return _built(self._topics)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=_KEPT)
 def _built(topics: tuple[str, ...]) -> _MetadataRequestV12:
     asked: list[Any] = [(bytes(16), topic, {}) for topic in topics]
     return _MetadataRequestV12(asked, False, False, {})

@@ -18,6 +18,7 @@ from deptbus.stream.brokers import (
     topic_partitions,
     translate,
 )
+from deptbus.stream.identity import topic_ids
 from deptbus.stream.sender import Outgoing, Sender
 
 __all__ = [
@@ -98,6 +99,10 @@ class LogReader:
     @property
     def partitions(self) -> tuple[int, ...]:
         return tuple(place.partition for place in self._places)
+
+    async def topic_id(self) -> str | None:
+        """Of the topic as it is now; None when it cannot be seen. Raises BusUnreachable."""
+        return (await topic_ids(self._open()._client, [self._topic])).get(self._topic)
 
     async def poll(self, timeout_seconds: float = 1.0) -> list[LogRecord]:
         """What came since the last call, waiting at most so long for the first of it."""

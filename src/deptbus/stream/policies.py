@@ -21,6 +21,9 @@ from deptbus.wire.control import PolicyRecord, decode_control, encode_control
 log = structlog.get_logger(__name__)
 
 LEASE_SECONDS = 10.0
+PUT_BACK = (
+    "Put the contract in force again that was: `deptbus contract activate DIR`; its number goes on"
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -32,12 +35,19 @@ class PolicyHistory:
     2. A record with the right number whose content cannot be read (damaged, or of a younger
        deptbus) counts: a newer policy is in force and we do not know it. Until a later one can be
        read nothing may be delivered, for a right may have ended with it.
+    3. A topic begins with any number (`begin_anew`: it was deleted and made again), so long as none
+       comes twice: recipients refuse deliveries under a number that lies behind the one that they
+       know. Until its first record nothing is in force. What was there before stays known.
     """
 
     def __init__(self) -> None:
         self.policies: dict[int, Policy] = {}
         self.last = 0
         self.refused = 0
+        self._begins = True  # the topic has given no policy yet
+
+    def begin_anew(self) -> None:
+        self._begins = True
 
     def take(self, value: bytes | None) -> str | None:
         """None when the record counts, else the constant reason for which it was refused."""
@@ -47,10 +57,14 @@ class PolicyHistory:
             return self._refuse(error.reason)
         if not isinstance(record, PolicyRecord):
             return self._refuse("not_a_policy")
-        if record.policy != self.last + 1:
-            return self._refuse("wrong_number")
-        self.last = record.policy
         policy = _policy_of(record)
+        # The last one again: a reader had begun on the new topic before it knew that it is another.
+        is_known = self._begins and policy is not None and policy == self.policies.get(self.last)
+        follows = record.policy == self.last + 1 or (self._begins and record.policy > self.last)
+        if not (follows or is_known):
+            return self._refuse("wrong_number")
+        self._begins = False
+        self.last = record.policy
         if policy is None:
             log.error("policy_unreadable", policy=record.policy)
         else:
@@ -59,6 +73,10 @@ class PolicyHistory:
 
     def current(self) -> Policy:
         """Raises ContractUnreadable when none is in force, or the last one cannot be read."""
+        if self._begins and self.last:
+            raise ContractUnreadable(
+                f"{CONTRACT} was deleted and made again: no contract is in force", mend=PUT_BACK
+            )
         found = self.policies.get(self.last)
         if found is not None:
             return found
@@ -107,6 +125,10 @@ class PolicyFollower(TopicFollower):
             if self._history.take(record.value) is None:
                 log.info("policy_learnt", policy=self._history.last, offset=record.offset)
 
+    def made_again(self) -> None:
+        self._history.begin_anew()
+        log.error("contract_made_again", policy=self._history.last, mend=PUT_BACK)
+
     def current(self) -> Policy:
         """The policy in force. Raises ContractUnreadable when there is none, when it cannot be
         read, or when the last read that reached the end is older than the lease."""
@@ -147,7 +169,8 @@ async def read_policies(connection: Connection) -> PolicyHistory:
 async def append_policy(connection: Connection, policy: Policy) -> None:
     """Put a policy in force: its schemas first, then the record, then look whether it counted.
 
-    Raises DeptbusError when another activation was quicker, or when the number is not the next.
+    Raises DeptbusError when another activation was quicker, or when the number is not the next; an
+    empty topic takes any.
     """
     history = await read_policies(connection)
     _check_next(history, policy)
@@ -171,7 +194,7 @@ async def append_policy(connection: Connection, policy: Policy) -> None:
 
 
 def _check_next(history: PolicyHistory, policy: Policy) -> None:
-    if policy.number != history.last + 1:
+    if history.last and policy.number != history.last + 1:
         raise DeptbusError(
             f"policy {policy.number} cannot follow policy {history.last}",
             mend="Activate again: another activation was quicker",

@@ -352,6 +352,30 @@ async def test_nothing_is_delivered_while_the_contract_cannot_be_read(bus: Conne
     assert await commits_ahead(bus, source.codecs) == []
 
 
+async def test_nothing_is_delivered_behind_a_contract_made_again_until_the_next_number(
+    bus: Connection, crew: Crew
+) -> None:
+    await town.open_town(bus)
+    source = town.Source()
+    worker = await asyncio.to_thread(crew.start().wait_ready)
+    async with Sender(bus) as sender:
+        await source.announce(sender)
+        await sender.send(source.outgoing([source.change("a", 1)]))
+        await wait_for_count(bus, in_topic(town.HOUSING), 1, 30)
+        await asyncio.to_thread(make_again, bus, CONTRACT, 1)
+        await asyncio.to_thread(until, lambda: "contract_made_again" in worker.log, 30)
+        await sender.send(source.outgoing([source.change("a", 2)]))
+        await asyncio.to_thread(until, lambda: "partition_stopped" in worker.log, 30)
+        assert sum(await end_offsets(bus, in_topic(town.HOUSING))) == 1
+        await append_policy(bus, town.policy(2))
+        await wait_for_count(bus, in_topic(town.HOUSING), 2, 30)
+    assert worker.stop() == 0
+    await learn_schemas(bus, source.codecs)
+    records = await read_to_end(bus, in_topic(town.HOUSING))
+    assert [source.codecs.decode_inbox(r.key, r.value).policy for r in records] == [1, 2]
+    assert worker.log.count("contract_made_again") == 1
+
+
 async def test_faust_worker_runs_the_agents_from_the_root(
     bus: Connection, crew: Crew, pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch
 ):
@@ -400,14 +424,14 @@ async def test_latency_from_outbox_to_inbox(
     assert cuts[49] < 100
 
 
-def make_again(connection: Connection, topic: str) -> None:
+def make_again(connection: Connection, topic: str, partitions: int = town.PARTITIONS) -> None:
     """Deleted by mistake, and made again as it was."""
     admin = AdminClient(connection.librdkafka())
     admin.delete_topics([topic], operation_timeout=30)[topic].result(30)
     deadline = time.monotonic() + 30
     while True:
         try:
-            admin.create_topics([NewTopic(topic, town.PARTITIONS, 1)])[topic].result(30)
+            admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(30)
             return
         except KafkaException:  # marked for deletion still
             assert time.monotonic() < deadline

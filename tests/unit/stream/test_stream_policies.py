@@ -37,6 +37,41 @@ def test_rule_1_a_wrong_number_changes_nothing(number: int):
     assert history.refused == 1
 
 
+def test_rule_3_a_topic_begins_with_any_number_and_goes_on_from_there():
+    history = PolicyHistory()
+    assert history.take(record(8)) is None
+    assert history.take(record(10)) == "wrong_number"
+    assert history.take(record(9)) is None
+    assert sorted(history.policies) == [8, 9]
+
+
+def test_rule_3_behind_a_topic_made_again_nothing_is_in_force_until_a_number_that_never_was():
+    history = PolicyHistory()
+    for number in (1, 2):
+        history.take(record(number))
+    history.begin_anew()
+    with pytest.raises(ContractUnreadable, match=r"bus\.contract was deleted and made again"):
+        history.current()
+    assert history.take(record(1)) == "wrong_number"
+    assert history.take(record(2, content="{}")) == "wrong_number"
+    with pytest.raises(ContractUnreadable, match="made again"):
+        history.current()
+    assert history.take(record(5)) is None
+    assert history.current().number == 5
+    assert sorted(history.policies) == [1, 2, 5]
+
+
+def test_rule_3_what_was_read_before_it_was_noticed_is_read_twice():
+    history = PolicyHistory()
+    for number in (1, 2, 3):  # 2 and 3 lie in the new topic already
+        history.take(record(number))
+    history.begin_anew()
+    assert history.take(record(2)) == "wrong_number"
+    assert history.take(record(3)) is None
+    assert history.current().number == 3
+    assert history.take(record(4)) is None
+
+
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
