@@ -1,4 +1,4 @@
-"""The three brokers of docker-compose.yml, run here without a container by their own start script.
+"""The three brokers of docker-compose.yml as our processes, by their own start script.
 
 Only host names, ports and the folders are replaced; users, rights and replication are the file's.
 """
@@ -6,8 +6,10 @@ Only host names, ports and the folders are replaced; users, rights and replicati
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,16 @@ START_SECONDS = 90.0
 
 
 class Three:
-    """The brokers as processes of ours."""
+    """`start` ... `stop`; in between each can be killed, frozen and started again by its name.
 
-    def __init__(self, folder: Path) -> None:
+    `extra_settings` override the file's, for all three. All calls from the main thread."""
+
+    def __init__(self, folder: Path, extra_settings: Mapping[str, str] | None = None) -> None:
         self._folder = folder
         self._home = folder / "kafka"
+        self._extra_settings = dict(extra_settings or {})
+        # Node id -> name.
+        self.names = {int(s["environment"]["BROKER_NODE_ID"]): n for n, s in brokers().items()}
         self._addresses: dict[str, str] = {}
         for name in brokers():
             for port in (9092, 9093):
@@ -37,6 +44,7 @@ class Three:
                 free = next(p for p in iter(free_port, 0) if p not in taken)
                 self._addresses[f"{name}:{port}"] = f"{LOOPBACK}:{free}"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.connection = self.client("topics")  # of the one user who may do everything
 
     @property
     def bootstrap(self) -> str:
@@ -51,22 +59,19 @@ class Three:
         }
         return Connection(**{**words, "bootstrap": self.bootstrap})  # type: ignore[arg-type]
 
+    def logs(self, name: str) -> Path:
+        """The folder of this broker's partitions."""
+        return self._folder / name / "log"
+
     def start(self) -> None:
+        """Returns when all three are there."""
         self._write_programs()
-        for name, service in brokers().items():
-            with (self._folder / f"{name}.out").open("wb") as output:
-                self.processes[name] = subprocess.Popen(
-                    bound(["/bin/bash", ROOT / "deploy" / "broker.sh"]),
-                    env=self._environment(name, service),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
-        admin = self.client("topics")
+        for name in brokers():
+            self.start_one(name)
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                if Admin(admin).brokers == 3:
+                if Admin(self.connection).brokers == len(self.processes):
                     return
             except (BusUnreachable, BusRefused):
                 # Refused too: a broker answers before it has read its users.
@@ -75,7 +80,32 @@ class Three:
             assert all(p.poll() is None for p in self.processes.values()), self._said()
             time.sleep(0.1)
 
+    def start_one(self, name: str) -> None:
+        """Does not wait for it."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / f"{name}.out").open("ab") as output:
+            self.processes[name] = subprocess.Popen(
+                bound(["/bin/bash", ROOT / "deploy" / "broker.sh"]),
+                env=self._environment(name, brokers()[name]),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def kill(self, name: str) -> None:
+        """SIGKILL; returns when it is gone."""
+        self.processes[name].kill()
+        self.processes[name].wait(30)
+
+    def freeze(self, name: str) -> None:
+        """SIGSTOP: it stands still until `wake`."""
+        self.processes[name].send_signal(signal.SIGSTOP)
+
+    def wake(self, name: str) -> None:
+        self.processes[name].send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
+        """By force."""
         for process in self.processes.values():
             process.kill()
         for process in self.processes.values():
@@ -94,13 +124,16 @@ class Three:
                 for port in (9092, 9093):
                     value = value.replace(f"://:{port}", f"://{self._addresses[f'{name}:{port}']}")
             words[variable] = value
-        words["BROKER_LOG_DIRS"] = str(self._folder / name / "log")
+        for setting, value in self._extra_settings.items():
+            words[f"BROKER_{setting.upper().replace('-', '___').replace('.', '_')}"] = value
+        words["BROKER_LOG_DIRS"] = str(self.logs(name))
         words["KAFKA_HEAP_OPTS"] = "-Xms128m -Xmx256m"
         return words
 
     def _write_programs(self) -> None:
         """The two programs of Kafka's distribution that the script calls, made of our jars."""
         java = f"{find_java()} -XX:+UseSerialGC -XX:TieredStopAtLevel=1 $KAFKA_HEAP_OPTS"
+        java += " -Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
         path = os.pathsep.join(map(str, ensure_jars()))
         (self._home / "bin").mkdir(parents=True)
         for program, main in (

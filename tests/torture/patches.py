@@ -111,6 +111,22 @@ def no_announcement_check() -> None:
     Fences.refusal = lambda self, incarnation, offset: None  # type: ignore[method-assign]
 
 
+# -- worker and adapter ---------------------------------------------------------------------------
+
+
+def leader_alone_acks() -> None:
+    """A producer is content when the leader has a record, whatever its followers have."""
+    from aiokafka import AIOKafkaProducer
+
+    from deptbus.stream import brokers
+
+    class Hasty(AIOKafkaProducer):
+        def __init__(self, **words: Any) -> None:
+            super().__init__(**(words | {"acks": 1, "enable_idempotence": False}))
+
+    brokers.AIOKafkaProducer = Hasty
+
+
 # -- adapter --------------------------------------------------------------------------------------
 
 

@@ -50,6 +50,7 @@ MODULES = (
     "kills",
     "zombies",
     "brokers",
+    "leaders",
     "databases",
     "bad_bytes",
     "poison",

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -48,6 +48,15 @@ SETTLE_SECONDS = 180.0
 STILL_SECONDS = 8.0  # what a planted bug lost does not come
 KEEP = "DEPTBUS_TORTURE_KEEP"  # in the environment: leave the folder for whoever looks why
 EXISTING_ROWS = 60  # of each source, before the bus is there
+
+
+class Bus(Protocol):
+    """The brokers of a world."""
+
+    @property
+    def connection(self) -> Connection: ...
+    def start(self) -> object: ...
+    def stop(self) -> None: ...
 
 
 class Child:
@@ -142,6 +151,7 @@ class World:
     folder: Path = field(init=False)
     county: County = field(init=False)
     broker: EmbeddedBroker = field(init=False)
+    bus: Bus = field(init=False)  # the same, or what a scenario has brought
     postgres: PostgresServer = field(init=False)
     witness: Witness = field(init=False)
     foreign: Foreign = field(init=False)
@@ -174,10 +184,12 @@ class World:
         up: bool = False,
         rows: int = EXISTING_ROWS,
         broker: dict[str, Any] | None = None,
+        bus: Bus | None = None,
         rights_now: Rights | None = None,
     ) -> None:
         """Servers, county and (without `up`) the contract; writers and witness are made, and
-        nothing of the product runs. `broker`: further arguments of EmbeddedBroker."""
+        nothing of the product runs. `broker`: further arguments of EmbeddedBroker; `bus`: what
+        runs in its place."""
         self._is_up = up
         self.postgres = PostgresServer(self.folder / "postgres")
         self.postgres.start()
@@ -199,6 +211,7 @@ class World:
         self.witness = Witness(self.county, self.writers, self.verdict)
         self.witness.rights = now
         self.broker = EmbeddedBroker(self.folder / "broker", **(broker or {}))
+        self.bus = self.broker if bus is None else bus
         self.foreign_rights = now
         self.foreign = Foreign(
             self._bus, lambda: self.contract, lambda: self.foreign_rights, self.verdict
@@ -206,7 +219,7 @@ class World:
         if up:
             self.postgres.stop()
             return
-        self.broker.start()
+        self.bus.start()
         self.activate()
 
     def watch(self) -> None:
@@ -231,7 +244,7 @@ class World:
     def connection(self) -> Connection:
         """How to reach the bus. Raises OSError while an `up` is not ready for the first time."""
         if not self._is_up:
-            return self.broker.connection
+            return self.bus.connection
         return Connection(bootstrap=self.run_file()["bootstrap"])
 
     def close(self) -> None:
@@ -245,8 +258,8 @@ class World:
             if child.is_alive:
                 child.wake()
                 child.kill()
-        if hasattr(self, "broker"):
-            self.broker.stop()
+        if hasattr(self, "bus"):
+            self.bus.stop()
         if hasattr(self, "postgres"):
             self.postgres.stop()
             self._wait_for_orphans()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -75,8 +74,7 @@ def test_the_files_cluster_takes_the_contract_and_outlives_a_broker(three: Three
     until(lambda: set(Admin(adapter).metadata().topics) == own)
     assert write(adapter, OUT, 100) == [None] * 100
 
-    three.processes["kafka-2"].send_signal(signal.SIGKILL)
-    three.processes["kafka-2"].wait(10)
+    three.kill("kafka-2")
     assert write(adapter, OUT, 100) == [None] * 100
 
 
