@@ -247,9 +247,9 @@ def skips_what_is_locked() -> None:
 
 
 def _skipping(apply: Any, nothing: type, busy: type[Exception]) -> Any:
-    async def skip(self: Any, batch: Any, now_us: int) -> Any:
+    async def skip(self: Any, *args: Any) -> Any:
         try:
-            return await apply(self, batch, now_us)
+            return await apply(self, *args)
         except busy:
             return nothing()
 
