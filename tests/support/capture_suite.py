@@ -561,6 +561,23 @@ class CaptureSuite:
         finally:
             await capture.close()
 
+    async def test_what_a_snapshot_enqueues_wakes_the_reader(self, capture: Capture) -> None:
+        await self.desk.do(person(1))
+        await capture.begin_snapshot("resident", "snapshot", None)
+        (live,) = await capture.read(10)
+        await capture.delete(await self.token(capture), [live.position])
+        loop = asyncio.get_running_loop()
+        until = loop.time() + 20
+        while await capture.wait(0.05):  # the echo of what was before
+            assert await capture.read(10) == []
+            assert loop.time() < until
+        waiting = asyncio.create_task(capture.wait(20))
+        await asyncio.sleep(0)
+        begun = loop.time()
+        assert (await capture.advance_snapshot("resident", 10)).enqueued == 1
+        assert await waiting is True
+        assert loop.time() - begun < 5
+
     async def test_a_snapshot_never_overwrites_a_live_change(self, capture: Capture) -> None:
         await self.desk.do(*[person(n, "old") for n in range(40)])
         await capture.begin_snapshot("resident", "snapshot", None)

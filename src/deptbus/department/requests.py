@@ -41,19 +41,19 @@ class RequestReader:
         self._connection = connection
         self._topic, self._group = in_topic(unit), requests_group(unit, system)
         self._published, self._resend = published, resend
+        self._pause, self._told = _BACKOFF_SECONDS[0], ""
         self._log = structlog.get_logger(__name__).bind(unit=unit, system=system)
 
     async def run(self) -> None:
-        pause, told = _BACKOFF_SECONDS[0], ""
         while True:
             try:
                 await self._read()
             except (BusUnreachable, BusRefused) as error:
-                if error.what != told:
-                    told = error.what
-                    self._log.warning("inbox_unreadable", error=told)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _BACKOFF_SECONDS[1])
+                if error.what != self._told:
+                    self._told = error.what
+                    self._log.warning("inbox_unreadable", error=self._told)
+            await asyncio.sleep(self._pause)
+            self._pause = min(self._pause * 2, _BACKOFF_SECONDS[1])
 
     async def _read(self) -> None:
         """Until the bus fails."""
@@ -70,6 +70,7 @@ class RequestReader:
                 read = {p.partition: r[-1].offset + 1 for p, r in found.items() if r}
                 if read:
                     await committer.commit(self._topic, read)
+                    self._pause, self._told = _BACKOFF_SECONDS[0], ""  # the next failure is news
         except (KafkaError, OSError, TimeoutError) as error:
             raise translate(error, topic=self._topic) from error
         finally:
