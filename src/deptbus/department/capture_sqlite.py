@@ -463,7 +463,11 @@ class SqliteCapture(Capture):
         if self._watch is not None:
             end_watch(self._watch)
             self._watch = None
+        # On the database's thread: a turn whose awaiter was cancelled may still be at work there.
+        await self._database.together(self._close_watcher)
+        await self._database.close()
+
+    async def _close_watcher(self) -> None:
         if self._watcher is not None:
             self._watcher.close()
             self._watcher = None
-        await self._database.close()

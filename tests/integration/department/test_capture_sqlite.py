@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,34 @@ class TestSqliteCapture(CaptureSuite):
         await self.desk.do(
             f'CREATE TRIGGER own_{self.own} AFTER {event} ON "居民 Table" BEGIN {statement}; END'
         )
+
+    async def test_closing_waits_for_a_read_that_nobody_awaits_any_more(
+        self, capture: Capture, where: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An adapter that stops gives up its read, whose thread goes on. A connection closed under
+        a thread that uses it brings the process down."""
+        capture = await self.another_capture(where)
+        assert isinstance(capture, SqliteCapture)
+        entered, go, ended = threading.Event(), threading.Event(), threading.Event()
+        ask = capture._data_version
+
+        def slowly() -> int:
+            version, watcher = ask(), capture._watcher
+            entered.set()
+            assert go.wait(10)
+            assert watcher is not None
+            watcher.execute("PRAGMA data_version")  # raises if it was closed meanwhile
+            ended.set()
+            return version
+
+        monkeypatch.setattr(capture, "_data_version", slowly)
+        reading = asyncio.create_task(capture.together(lambda: capture.read(10)))
+        assert await asyncio.to_thread(entered.wait, 10)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        asyncio.get_running_loop().call_later(0.05, go.set)
+        await capture.close()
+        assert ended.is_set()
 
     async def test_a_file_put_in_its_place_is_noticed(self, capture: Capture, where: Path) -> None:
         """A backup that is moved there while the adapter runs: what is typed into it would never
