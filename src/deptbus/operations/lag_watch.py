@@ -50,6 +50,7 @@ class LagReport:
     stages: tuple[StageReport, ...]
     has_contract: bool
     holds: tuple[Hold, ...] = ()  # deliveries that the data office keeps back
+    policy: int | None = None  # the number in force
 
     def places_of(self, unit: str) -> list[Place]:
         """What this unit's own two topics are read by."""
@@ -72,6 +73,7 @@ class LagWatch:
         self._signs = SignsWatch(connection)
         self._contract: Contract | None = None
         self._holds: tuple[Hold, ...] = ()
+        self._policy: int | None = None
         self._contract_read_at = float("-inf")
         self._readers: dict[str, Reader] = {}  # of our own groups
         self._outboxes: dict[System, Track] = {}
@@ -115,7 +117,9 @@ class LagWatch:
             by_unit[report.unit].append(report)
         units = tuple(unit_report(reports) for reports in by_unit.values())
         has_contract = self._contract is not None
-        return LagReport(picture.at, picture, units, stages, has_contract, self._holds)
+        return LagReport(
+            picture.at, picture, units, stages, has_contract, self._holds, self._policy
+        )
 
     # --- what should be there -------------------------------------------------------------
 
@@ -124,13 +128,14 @@ class LagWatch:
 
     async def _follow_contract(self, cluster: Cluster, now: float) -> None:
         if names.CONTRACT not in cluster.topics:
-            self._contract, self._holds = None, ()
+            self._contract, self._holds, self._policy = None, (), None
         elif now - self._contract_read_at > CONTRACT_SECONDS:
             try:
                 policy = (await read_policies(self._connection)).current()
                 self._contract, self._holds = policy.contract, policy.holds
+                self._policy = policy.number
             except ContractUnreadable:
-                self._contract, self._holds = None, ()
+                self._contract, self._holds, self._policy = None, (), None
             self._contract_read_at = now
 
     def _expected(self) -> dict[str, list[str]]:

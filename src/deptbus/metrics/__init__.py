@@ -1,0 +1,1 @@
+"""Figures for Prometheus: one list of what there is, and how each process counts and tells it."""
