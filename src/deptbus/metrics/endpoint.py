@@ -120,5 +120,5 @@ def _refused(address: Address, error: OSError) -> DeptbusError:
         why = (error.strerror or type(error).__name__).lower()
     return DeptbusError(
         f"metrics cannot be served at {address} ({why})",
-        mend="Name another address with --metrics-address HOST:PORT, or end what has that one",
+        mend="Name another HOST:PORT, or end what has that one",
     )

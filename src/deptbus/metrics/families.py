@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -28,7 +29,7 @@ class Families:
     """
 
     def __init__(self) -> None:
-        self._families: dict[str, Family] = {}
+        self._families: dict[str, Any] = {}  # each kind takes samples of its own form
 
     def __iter__(self) -> Iterator[Family]:
         return iter(self._families.values())
@@ -54,7 +55,7 @@ class Families:
             buckets.append((bound, so_far))
         self._family(name).add_metric(_checked(name, labels), buckets, total)
 
-    def _family(self, name: str) -> Family:
+    def _family(self, name: str) -> Any:
         family = self._families.get(name)
         if family is None:
             metric = BY_NAME[name]

@@ -43,7 +43,6 @@ def test_an_address_in_use_is_said_in_one_line_with_exit_code_2(taken: Address) 
     with pytest.raises(DeptbusError, match=f"at {taken} .address already in use.") as refused:
         Endpoint(taken, registry_of(Teller.WORKER)).start()
     assert refused.value.exit_code is Exit.COULD_NOT
-    assert "--metrics-address" in refused.value.mend
 
 
 def test_a_host_that_nobody_knows() -> None:
