@@ -86,6 +86,10 @@ class MemoryStore(Store):
         times = [e.retry_at_us for e in self.ledger.values() if e.retry_at_us is not None]
         return min(times, default=None)
 
+    async def parked_rows(self) -> dict[tuple[str, str], int]:
+        parked = [e for e in self.ledger.values() if e.parked is not None]
+        return dict(Counter((e.dataset, e.parked) for e in parked if e.parked is not None))
+
     async def find_refused(self, decision: Decision) -> list[tuple[Action, str]]:
         return [(a, "refused") for a in decision.actions if (type(a), a.row) in self.refuse]
 

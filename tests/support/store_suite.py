@@ -188,6 +188,10 @@ class StoreSuite:
         assert [r[0][-1] for r in rows] == list("1245689")
         assert len(applied.parked) == 2
         assert all("bad" not in (e.parked or "") for e in applied.parked)
+        assert store.has_parked
+        (((dataset, reason), rows),) = (await store.parked_rows()).items()
+        assert (dataset, rows) == ("person", 2)
+        assert reason == applied.parked[0].parked
         assert store.positions[0].next_offset == 9
         ((parked,),) = await self.sql(
             database, f"SELECT sum(deliveries) FROM {self.statistics} WHERE outcome = 'parked'"
@@ -221,6 +225,8 @@ class StoreSuite:
         await store.apply({}, NOW)
         assert await self.people(database, "id, house") == [("id000001", "h1")]
         assert store.retry_in_seconds(NOW + 10**9) is None
+        assert await store.parked_rows() == {}
+        assert not store.has_parked
         await store.close()
 
     async def test_parent_and_child_in_one_batch(self, database: Any) -> None:

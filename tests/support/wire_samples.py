@@ -168,7 +168,10 @@ CONTROL: tuple[Control, ...] = (
         SOURCE, "main", SENDER, 4711, 1_234_567, 3, (10, 11, 12, 13), "ab" * 16, False, 2, TIME_US,
         17, TIME_US - 5_000_000,
     ),
-    AppliedBeat(SOURCE, "main", SENDER, TIME_US - 1, TIME_US),
+    AppliedBeat(
+        SOURCE, "main", SENDER, TIME_US - 1, TIME_US, 5, ("person", "person"),
+        ("FOREIGN KEY constraint failed", "value: people.name: too long"), (4, 1),
+    ),
     OutboxSeen(SOURCE, "main", SENDER, "0b5e2a4c-0000-0000-0000-000000000001"),
     PolicyMarker(4, ("person",), "policy-4/housing@330106"),
     ResendRequest("resend-1", "person", KEY, "correction"),

@@ -10,8 +10,10 @@ from rich.console import Console
 from deptbus.cli.hold import hold_line
 from deptbus.cli.lag_view import UNKNOWN, duration, number, verdict
 from deptbus.contract.model import Hold
+from deptbus.operations.stages import Stage
 
 _NAMES_SHOWN = 6
+_REASONS_SHOWN = 3
 _RED_SHOWN = 7  # three lines each: it has to be one screen
 
 
@@ -26,10 +28,7 @@ def status_screen(document: dict[str, Any]) -> None:
         more = len(document["red"]) - _RED_SHOWN
         console.print(f"[bold]and {more} more[/]  type `deptbus lag --only-bad`")
     for row in document["parked"]:
-        console.print(
-            f"[yellow]{row['unit']}[/]  {row['rows']} rows are parked at their source; ring "
-            f"{row['owner']}; type `deptbus department status --config FILE`"
-        )
+        _parked(console, row)
     if document["closed"]:
         shown = ", ".join(row["unit"] for row in document["closed"][:_NAMES_SHOWN])
         more = len(document["closed"]) - _NAMES_SHOWN
@@ -49,6 +48,17 @@ def _red(console: Console, row: dict[str, Any]) -> None:
     console.print(f"[bold]{row['unit']}[/]  {what}  ({lag}{reason})")
     console.print(f"    ring {row['owner']}; {row['advice']}")
     console.print(f"    {_safe(row['safe_until'])}")
+
+
+def _parked(console: Console, row: dict[str, Any]) -> None:
+    where = "their source" if row["stage"] == Stage.OUTBOX else "their recipient"
+    console.print(
+        f"[yellow]{row['unit']}[/]  {row['rows']} rows are parked at {where}; ring "
+        f"{row['owner']}; type `deptbus department status --config FILE`"
+    )
+    for one in row["reasons"][:_REASONS_SHOWN]:
+        line = f"    {one['rows']} of {one['dataset']}: {one['reason']}"
+        console.print(line, markup=False)
 
 
 def _not_joined(console: Console, rows: list[dict[str, Any]]) -> None:

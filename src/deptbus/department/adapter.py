@@ -266,6 +266,7 @@ class SystemRun:
             self._system,
             incarnation,
             lambda: applier.applied_at_us,
+            lambda: applier.parked,
         )
 
     async def _until_first(

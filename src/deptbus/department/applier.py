@@ -112,6 +112,8 @@ class Applier:
         self._export: FolderExport | None = None
         self.begun = asyncio.Event()  # set when the inbox is being read
         self.applied_at_us: int | None = None  # when something was last applied, since the start
+        # What is parked here, by dataset and reason; None: not asked for since the start.
+        self.parked: dict[tuple[str, str], int] | None = None
         self._held: list[str] = []  # datasets that the data office holds back
         self._works = True  # since it last stopped it has begun again, so the next stop is news
 
@@ -184,6 +186,7 @@ class Applier:
     ) -> None:
         reading: asyncio.Task[Arrived] | None = None
         stopping = asyncio.create_task(self._stopping.wait())
+        self.parked = await store.parked_rows()
         checked_at = time.monotonic()
         applied = asyncio.Event()
         committing = asyncio.create_task(_commit_always(store, inbox, applied))
@@ -215,6 +218,8 @@ class Applier:
                     # Also who has nothing to apply notices a younger adapter.
                     await fence.check(database, self._token)
                     await inbox.check_identity()
+                    if store.has_parked or self.parked != {}:
+                        self.parked = await store.parked_rows()
                     checked_at = time.monotonic()
                     self._begun_again(store)
         finally:

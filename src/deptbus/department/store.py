@@ -200,6 +200,10 @@ class Store(ABC):
     async def next_retry_us(self) -> int | None: ...
 
     @abstractmethod
+    async def parked_rows(self) -> dict[tuple[str, str], int]:
+        """How many are parked, by dataset and reason."""
+
+    @abstractmethod
     async def commit(self, work: Work) -> None:
         """All of it in one transaction, behind the fence. Raises RowRefused when the database
         refuses some row, Mistaken when presumed work is not as presumed; nothing is done then."""
@@ -394,6 +398,10 @@ class Store(ABC):
         self._related = any(written & parents for parents in self.parents.values())
         new = tuple(e for e in parked if e.id not in folded.retries)
         return Applied(work.tallies, written, new)
+
+    @property
+    def has_parked(self) -> bool:
+        return self._next_retry_us is not None
 
     def retry_in_seconds(self, now_us: int) -> float | None:
         """When `apply` should be called even with an empty batch; None: no need."""

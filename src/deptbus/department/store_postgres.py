@@ -207,6 +207,15 @@ class PostgresStore(Store):
                 list(self.targets),
             )
 
+    async def parked_rows(self) -> dict[tuple[str, str], int]:
+        with postgres_translated(self._database.place):
+            rows = await self._connection.fetch(
+                "SELECT dataset, parked, count(*) FROM deptbus.ledger WHERE parked IS NOT NULL "
+                "AND dataset = ANY($1) GROUP BY dataset, parked",
+                list(self.targets),
+            )
+        return {(dataset, reason): count for dataset, reason, count in rows}
+
     async def status(self, now_us: int) -> list[DatasetStatus]:
         with postgres_translated(self._database.place):
             return await postgres_status(self._connection, tuple(self._mapping), now_us)

@@ -194,6 +194,15 @@ class SqliteStore(Store):
         )
         return await self._database.run(lambda c: c.execute(sql, mapped).fetchone()[0])
 
+    async def parked_rows(self) -> dict[tuple[str, str], int]:
+        mapped = tuple(self.targets)
+        sql = (
+            "SELECT dataset, parked, count(*) FROM deptbus_ledger WHERE parked IS NOT NULL "
+            f"AND dataset IN ({_marks(mapped)}) GROUP BY dataset, parked"
+        )
+        rows = await self._database.run(lambda c: c.execute(sql, mapped).fetchall())
+        return {(dataset, reason): count for dataset, reason, count in rows}
+
     async def status(self, now_us: int) -> list[DatasetStatus]:
         return await self._database.run(lambda c: sqlite_status(c, tuple(self._mapping), now_us))
 

@@ -28,6 +28,7 @@ from deptbus.operations.stages import (
     Stage,
     StageReport,
     outbox_seen,
+    parked_of,
     stage_report,
     unit_report,
 )
@@ -174,6 +175,7 @@ class LagWatch:
                 yield stage_report(unit.unit, Stage.INTAKE, OFFICE, taken_in, now=picture.at)
             for system in self._receiving(unit, picture):
                 life = self._signs.recipient(system, picture.at)
+                beat = self._signs.of(system).recipient
                 applied = parts(names.adapter_group(*system), [names.in_topic(unit.unit)])
                 yield stage_report(
                     unit.unit,
@@ -183,6 +185,8 @@ class LagWatch:
                     silent_since=life.silent_since,
                     has_lived=life.last is not None or self._receives(system, picture),
                     closed_until=self._closed_until(unit, life, picture.at),
+                    parked=(beat.parked if beat is not None else None) or 0,
+                    parked_for=parked_of(beat),
                     now=picture.at,
                 )
 

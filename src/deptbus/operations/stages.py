@@ -26,11 +26,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from deptbus.operations.lag import Look, Seen, Unseen
 from deptbus.operations.margin import FOR_EVER
 from deptbus.operations.verdicts import Reader, Track, Verdict
-from deptbus.wire.control import Heartbeat
+from deptbus.wire.control import AppliedBeat, Heartbeat
 
 BUS = "bus"
 OFFICE = "data office"
@@ -46,6 +47,22 @@ class Stage(StrEnum):
 
 
 _ORDER = {stage: number for number, stage in enumerate(Stage)}
+
+
+class Parked(NamedTuple):
+    """Rows of a recipient that its database does not take."""
+
+    dataset: str
+    reason: str
+    rows: int
+
+
+def parked_of(beat: AppliedBeat | None) -> tuple[Parked, ...]:
+    """What a recipient's sign of life says of them, the most first."""
+    if beat is None:
+        return ()
+    told = zip(beat.parked_datasets, beat.parked_reasons, beat.parked_rows, strict=False)
+    return tuple(Parked(*one) for one in told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +82,7 @@ class StageReport:
     closed_until: float | None = None  # its unit does not work until then, and has switched off
     has_lived: bool = True  # its reader gave a sign of life or committed something, once
     reason: str = ""  # why nobody could tell
+    parked_for: tuple[Parked, ...] = ()  # the reasons that park the most of those
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +118,7 @@ def stage_report(
     closed_until: float | None = None,
     missed: bool = False,
     parked: int = 0,
+    parked_for: tuple[Parked, ...] = (),
     now: float,
 ) -> StageReport:
     """By the rules above. `silent_since`: when its reader, which gives no sign of life now, gave
@@ -130,6 +149,7 @@ def stage_report(
         closed_until if verdict is not Verdict.LOST else None,
         has_lived,
         next((t.lag.reason for t in tracks if t.lag.reason), ""),
+        parked_for,
     )
 
 

@@ -22,8 +22,8 @@ FOREVER = "for_ever"
 def status_document(report: LagReport) -> dict[str, Any]:
     """`red`: what somebody has to look at, one stage for each owner that a unit's way has, the
     worst first; `not_joined`: units whose adapter never began while something waits for them;
-    `parked`: rows at sources; `holds`: deliveries that the data office itself keeps back, which
-    nobody has to mend; `closed`: units that have switched off until they work again."""
+    `parked`: rows at sources and recipients; `holds`: deliveries that the data office itself keeps
+    back, which nobody has to mend; `closed`: units that have switched off until they work again."""
     bad = [stage for stage in report.stages if is_bad(stage.verdict)]
     by_owner: dict[tuple[str, str], list[StageReport]] = defaultdict(list)
     for stage in bad:
@@ -45,7 +45,7 @@ def status_document(report: LagReport) -> dict[str, Any]:
             {"unit": s.unit, "owner": s.owner, "safe_until": _safe_until(s, report.at)}
             for s in waiting
         ],
-        "parked": [{"unit": s.unit, "owner": s.owner, "rows": s.parked} for s in parked],
+        "parked": [_parked_row(stage) for stage in parked],
         "holds": [hold.model_dump(mode="json") for hold in report.holds],
         "closed": [
             {"unit": u.unit, "until": when(u.closed_until)}
@@ -62,6 +62,17 @@ def _red_row(stage: StageReport, at: float) -> dict[str, Any]:
     return unit_row(stage) | {
         "safe_until": _safe_until(stage, at),
         "reason": stage.reason or None,
+    }
+
+
+def _parked_row(stage: StageReport) -> dict[str, Any]:
+    """`reasons`: of a recipient, those that park the most rows; its own desk knows the rest."""
+    return {
+        "unit": stage.unit,
+        "stage": stage.stage,
+        "owner": stage.owner,
+        "rows": stage.parked,
+        "reasons": [one._asdict() for one in stage.parked_for],
     }
 
 

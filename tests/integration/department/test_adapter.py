@@ -204,6 +204,17 @@ async def test_a_recipient_tells_that_it_lives_and_when_it_applied(town: Town) -
     assert later.applied_at_us == beat.applied_at_us
 
 
+async def test_a_recipient_tells_what_it_parked_and_why(town: Town) -> None:
+    town.rows("housing", "CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT CHECK (name < 'M'))")
+    town.start(town.housing)
+    began_us = time.time_ns() // 1000
+    await town.feeds[UNIT].deliver([upsert(1), upsert(2)])
+    beat = await _beat(town, lambda beat: beat.at_us > began_us and bool(beat.parked))
+    assert (beat.parked, beat.parked_datasets, beat.parked_rows) == (2, ("person",), (2,))
+    assert "CHECK" in beat.parked_reasons[0]
+    assert "李雷" not in beat.parked_reasons[0]
+
+
 async def _beat(town: Town, condition: Callable[[AppliedBeat], bool]) -> AppliedBeat:
     """Housing's last one, once it is as wanted."""
     deadline = time.monotonic() + 30

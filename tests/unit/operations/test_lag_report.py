@@ -162,7 +162,15 @@ def test_status_names_owner_step_and_how_long_it_may_wait():
     assert document["not_joined"] == [
         {"unit": NEW, "owner": f"office of {NEW}", "safe_until": "2027-01-16T08:00:00Z"}
     ]
-    assert document["parked"] == [{"unit": POLICE, "owner": f"office of {POLICE}", "rows": 3}]
+    assert document["parked"] == [
+        {
+            "unit": POLICE,
+            "stage": "outbox",
+            "owner": f"office of {POLICE}",
+            "rows": 3,
+            "reasons": [],
+        }
+    ]
 
 
 def test_status_that_is_well_and_one_that_nobody_could_tell():

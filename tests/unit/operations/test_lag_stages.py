@@ -22,10 +22,12 @@ from deptbus.operations.signs import (
     life_of,
 )
 from deptbus.operations.stages import (
+    Parked,
     Part,
     Stage,
     StageReport,
     outbox_seen,
+    parked_of,
     stage_report,
     unit_report,
 )
@@ -188,6 +190,14 @@ def test_signs_that_follow_each_other():
     signs = signs.took(AppliedBeat(UNIT, "main", me, None, 2_000_000), NOW + 2)
     assert life_of(signs.recipient_sign, NOW + 2).reader is Reader.ALIVE
     assert signs.source is None
+
+
+def test_what_a_recipient_tells_of_parked_rows():
+    me = Incarnation(1, b"\1" * 8)
+    beat = AppliedBeat(UNIT, "main", me, None, 1, 5, ("d", "e"), ("r1", "r2"), (4, 1))
+    assert parked_of(beat) == (Parked("d", "r1", 4), Parked("e", "r2", 1))
+    assert parked_of(AppliedBeat(UNIT, "main", me, None, 1)) == ()
+    assert parked_of(None) == ()
 
 
 def test_a_worker_that_said_that_it_stops_is_gone():

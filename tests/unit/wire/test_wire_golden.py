@@ -19,6 +19,7 @@ from wire_samples import CONTROL, KEY, VALUES, change, contract, delivery
 
 from deptbus.wire.codecs import Codecs
 from deptbus.wire.control import (
+    AppliedBeat,
     Control,
     Heartbeat,
     PolicyRecord,
@@ -120,4 +121,13 @@ def test_a_heartbeat_before_it_told_of_the_outbox_is_read() -> None:
     now = decode_control(golden("Heartbeat")[1])
     assert isinstance(now, Heartbeat)
     assert decode_control(earlier) == replace(now, outbox_rows=None, outbox_oldest_us=None)
+    assert key == key_of(now)
+
+
+def test_a_sign_of_life_before_it_told_what_is_parked_is_read() -> None:
+    key, earlier = golden("AppliedBeat_before_parked")
+    now = decode_control(golden("AppliedBeat")[1])
+    assert isinstance(now, AppliedBeat)
+    nothing = replace(now, parked=None, parked_datasets=(), parked_reasons=(), parked_rows=())
+    assert decode_control(earlier) == nothing
     assert key == key_of(now)
