@@ -22,6 +22,7 @@ class Flow:
     direction: str  # horizontal, upward, downward, return, granted
     count: int
     at: float  # of the last of them, as the bus wrote it
+    is_estimated: bool = False  # counted by offsets; whose they are is known of a sample only
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,18 +45,24 @@ class Receives:
     fields: tuple[str, ...]
     withheld: tuple[str, ...]  # fields of the dataset that do not come to this unit
     sources: tuple[str, ...]
+    within: str = ""  # only about places of this territory; empty: all that the sources have
+    containing: str = ""  # only about whole areas around this territory
+    until: str = ""  # the day on which the first of these grants ends
 
 
 @dataclass(frozen=True, slots=True)
 class NotReceived:
-    """A dataset of which nothing comes to the unit. `why` is a constant that the pages translate:
-    `no_rule` (no rule names its line and direction), `no_grant` (a grant would be needed),
-    `grant_over`, `grant_not_begun`, `no_source` (no unit publishes what it could have), `own`
-    (its own dataset), `held`. `detail` names the grant, or is empty."""
+    """What does not come to the unit of one dataset, and why: `why` is a word of
+    `withheld.WhyNot`, which the pages translate, or `held` (nothing of it comes for now, because
+    the data office holds it back). `sentence` says it in English, `detail` is the name in it: of
+    a rule, grant, line, level or territory."""
 
     dataset: str
+    fields: tuple[str, ...]
     why: str
+    sentence: str
     detail: str = ""
+    is_all: bool = False  # nothing at all of this dataset comes
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,14 @@ def rights_of(policy: Policy, unit: str, now: datetime) -> Rights:
     return Rights(unit, contract.published_by(unit), tuple(found), tuple(withheld))
 
 
+def flows_of(policy: Policy, dataset: str, now: datetime) -> dict[str, tuple[Flow, ...]]:
+    """Unit -> what it receives of one dataset at an instant; units that receive nothing of it are
+    absent. KeyError when the contract does not know the dataset."""
+    sources = _Sources(policy, dataset)
+    found = ((unit.unit, _flows(unit, sources, now)) for unit in policy.contract.units)
+    return {unit: flows for unit, flows in found if flows}
+
+
 def rule_digest(policy: Policy, unit: str) -> dict[str, str]:
     """Dataset -> digest of all that decides what the unit receives of it under this policy number.
 

@@ -32,6 +32,7 @@ class Withheld:
     field: str
     reason: WhyNot
     sentence: str  # the reason for people, without the field's name
+    detail: str = ""  # the name in that sentence, of a rule, grant, line or level, by itself
 
 
 def explain(
@@ -43,8 +44,7 @@ def explain(
     relation = _relation(policy, unit, name, dataset)
     for field in names:
         if field not in received:
-            reason, sentence = _reason(policy, unit, name, field, now, relation)
-            yield Withheld(name, field, reason, sentence)
+            yield Withheld(name, field, *_reason(policy, unit, name, field, now, relation))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,32 +54,36 @@ class _Relation:
     rules: tuple[Rule, ...]
     reason: WhyNot
     sentence: str
+    detail: str = ""
+
+
+_Said = tuple[WhyNot, str, str]  # reason, sentence, detail
 
 
 def _reason(
     policy: Policy, unit: Unit, name: str, field: str, now: datetime, relation: _Relation
-) -> tuple[WhyNot, str]:
+) -> _Said:
     dataset = policy.contract.datasets[name]
     sharing = dataset.sharing.get(field, Sharing.NOT_SHARED)
     if sharing is Sharing.NOT_SHARED:
-        return WhyNot.NOT_SHARED, "it is never shared (class not_shared)"
+        return WhyNot.NOT_SHARED, "it is never shared (class not_shared)", ""
     of_grants = _by_grants(policy, unit, name, field, now)
     if of_grants is not None:
         return of_grants
     if not relation.rules:
-        return relation.reason, relation.sentence
+        return relation.reason, relation.sentence, relation.detail
     listing = [rule.rule for rule in relation.rules if field in rule.fields]
     if listing:
-        return WhyNot.NO_GRANT, f"rule {listing[0]} opens it only with a live grant to this unit"
+        sentence = f"rule {listing[0]} opens it only with a live grant to this unit"
+        return WhyNot.NO_GRANT, sentence, listing[0]
     names = list(dict.fromkeys(rule.rule for rule in relation.rules))
+    every = ", ".join(names)
     if len(names) == 1:
-        return WhyNot.NOT_IN_RULE, f"rule {names[0]} does not list it"
-    return WhyNot.NOT_IN_RULE, f"none of the rules {', '.join(names)} lists it"
+        return WhyNot.NOT_IN_RULE, f"rule {every} does not list it", every
+    return WhyNot.NOT_IN_RULE, f"none of the rules {every} lists it", every
 
 
-def _by_grants(
-    policy: Policy, unit: Unit, name: str, field: str, now: datetime
-) -> tuple[WhyNot, str] | None:
+def _by_grants(policy: Policy, unit: Unit, name: str, field: str, now: datetime) -> _Said | None:
     """Why a grant that lists this field does not bring it; None when there is no such grant."""
     listing = [
         g
@@ -91,12 +95,13 @@ def _by_grants(
     live = [g for g in grants_of(policy) if g in listing and now <= last_instant(g)]
     if live:
         where = f"grant {live[0].grant} is about {live[0].territory}, where no unit publishes it"
-        return WhyNot.GRANT_ELSEWHERE, where
+        return WhyNot.GRANT_ELSEWHERE, where, live[0].grant
     coming = [g for g in listing if first_instant(g) > policy.activated_at and g.until >= g.starts]
     if coming:
-        return WhyNot.GRANT_NOT_STARTED, _coming(min(coming, key=lambda g: g.starts), now)
+        first = min(coming, key=lambda g: g.starts)
+        return WhyNot.GRANT_NOT_STARTED, _coming(first, now), first.grant
     last = max(listing, key=lambda g: g.until)
-    return WhyNot.GRANT_ENDED, f"grant {last.grant} ended on {last.until.isoformat()}"
+    return WhyNot.GRANT_ENDED, f"grant {last.grant} ended on {last.until.isoformat()}", last.grant
 
 
 def _coming(grant: Grant, now: datetime) -> str:
@@ -117,13 +122,13 @@ def _relation(policy: Policy, unit: Unit, name: str, dataset: Dataset) -> _Relat
         if contract.may_publish(unit.unit, name):
             return _Relation((), WhyNot.OWN_RECORD, "the unit itself is the source")
         sentence = f"no unit that publishes {name} lies at, above or below {unit.territory}"
-        return _Relation((), WhyNot.OUTSIDE_TERRITORY, sentence)
+        return _Relation((), WhyNot.OUTSIDE_TERRITORY, sentence, unit.territory)
     level = level_of(unit.territory)
     for rule in dataset.receivers:
         if rule.direction in found and unit.line in rule.lines:
             sentence = f"rule {rule.rule} does not reach the level {level.value}"
-            return _Relation(rules, WhyNot.WRONG_LEVEL, sentence)
-    return _Relation(rules, WhyNot.WRONG_LINE, _wrong_line(unit, dataset, set(found)))
+            return _Relation(rules, WhyNot.WRONG_LEVEL, sentence, rule.rule)
+    return _Relation(rules, WhyNot.WRONG_LINE, _wrong_line(unit, dataset, set(found)), unit.line)
 
 
 def _wrong_line(unit: Unit, dataset: Dataset, directions: set[Direction | None]) -> str:
