@@ -41,6 +41,7 @@ from .verdict import Verdict
 WORKER_GROUP = "deptbus.worker"
 SCHEMAS, QUARANTINE = "bus.schemas", "bus.quarantine"
 ROUND_SECONDS = 0.5
+END_SECONDS = 60.0  # a round that is under way is waited for
 _PATIENCE = 5.0
 
 Place = tuple[str, int]
@@ -100,9 +101,8 @@ class Foreign:
         self._thread.start()
 
     def finish(self) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(60)
+        if not self._is_over():
+            raise TimeoutError("the foreign consumer did not come to the end of its round")
         if self._failure is not None:
             raise self._failure
         self._look_at_last()
@@ -125,10 +125,16 @@ class Foreign:
 
     def abandon(self) -> None:
         """The world ends: whatever it met is no news any more."""
+        if self._is_over():
+            self._close()
+
+    def _is_over(self) -> bool:
+        """Whether its thread has ended: a client that is closed under a thread that is in it takes
+        the process down."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(60)
-        self._close()
+            self._thread.join(END_SECONDS)
+        return self._thread is None or not self._thread.is_alive()
 
     def is_drained(self, since: int) -> bool:
         """Whether the workers have committed everything that was there when it had looked so many
@@ -138,9 +144,11 @@ class Foreign:
     def _watch(self) -> None:
         while not self._stop.wait(ROUND_SECONDS):
             try:
-                self.look()
-            except KafkaException:
-                self._close()  # the bus is away; positions are ours and stay
+                with self._looking:
+                    try:
+                        self._look()
+                    except KafkaException:
+                        self._close()  # the bus is away; positions are ours and stay
             except BaseException as error:  # noqa: BLE001 - raised again by finish
                 self._failure = error
                 return

@@ -22,6 +22,7 @@ from .verdict import Verdict
 from .writers import Writer
 
 SAMPLE_SECONDS = 1.0
+END_SECONDS = 60.0  # a sample that is under way is waited for
 _LOG_COLUMNS = "id, dataset, op, " + ", ".join(FIELDS)
 
 Row = dict[str, Any]
@@ -79,16 +80,24 @@ class Witness:
         self._thread.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(60)
+        if not self._is_over():
+            raise TimeoutError("the witness did not come to the end of a sample")
         if self._failure is not None:
             raise self._failure
 
     def close(self) -> None:
+        if self._is_over():
+            self._close_desks()
+
+    def _is_over(self) -> bool:
+        """Whether its thread has ended: a connection that is closed under a thread that is in it
+        takes the process down."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(60)
+            self._thread.join(END_SECONDS)
+        return self._thread is None or not self._thread.is_alive()
+
+    def _close_desks(self) -> None:
         for desk in (*self._sources.values(), *(r.desk for r in self._readers.values())):
             desk.close()
         self._sources.clear()

@@ -63,8 +63,14 @@ def up(
     if contract is not None:
         load(contract)  # tell what is wrong in it before anything is started
     bus = Bus(data, Shape(port, workers, adapters), tell)
-    threading.Thread(target=_import_ahead, name="import ahead", daemon=True).start()
-    run(bus, functools.partial(ensure_contract, data, contract))
+    ahead = threading.Thread(target=_import_ahead, name="import ahead", daemon=True)
+    ahead.start()
+    try:
+        run(bus, functools.partial(ensure_contract, data, contract))
+    finally:
+        # A thread that the end of the process meets in the midst of loading native modules takes
+        # the process down with it.
+        ahead.join()
 
 
 def tell(name: str, state: str) -> None:

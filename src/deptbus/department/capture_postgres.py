@@ -629,5 +629,7 @@ class PostgresCapture(Capture):
         )
 
     async def close(self) -> None:
-        await self._light.close()
-        await self._database.close()
+        try:
+            await self._light.close()
+        finally:
+            await self._database.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import suppress
@@ -55,6 +56,8 @@ class SqliteCapture(Capture):
         self._place = database.place
         self._layouts: dict[int, Layout] = {}  # every layout that rows may name, by number
         self._watcher: sqlite3.Connection | None = None
+        # Of two threads: a turn that nobody awaits any more goes on while others wait for writes.
+        self._watching = threading.Lock()
         self._seen: int | None = None  # data_version when something was last read
         self._watch: Watch | None = None
         self._written_at = float("-inf")  # when we were told of a write whose commit is not seen
@@ -284,7 +287,7 @@ class SqliteCapture(Capture):
     def _data_version(self) -> int:
         """Changes whenever any other connection commits. Takes microseconds and waits for nobody:
         fit to be asked on the event loop's own thread."""
-        with sqlite_translated(self._place):
+        with self._watching, sqlite_translated(self._place):
             if self._watcher is None:
                 path = Path(self._database.target.location).absolute()
                 self._watcher = sqlite3.connect(
@@ -292,7 +295,7 @@ class SqliteCapture(Capture):
                     uri=True,
                     isolation_level=None,
                     timeout=0,
-                    check_same_thread=False,  # also asked within `together`, by turns
+                    check_same_thread=False,  # also asked within `together`
                 )
             return int(self._watcher.execute("PRAGMA data_version").fetchone()[0])
 
@@ -464,10 +467,10 @@ class SqliteCapture(Capture):
             end_watch(self._watch)
             self._watch = None
         # On the database's thread: a turn whose awaiter was cancelled may still be at work there.
-        await self._database.together(self._close_watcher)
-        await self._database.close()
+        await self._database.close(also=self._close_watcher)
 
-    async def _close_watcher(self) -> None:
-        if self._watcher is not None:
-            self._watcher.close()
-            self._watcher = None
+    def _close_watcher(self) -> None:
+        with self._watching:
+            if self._watcher is not None:
+                self._watcher.close()
+                self._watcher = None

@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +137,7 @@ class SqliteDatabase:
         try:
             await database.run(lambda _: None, _open=lambda: database._connect(create))
         except BaseException:
-            database._thread.shutdown(wait=False)
+            database._end()  # who gave up waiting for it leaves no open file behind
             raise
         return database
 
@@ -234,14 +234,22 @@ class SqliteDatabase:
 
         return await self.run(bracketed if is_durable else lightly)
 
-    async def close(self) -> None:
+    async def close(self, *, also: Callable[[], None] = lambda: None) -> None:
+        """Behind all that was begun, on the database's own thread: a connection that is closed
+        under a thread that uses it brings the process down. It is closed also when nobody awaits
+        this to its end. `also` is called there, for what is used in `together` as well."""
+        await asyncio.shield(asyncio.wrap_future(self._end(also)))
+
+    def _end(self, also: Callable[[], None] = lambda: None) -> Future[None]:
         def shut() -> None:
+            also()
             connection, self._connection = self._connection, None
             if connection is not None:
                 connection.close()
 
-        await asyncio.get_running_loop().run_in_executor(self._thread, shut)
+        ended = self._thread.submit(shut)
         self._thread.shutdown(wait=False)
+        return ended
 
 
 def _file_of(path: Path) -> tuple[int, int] | None:

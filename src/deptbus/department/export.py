@@ -38,6 +38,7 @@ class FolderExport:
         self._dirty: set[str] = set(targets)
         self._woken = asyncio.Event()
         self._woken.set()
+        self._writing: asyncio.Future[None] | None = None
         self._said = ""
 
     def mark(self, datasets: Iterable[str]) -> None:
@@ -53,10 +54,20 @@ class FolderExport:
 
     async def finish(self) -> None:
         """Write what is marked. A file that somebody holds open is tried again next time."""
+        if self._writing is not None:
+            # Begun before `run` was cancelled: two at once would write into the same new file.
+            await asyncio.wait((self._writing,))
+            self._writing.exception()  # its dataset is still marked
         for dataset in sorted(self._dirty):
             self._dirty.discard(dataset)
+            self._writing = asyncio.ensure_future(
+                asyncio.to_thread(self._write, self._targets[dataset])
+            )
             try:
-                await asyncio.to_thread(self._write, self._targets[dataset])
+                await asyncio.shield(self._writing)
+            except asyncio.CancelledError:
+                self._dirty.add(dataset)  # nobody hears how it ends
+                raise
             except (OSError, DatabaseUnavailable) as error:
                 self._dirty.add(dataset)
                 self._woken.set()
