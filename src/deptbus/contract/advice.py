@@ -19,6 +19,7 @@ def advise(draft: Draft, today: date) -> list[Problem]:
         *_grants(draft, today),
         *_rules(draft, today),
         *_units(draft),
+        *_duties(draft),
         *_closings(draft, today),
         *_withdrawn(draft),
     ]
@@ -123,6 +124,32 @@ def _units(draft: Draft) -> Iterator[Problem]:
                 f"unit `{unit.unit}` neither publishes nor receives anything",
                 "Name its line in a rule, give it a grant, or remove it",
             )
+
+
+def _duties(draft: Draft) -> Iterator[Problem]:
+    """Who names some contacts means to name all: an alarm without one rings nobody."""
+    contract = draft.contract
+    nameless = [i for i, unit in enumerate(contract.units) if unit.duty is None]
+    if contract.office is None and len(nameless) == len(contract.units):
+        return
+    if contract.office is None:
+        yield _hint(
+            draft,
+            DEPARTMENTS,
+            (),
+            "the data office has no duty contact, and what concerns the bus itself is its matter",
+            "Add `office: {name: ..., phone: ...}`",
+        )
+    if nameless:
+        first = contract.units[nameless[0]].unit
+        others = f" and {len(nameless) - 1} more" if len(nameless) > 1 else ""
+        yield _hint(
+            draft,
+            DEPARTMENTS,
+            ("units", nameless[0]),
+            f"unit `{first}`{others} has no duty contact: alarms name its owner without a number",
+            "Add `duty: {name: ..., phone: ...}` to it",
+        )
 
 
 def _closings(draft: Draft, today: date) -> Iterator[Problem]:

@@ -30,6 +30,9 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 def check(draft: Draft) -> list[Problem]:
     """Everything that is wrong across the parts of a contract; empty for a contract to act on."""
     problems: list[Problem] = []
+    office = draft.contract.office
+    if office is not None and not office.name.strip():
+        problems += _blank(draft, DEPARTMENTS, ("office", "name"))
     for found in (_territories(draft), _lines(draft), _units(draft), _grants(draft)):
         problems += found
     for name in draft.contract.datasets:
@@ -89,6 +92,8 @@ def _units(draft: Draft) -> Iterator[Problem]:
         for setting in ("title", "title_zh", "owner"):
             if not getattr(unit, setting).strip():
                 yield from _blank(draft, DEPARTMENTS, (*place, setting))
+        if unit.duty is not None and not unit.duty.name.strip():
+            yield from _blank(draft, DEPARTMENTS, (*place, "duty", "name"))
         if not unit.systems or len(set(unit.systems)) < len(unit.systems):
             yield from draft.problem(
                 DEPARTMENTS,

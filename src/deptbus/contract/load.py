@@ -20,6 +20,7 @@ from deptbus.contract.model import (
     Calendar,
     Contract,
     Dataset,
+    Duty,
     Grant,
     Line,
     Partitions,
@@ -43,6 +44,7 @@ _SCHEMA_NAME = re.compile(r"(?P<dataset>[a-z][a-z0-9_]*)\.v(?P<version>[1-9][0-9
 # What stands in for a required setting that is missing or wrong; checks skip such places.
 _LINE = {"title": "-", "title_zh": "-"}
 _UNIT = {"unit": "", "title": "-", "title_zh": "-", "owner": "-"}
+_DUTY = {"name": "-", "phone": "000"}
 _RULE: dict[str, Any] = {"rule": "", "direction": "horizontal", "lines": (), "fields": ()}
 _DATASET: dict[str, Any] = {
     "title": "-",
@@ -124,7 +126,8 @@ class _Reader:
         return {"partitions": (top or TopicsSettings()).partitions, "datasets": datasets}
 
     def departments(self) -> dict[str, Any]:
-        tree, settings = self._file(DEPARTMENTS, ("territories", "lines", "units", "calendar"))
+        known = ("territories", "lines", "units", "calendar", "office")
+        tree, settings = self._file(DEPARTMENTS, known)
         territories = {}
         for code, name in self._mapping(tree, DEPARTMENTS, settings, "territories").items():
             if not isinstance(name, str):
@@ -142,11 +145,15 @@ class _Reader:
         units = self._parts(Unit, DEPARTMENTS, settings, "units", _UNIT)
         own_days = settings.get("calendar", {})
         calendar = self._part(Calendar, DEPARTMENTS, ("calendar",), own_days, {})
+        office = settings.get("office")
+        if office is not None:
+            office = self._part(Duty, DEPARTMENTS, ("office",), office, _DUTY)
         return {
             "territories": territories,
             "lines": lines,
             "units": units,
             "calendar": calendar,
+            "office": office,
         }
 
     def grants(self) -> tuple[Grant, ...]:

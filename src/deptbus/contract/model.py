@@ -23,12 +23,13 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _without_empty(values: dict[str, Any], name: str) -> dict[str, Any]:
+def _without_empty(values: dict[str, Any], *names: str) -> dict[str, Any]:
     """Leaves out a setting that says nothing: contracts that lie on a bus keep their digests, and
     who does not know the setting yet can read those that do not use it."""
-    value = values.get(name)
-    if value is None or (isinstance(value, dict) and not any(value.values())):
-        values.pop(name, None)
+    for name in names:
+        value = values.get(name)
+        if value is None or (isinstance(value, dict) and not any(value.values())):
+            values.pop(name, None)
     return values
 
 
@@ -112,6 +113,26 @@ _HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 ServiceHours = Annotated[str, BeforeValidator(_service_hours)]
 
 
+def _duty_phone(value: Any) -> Any:
+    if isinstance(value, str) and not _PHONE.fullmatch(value):
+        raise ValueError(
+            "is not a telephone number|Write 3 to 16 digits; + - ( ) and spaces may be"
+        )
+    return value
+
+
+_PHONE = re.compile(r"(?=(?:\D*\d){3,16}\D*$)[+(]?\d[\d ()-]{1,28}\d")
+Phone = Annotated[str, BeforeValidator(_duty_phone)]
+
+
+class Duty(_Frozen):
+    """Who is on duty: a post, so that it stays true when people change. It lies on the bus, where
+    all units can read it."""
+
+    name: str
+    phone: Phone
+
+
 class Unit(_Frozen):
     unit: str  # `line@territory`
     title: str
@@ -120,10 +141,11 @@ class Unit(_Frozen):
     systems: tuple[str, ...] = ("main",)
     key_fingerprint: str | None = None  # of the unit's own key secret; see wire.keys.fingerprint
     service_hours: ServiceHours | None = None  # `08:30-17:30` on working days; None: always
+    duty: Duty | None = None  # whom an alarm names; None: the owner, without a number
 
     @model_serializer(mode="wrap")
     def _as_before(self, usual: Callable[[Unit], dict[str, Any]]) -> dict[str, Any]:
-        return _without_empty(usual(self), "service_hours")
+        return _without_empty(usual(self), "service_hours", "duty")
 
     @property
     def line(self) -> str:
@@ -178,10 +200,11 @@ class Contract(_Frozen):
     schemas: dict[str, dict[str, Any]]  # "resident.v1" -> the Avro record schema as parsed JSON
     partitions: Partitions = DEFAULT_PARTITIONS  # of every canonical topic, outbox and inbox
     calendar: Calendar = Calendar()
+    office: Duty | None = None  # of the data office, which runs the bus
 
     @model_serializer(mode="wrap")
     def _as_before(self, usual: Callable[[Contract], dict[str, Any]]) -> dict[str, Any]:
-        return _without_empty(usual(self), "calendar")
+        return _without_empty(usual(self), "calendar", "office")
 
     def to_json(self) -> str:
         """One form for one content: keys sorted, no spaces."""

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from contract_small import FILES, RESIDENT, TOPICS, edited, write
+from contract_small import DEPARTMENTS, FILES, RESIDENT, TOPICS, edited, write
 
 from deptbus.contract.advice import advise, may_receive, receivable_fields
 from deptbus.contract.draft import Draft
@@ -94,6 +94,24 @@ def test_a_unit_that_is_closed_for_longer_than_its_inbox_keeps_what_comes(tmp_pa
     files[T] = re.sub(r"retention_hours: \d+", "retention_hours: 240", TOPICS)
     assert "retention_hours: 240" in files[T]
     assert hints(tmp_path, files, date(2026, 1, 1)) == []
+
+
+def test_who_names_some_duty_contacts_means_to_name_all(tmp_path: Path) -> None:
+    post = 'duty: {name: 值班室, phone: "0571-8765-4321"}'
+    files = edited(D, "owner: 办公室", f"owner: 办公室\n    {post}")
+    told = [what for _, _, what in hints(tmp_path, files)]
+    assert (
+        "the data office has no duty contact, and what concerns the bus itself is its matter"
+        in (told)
+    )
+    assert (
+        "unit `police@330106` and 1 more has no duty contact: alarms name its owner without a "
+        "number" in told
+    )
+    files[D] = DEPARTMENTS.replace("units:\n", 'office: {name: 数据局, phone: "8100"}\nunits:\n')
+    for owner in ("值班室", "办公室", "大厅"):
+        files[D] = files[D].replace(f"owner: {owner}\n", f"owner: {owner}\n    {post}\n")
+    assert hints(tmp_path, files) == []
 
 
 def test_a_field_that_is_not_shared_any_more_still_stands_in_old_records(tmp_path: Path) -> None:

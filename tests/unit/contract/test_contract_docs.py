@@ -14,7 +14,7 @@ from deptbus.connection import Connection
 from deptbus.contract.department import Department, Publish, Receive, System, load_department
 from deptbus.contract.department_check import advise_department, check_department
 from deptbus.contract.load import load, read
-from deptbus.contract.model import Calendar, Contract, Dataset, Grant, Line, Rule, Unit
+from deptbus.contract.model import Calendar, Contract, Dataset, Duty, Grant, Line, Rule, Unit
 from deptbus.department import folder_files, folder_import, folder_tables, publication
 from deptbus.wire.guard import TOO_LARGE
 
@@ -27,6 +27,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "A rule": Rule,
     "A line": Line,
     "A unit": Unit,
+    "A duty contact": Duty,
     "The calendar": Calendar,
     "A grant": Grant,
     "department.yml": Department,
@@ -37,7 +38,7 @@ MODELS: dict[str, type[BaseModel]] = {
 }
 TOPS = {
     "topics.yml": {"partitions", "datasets"},
-    "departments.yml": {"territories", "lines", "units", "calendar"},
+    "departments.yml": {"territories", "lines", "units", "calendar", "office"},
     "grants.yml": {"grants"},
 }
 WANTED = {heading: set(model.model_fields) for heading, model in MODELS.items()} | TOPS

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deptbus.contract.bundled import bundled
 from deptbus.contract.load import load
-from deptbus.contract.model import Calendar, Contract
+from deptbus.contract.model import Calendar, Contract, Duty
 from deptbus.contract.opening import CHINA, Opening, opening_of, working_days
 
 HOUR = 3600.0
@@ -124,11 +124,15 @@ def test_a_unit_of_the_contract():
 
 def test_a_contract_that_does_not_use_it_is_what_it_was():
     """Its digest stands on buses, beside its content: another one would be refused there."""
-    text = contract().to_json()
+    bare = tuple(unit.model_copy(update={"duty": None}) for unit in contract().units)
+    text = contract().model_copy(update={"units": bare, "office": None}).to_json()
     assert "service_hours" not in text
     assert '"calendar"' not in text
-    used = contract(service_hours="09:00-17:00").model_copy(
-        update={"calendar": Calendar(closed=(date(2026, 5, 4),))}
+    assert '"office":' not in text
+    assert '"duty":' not in text
+    post = Duty(name="值班室", phone="0571-8765-4321")
+    used = contract(service_hours="09:00-17:00", duty=post).model_copy(
+        update={"calendar": Calendar(closed=(date(2026, 5, 4),)), "office": post}
     )
     assert used.digest != contract().digest
     assert Contract.from_json(used.to_json()) == used

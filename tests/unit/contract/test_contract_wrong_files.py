@@ -206,6 +206,41 @@ MISTAKES: dict[str, tuple[str, str, str, str, str]] = {
         f"{D}:12",
         "shut",
     ),
+    "a_duty_without_a_number": (
+        D,
+        "owner: 大厅",
+        "owner: 大厅\n    duty: {name: 值班室, phone: 值班室}",
+        f"{D}:26",
+        "`phone` is not a telephone number",
+    ),
+    "a_resident_number_for_a_phone": (
+        D,
+        "owner: 大厅",
+        'owner: 大厅\n    duty: {name: 值班室, phone: "330106199003070012"}',
+        f"{D}:26",
+        "`phone` is not a telephone number",
+    ),
+    "a_duty_of_nobody": (
+        D,
+        "owner: 大厅",
+        'owner: 大厅\n    duty: {name: " ", phone: "8101"}',
+        f"{D}:26",
+        "`name` is blank",
+    ),
+    "an_office_with_half_a_contact": (
+        D,
+        "units:\n",
+        "office: {name: 数据局值班室}\nunits:\n",
+        f"{D}:12",
+        "setting `phone` is missing",
+    ),
+    "an_office_of_nobody": (
+        D,
+        "units:\n",
+        'office: {name: " ", phone: "8100"}\nunits:\n',
+        f"{D}:12",
+        "`name` is blank",
+    ),
     # datasets
     "dataset_name": (T, "  flat:\n", "  Flat:\n", f"{T}:33", "not a name of a dataset"),
     "unknown_owner_line": (
