@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from office_bus import (
@@ -28,6 +29,7 @@ from deptbus.errors import BusRefused
 from deptbus.operations import live_feed
 from deptbus.operations.live_feed import BusFeed
 from deptbus.operations.picture import Live
+from deptbus.routing import Router
 from deptbus.stream.log import Outgoing
 from deptbus.wire.control import AppliedBeat, encode_control, key_of
 
@@ -132,7 +134,9 @@ async def test_markers_and_strangers_bytes_are_no_deliveries(new_bus: Callable[[
             await bus.sender.send([Outgoing(inbox, n, None, b"canary") for n in range(PARTITIONS)])
             forged = replace(person(bus.codecs, 1), source_unit="nobody@330106")
             (delivery,) = (
-                d for d in live_deliveries(agent, person(bus.codecs, 1)) if d.unit == HOUSING
+                d
+                for d in Router(policy).route(person(bus.codecs, 1), datetime.now(UTC))
+                if d.unit == HOUSING
             )
             (value,) = bus.codecs.encode_deliveries(forged, [delivery], policy.number)
             await bus.sender.send([Outgoing(inbox, 0, forged.key, value)])
