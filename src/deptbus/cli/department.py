@@ -13,10 +13,12 @@ from deptbus.cli.options import (
     Bootstrap,
     ClientFile,
     Data,
+    MetricsAddress,
     Output,
     OutputOption,
     connect,
     is_named,
+    metrics_address,
 )
 from deptbus.errors import DeptbusError, Exit
 
@@ -92,17 +94,21 @@ def snapshot(config: Config, dataset: Dataset = None) -> None:
 
 @app.command()
 def run(
-    config: Configs, data: Data = None, bootstrap: Bootstrap = None, client_file: ClientFile = None
+    config: Configs,
+    metrics: MetricsAddress = None,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    client_file: ClientFile = None,
 ) -> None:
     """Run the adapters of one or more departments until SIGINT or SIGTERM."""
     from deptbus.department.adapter import run_adapter
     from deptbus.logs import set_up_logging
     from deptbus.readiness import await_go
 
-    connection = connect(data, bootstrap, client_file)
+    connection, address = connect(data, bootstrap, client_file), metrics_address(metrics)
     set_up_logging(service=True)
     await_go()
-    run_adapter(connection, config)
+    run_adapter(connection, config, address)
 
 
 @app.command()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from deptbus.connection import Connection, find_connection
+
+if TYPE_CHECKING:
+    from deptbus.metrics.address import Address
 
 KEY_BYTES = 16
 
@@ -43,6 +46,17 @@ Reason = Annotated[
 ]
 
 
+MetricsAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics-address",
+        envvar="DEPTBUS_METRICS_ADDRESS",
+        help="HOST:PORT at which figures are told to Prometheus; else nowhere. Of several "
+        "processes the next ones take the next ports.",
+    ),
+]
+
+
 class Output(StrEnum):
     """How a command prints its answer."""
 
@@ -58,6 +72,13 @@ OutputOption = Annotated[
 def connect(data: Path | None, bootstrap: str | None, client_file: Path | None) -> Connection:
     """The bus that the options name; raises DeptbusError that says how to start one."""
     return find_connection(data=data, bootstrap=bootstrap, client_file=client_file)
+
+
+def metrics_address(text: str | None) -> Address | None:
+    """Raises DeptbusError."""
+    from deptbus.metrics.address import address_of
+
+    return address_of(text) if text else None
 
 
 def is_named(data: Path | None, bootstrap: str | None) -> bool:

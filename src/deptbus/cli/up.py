@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deptbus.cli.options import who
+from deptbus.cli.options import MetricsAddress, metrics_address, who
 from deptbus.errors import DeptbusError
 from deptbus.names import CONTRACT
 
@@ -47,6 +47,7 @@ def up(
     adapters: Annotated[
         int, typer.Option("--adapters", min=1, help="Adapter processes at most.")
     ] = 2,
+    metrics: MetricsAddress = None,
 ) -> None:
     """Start broker, topics, contract, workers and the adapters of every department.yml in DATA.
 
@@ -62,7 +63,7 @@ def up(
 
     if contract is not None:
         load(contract)  # tell what is wrong in it before anything is started
-    bus = Bus(data, Shape(port, workers, adapters), tell)
+    bus = Bus(data, Shape(port, workers, adapters, metrics_address(metrics)), tell)
     ahead = threading.Thread(target=_import_ahead, name="import ahead", daemon=True)
     ahead.start()
     try:

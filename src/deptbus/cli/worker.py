@@ -12,10 +12,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deptbus.cli.options import Bootstrap, ClientFile, Data, connect
+from deptbus.cli.options import (
+    Bootstrap,
+    ClientFile,
+    Data,
+    MetricsAddress,
+    connect,
+    metrics_address,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from deptbus.connection import Connection
+    from deptbus.metrics.address import Address
 
 app = typer.Typer(help="Run the agents that carry changes to their recipients.")
 
@@ -32,6 +42,7 @@ def worker(
         Path | None,
         typer.Option("--logs", help="Folder for the logs of several processes."),
     ] = None,
+    metrics: MetricsAddress = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
     client_file: ClientFile = None,
@@ -40,19 +51,24 @@ def worker(
 
     As many processes are useful as a topic has partitions. One process logs to stderr.
     """
-    connection = connect(data, bootstrap, client_file)
+    connection, address = connect(data, bootstrap, client_file), metrics_address(metrics)
     if processes == 1:
-        _run_here(connection)
+        _run_here(connection, address)
     else:
-        asyncio.run(_run_several(connection, processes, logs or _state_folder()))
+        folder = logs or _state_folder()
+        asyncio.run(
+            _run_several(
+                connection, [address and address.next(n) for n in range(processes)], folder
+            )
+        )
 
 
-def _run_here(connection: Connection) -> None:
+def _run_here(connection: Connection, metrics: Address | None) -> None:
     from deptbus.logs import set_up_logging
     from deptbus.stream.worker import run_worker
 
     set_up_logging(service=True)
-    code = run_worker(connection)
+    code = run_worker(connection, metrics)
     if code == START_AGAIN:
         # The set of topics changed. The same process id goes on, so no manager need know of it.
         sys.stdout.flush()
@@ -60,9 +76,13 @@ def _run_here(connection: Connection) -> None:
     raise typer.Exit(code)
 
 
-async def _run_several(connection: Connection, processes: int, logs: Path) -> None:
+async def _run_several(
+    connection: Connection, addresses: Sequence[Address | None], logs: Path
+) -> None:
+    """One process for each of the addresses."""
     from deptbus.cluster.supervisor import Part, Supervisor
     from deptbus.logs import set_up_logging
+    from deptbus.metrics.address import METRICS_ADDRESS
     from deptbus.stream.worker import worker_command
 
     set_up_logging(service=True)
@@ -77,9 +97,13 @@ async def _run_several(connection: Connection, processes: int, logs: Path) -> No
                 argv=tuple(worker_command(connection)),
                 log_file=logs / f"worker-{number}.log",
                 stage=AGENTS,
-                env={**connection.environment(), "DEPTBUS_CLIENT_FILE": None},
+                env={
+                    **connection.environment(),
+                    "DEPTBUS_CLIENT_FILE": None,
+                    METRICS_ADDRESS: str(address) if address else None,
+                },
             )
-            for number in range(processes)
+            for number, address in enumerate(addresses)
         ]
         starting = asyncio.create_task(supervisor.start(parts))
         stopping = asyncio.create_task(asked.wait())

@@ -7,6 +7,7 @@ that the caller passes; workers and adapters are command lines.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -22,12 +23,14 @@ from deptbus.cluster.supervisor import Part, Supervisor, Tell
 from deptbus.connection import Connection
 from deptbus.contract.department import Department, load_department
 from deptbus.errors import DeptbusError, FileProblems, Problem
+from deptbus.metrics.address import METRICS_ADDRESS, Address
 from deptbus.readiness import GO_FILE
 
 DEPARTMENT_FILE = "department.yml"
 BROKER_FOLDER = "broker"
 POSTGRES_FOLDER = "postgres"  # there when `demo --postgres` made it
 LOG_FOLDER = "logs"
+TARGETS_FILE = "prometheus-targets.json"
 _RUN_FOLDER = ".run"
 _NOT_SEARCHED = {BROKER_FOLDER, POSTGRES_FOLDER, LOG_FOLDER, _RUN_FOLDER, ".deptbus"}
 
@@ -47,6 +50,7 @@ class Shape:
     port: int | None = None
     workers: int = 1
     adapters: int = 2
+    metrics: Address | None = None  # of the first worker; the others and the adapters follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ class Bus:
         self._departments = find_departments(self._data)
         self._servers = [self._broker_part()]
         try:
+            self._targets_file.unlink(missing_ok=True)
             remove_run_file(self._data)  # of an `up` that was killed: the folder is ours now
             if (self._data / POSTGRES_FOLDER / "port").exists():
                 self._servers.append(self._postgres_part())
@@ -114,6 +119,7 @@ class Bus:
             await asyncio.gather(starting, return_exceptions=True)
         self._all_ready = True
         self._note_processes()
+        self._note_targets(others)
         self._tell("bus", f"ready at {connection.bootstrap}")
         return connection
 
@@ -121,6 +127,7 @@ class Bus:
         """Ends adapters, then workers and operations, then the servers."""
         self._all_ready = False
         remove_run_file(self._data)
+        self._targets_file.unlink(missing_ok=True)
         await self.supervisor.stop()
 
     def release(self) -> None:
@@ -165,7 +172,7 @@ class Bus:
     def _agents(self, connection: Connection) -> list[Part]:
         commands = self._commands
         parts = [
-            self._part(f"worker-{n}", commands.worker, AGENTS, connection)
+            self._part(f"worker-{n}", commands.worker, AGENTS, connection, self._metrics(n))
             for n in range(self._shape.workers)
         ]
         return [*parts, self._part("operations", commands.operations, AGENTS, connection)]
@@ -174,14 +181,42 @@ class Bus:
         count = min(self._shape.adapters, len(self._departments))
         parts = []
         for number in range(count):
+            metrics = self._metrics(self._shape.workers + number)
             argv = [*self._commands.adapter]
             for department in self._departments[number::count]:
                 argv += ["--config", department.file]
-            part = self._part(f"adapter-{number}", argv, ADAPTERS, connection)
+            part = self._part(f"adapter-{number}", argv, ADAPTERS, connection, metrics)
             parts.append(replace(part, rests_on_refusal=True))
         return parts
 
-    def _part(self, name: str, argv: Iterable[str], stage: int, connection: Connection) -> Part:
+    def _metrics(self, number: int) -> Address | None:
+        """Of the worker, and behind the workers the adapter, of this number."""
+        return self._shape.metrics.next(number) if self._shape.metrics else None
+
+    def _note_targets(self, parts: Iterable[Part]) -> None:
+        """For Prometheus, whose `file_sd_configs` reads such a file again when it changes."""
+        told = [(p.name, address) for p in parts if (address := p.env.get(METRICS_ADDRESS))]
+        if not told:
+            return
+        targets = [
+            {"targets": [address], "labels": {"process": name, "component": name.partition("-")[0]}}
+            for name, address in told
+        ]
+        self._targets_file.write_text(json.dumps(targets, indent=2) + "\n", encoding="utf-8")
+        self._tell("metrics", f"at {', '.join(a for _, a in told)}; see {self._targets_file}")
+
+    @property
+    def _targets_file(self) -> Path:
+        return self._data / TARGETS_FILE
+
+    def _part(
+        self,
+        name: str,
+        argv: Iterable[str],
+        stage: int,
+        connection: Connection,
+        metrics: Address | None = None,
+    ) -> Part:
         return Part(
             name=name,
             argv=tuple(argv),
@@ -192,6 +227,7 @@ class Bus:
                 **connection.environment(),
                 "DEPTBUS_CLIENT_FILE": None,
                 GO_FILE: str(self._go_file),
+                METRICS_ADDRESS: str(metrics) if metrics else None,
             },
             start_seconds=_START_SECONDS,
         )

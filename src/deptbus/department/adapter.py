@@ -33,6 +33,7 @@ from deptbus.department.publisher import Publisher
 from deptbus.department.requests import RequestReader, Resend
 from deptbus.errors import (
     BusUnreachable,
+    ContractUnreadable,
     DeptbusError,
     Fenced,
     FileProblems,
@@ -40,6 +41,9 @@ from deptbus.errors import (
     SourceRefused,
 )
 from deptbus.garbage import spare_what_is_loaded
+from deptbus.metrics.address import Address, served
+from deptbus.metrics.catalogue import Teller
+from deptbus.metrics.counts import Counts
 from deptbus.readiness import tell_ready
 from deptbus.stream.log import Sender
 from deptbus.stream.policies import PolicyFollower
@@ -54,16 +58,19 @@ _BACKOFF_SECONDS = (0.2, 5.0)
 _SETTLED_SECONDS = 60.0
 
 
-def run_adapter(connection: Connection, configs: Sequence[Path]) -> None:
-    """Runs until a signal says stop. Raises FileProblems (all files' problems at once), BusRefused,
-    and the last system's Fenced or SourceRefused when none is left."""
+def run_adapter(
+    connection: Connection, configs: Sequence[Path], metrics: Address | None = None
+) -> None:
+    """Runs until a signal says stop; tells its figures at `metrics`. Raises FileProblems (all
+    files' problems at once), BusRefused, the last system's Fenced or SourceRefused when none is
+    left, and DeptbusError where the address cannot be taken."""
     departments = _load(configs)
     # A batch makes some ten thousand tuples that die together by their reference counts; looking
     # for cycles among them every 700 took a third of the time of preparing rows.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_run(connection, departments))
+        runner.run(_run(connection, departments, metrics))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -99,6 +106,14 @@ class Shared:
         self.follower = PolicyFollower(connection)
         self.schemas = SchemaFollower(connection, self.codecs)
         self.sender = Sender(connection)
+        self.counts = Counts()
+        self.counts.ask("deptbus_policy_number", (), self._policy_number)
+
+    def _policy_number(self) -> int | None:
+        try:
+            return self.follower.current().number
+        except ContractUnreadable:
+            return None
 
     async def start(self) -> None:
         """Waits for a bus that is not there yet, and says so once. Raises BusRefused."""
@@ -152,6 +167,7 @@ class SystemRun:
                     self._log.warning("database_was_replaced")
                     continue
                 self.ended = error
+                self._tell_state("stopped")
                 self._log.error("system_stopped", reason=str(error))
                 self.settled.set()
                 return
@@ -161,6 +177,7 @@ class SystemRun:
                 if error.what != said or settled:
                     self._log.warning("system_waits", error=str(error))
                     said = error.what
+                self._tell_state("waiting")
                 self.settled.set()
                 if settled:
                     pause = _BACKOFF_SECONDS[0]
@@ -168,6 +185,10 @@ class SystemRun:
                     async with asyncio.timeout(pause):
                         await self._stopping.wait()
                 pause = min(pause * 2, _BACKOFF_SECONDS[1])
+
+    def _tell_state(self, state: str) -> None:
+        labels = self._department.unit, self._system
+        self._shared.counts.tell_state("deptbus_system_state", labels, state)
 
     async def _was_restored(self) -> bool:
         """After Fenced: no younger adapter is there, but our own database is another one, which has
@@ -205,6 +226,7 @@ class SystemRun:
             elif publisher is not None:
                 parts.append(self._requests(publisher).run())
             self.settled.set()
+            self._tell_state("running")
             await self._until_first(parts, applier)
 
     async def _publisher(self, stack: AsyncExitStack) -> Publisher:
@@ -221,6 +243,7 @@ class SystemRun:
             sender=self._shared.sender,
             follower=self._shared.follower,
             secret=self._secret,
+            counts=self._shared.counts,
         )
         await publisher.start()
         return publisher
@@ -255,6 +278,7 @@ class SystemRun:
             schemas=self._shared.schemas,
             codecs=self._shared.codecs,
             resend=None if publisher is None else _resend_by(publisher),
+            counts=self._shared.counts,
         )
 
     def _tell_that_it_lives(
@@ -295,12 +319,19 @@ def _resend_by(publisher: Publisher) -> Resend:
     return resend
 
 
-async def _run(connection: Connection, departments: Sequence[Department]) -> None:
+async def _run(
+    connection: Connection, departments: Sequence[Department], metrics: Address | None
+) -> None:
+    shared = Shared(connection)
+    with served(metrics, Teller.ADAPTER, shared.counts):
+        await _run_until_asked(shared, departments)
+
+
+async def _run_until_asked(shared: Shared, departments: Sequence[Department]) -> None:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
-    shared = Shared(connection)
     starting = asyncio.create_task(shared.start())
     waiting = asyncio.create_task(asked.wait())
     await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)

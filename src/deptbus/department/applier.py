@@ -35,6 +35,7 @@ from deptbus.errors import (
     Fenced,
     SourceRefused,
 )
+from deptbus.metrics.counts import Counts
 from deptbus.stream.policies import PolicyFollower
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
@@ -99,11 +100,14 @@ class Applier:
         schemas: SchemaFollower,
         codecs: Codecs,
         resend: Resend | None = None,
+        counts: Counts | None = None,
     ) -> None:
         self._connection, self._department, self._system = connection, department, system
         self._token = token
         self._follower, self._schemas, self._codecs = follower, schemas, codecs
         self._resend = resend
+        self._counts = counts if counts is not None else Counts()
+        self._who = department.unit, system
         self._stopping = asyncio.Event()
         self._log = log.bind(unit=department.unit, system=system)
         self._policy: Policy | None = None
@@ -220,6 +224,7 @@ class Applier:
                     await inbox.check_identity()
                     if store.has_parked or self.parked != {}:
                         self.parked = await store.parked_rows()
+                    self._tell_parked()
                     checked_at = time.monotonic()
                     self._begun_again(store)
         finally:
@@ -252,6 +257,7 @@ class Applier:
             return
         pause, began, said = _BUSY_SECONDS[0], time.monotonic(), False
         while True:
+            tried_at = time.monotonic()
             sifted, arrived.sifted = arrived.sifted, None
             try:
                 applied = await store.apply(arrived.batch, _now_us(), sifted)
@@ -264,11 +270,34 @@ class Applier:
                     return
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _BUSY_SECONDS[1])
+        now_us = _now_us()
         if arrived.batch:
-            self.applied_at_us = _now_us()
+            self.applied_at_us = now_us
+        self._count(arrived, applied, time.monotonic() - tried_at, now_us)
         self._tell(applied)
         if self._export is not None and applied.written:
             self._export.mark(applied.written)
+
+    def _tell_parked(self) -> None:
+        if self.parked is not None:
+            rows = sum(self.parked.values())
+            self._counts.tell("deptbus_parked_rows", (*self._who, "apply"), rows)
+
+    def _count(self, arrived: Arrived, applied: Applied, seconds: float, now_us: int) -> None:
+        counts, who = self._counts, self._who
+        for tally, deliveries in applied.tallies.items():
+            labels = (*who, tally.dataset, tally.direction, tally.outcome)
+            counts.add("deptbus_deliveries_total", labels, deliveries)
+        for place, times_us in applied.times_us.items():
+            counts.histogram("deptbus_end_to_end_seconds", place).observe_ages(times_us, now_us)
+        counts.histogram("deptbus_apply_seconds", who).observe(seconds)
+        if arrived.batch:
+            at = now_us / 1e6
+            counts.tell("deptbus_last_apply_timestamp_seconds", who, at, for_good=True)
+        for part in arrived.batch.values():
+            for unreadable in part.unreadable:
+                reason = unreadable.reason
+                counts.add("deptbus_unreadable_deliveries_total", (*who, reason), 1)
 
     def _tell(self, applied: Applied) -> None:
         """One line for all rows of a batch that are parked for the same reason."""

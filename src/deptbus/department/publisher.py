@@ -32,7 +32,7 @@ from deptbus.department.bus_memory import (
     read_control,
     read_outbox,
 )
-from deptbus.department.capture import LIVE, Capture, OutboxRow, Prepared
+from deptbus.department.capture import LIVE, Capture, OutboxRow, Prepared, Waiting
 from deptbus.department.capture_check import Broken
 from deptbus.department.chores import Chores
 from deptbus.department.judge import Found, Judge, Ready, find_keys
@@ -40,6 +40,7 @@ from deptbus.department.layout import layout_of
 from deptbus.department.publication import Batch, KeyOf, Publication, Stamp
 from deptbus.department.pulse import Signs
 from deptbus.errors import BusUnreachable, DatabaseBusy, DeptbusError, SourceRefused
+from deptbus.metrics.counts import Counts
 from deptbus.names import control_topic, out_topic
 from deptbus.stream.log import Outgoing, Sender, end_offsets
 from deptbus.stream.policies import PolicyFollower
@@ -134,6 +135,7 @@ class Publisher:
         sender: Sender,
         follower: PolicyFollower,
         secret: bytes,
+        counts: Counts | None = None,
     ) -> None:
         self._connection = connection
         self.unit = department.unit
@@ -143,6 +145,7 @@ class Publisher:
         self._sender = sender
         self._follower = follower
         self._secret = secret
+        self._counts = counts if counts is not None else Counts()
         self._fingerprint = fingerprint(secret)
         self._log = log.bind(unit=self.unit, system=system)
         self._publications: dict[str, Publication] = {}
@@ -628,6 +631,7 @@ class Publisher:
         for (_, place), offsets in stored.items():
             self._ends[place] = max(self._ends[place], *(few.stop for few in offsets))
         self._signs.acked()
+        self._counts.add("deptbus_published_changes_total", (self.unit, self.system), len(changes))
         self._acked = publication
         self._version = max(self._version, max(version for version, _, _ in changes))
 
@@ -657,6 +661,7 @@ class Publisher:
         await self._capture.check(self.incarnation.token)
         state = await self._capture.state()
         waiting = await self._capture.waiting(_WAITING_COUNTED)
+        self._tell_figures(waiting, needs_resync=state.gave_way > 0)
         await self._write_control(
             Heartbeat(
                 self.unit,
@@ -674,3 +679,16 @@ class Publisher:
                 waiting.oldest_us,
             )
         )
+
+    def _tell_figures(self, waiting: Waiting, *, needs_resync: bool) -> None:
+        """For metrics: what is known at this moment, before the bus is asked to take it."""
+        age = 0.0 if waiting.oldest_us is None else max(0.0, time.time() - waiting.oldest_us / 1e6)
+        figures = {
+            "deptbus_outbox_rows": waiting.rows,
+            "deptbus_outbox_oldest_age_seconds": age,
+            "deptbus_resync_needed": int(needs_resync),
+        }
+        who = self.unit, self.system
+        for name, value in figures.items():
+            self._counts.tell(name, who, value)
+        self._counts.tell("deptbus_parked_rows", (*who, "outbox"), len(self._parked))

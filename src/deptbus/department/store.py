@@ -10,15 +10,16 @@ import asyncio
 import json
 import sys
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, NamedTuple, cast
 
 import structlog
 
-from deptbus.change import Received
+from deptbus.change import Cause, DeliveryOp, Received
 from deptbus.department.decide import (
     Action,
     Decision,
@@ -58,6 +59,7 @@ from deptbus.wire.control import PolicyMarker
 log = structlog.get_logger(__name__)
 
 RETRIES_AT_ONCE = 100
+_SOURCE_TIME = attrgetter("source_time_us")
 REFERENCE = "foreign key"  # in the reason of a row whose parent is not there yet
 
 
@@ -120,6 +122,8 @@ class Applied:
     tallies: Counter[Tally] = field(default_factory=Counter)
     written: frozenset[str] = frozenset()
     parked: tuple[Entry, ...] = ()  # newly parked
+    # (dataset, direction) -> when the live changes among them were made at their sources.
+    times_us: Mapping[tuple[str, str], list[int]] = field(default_factory=dict)
 
 
 class DatasetStatus(NamedTuple):
@@ -397,7 +401,7 @@ class Store(ABC):
         # A parent row may have come: its children need not wait for their back-off.
         self._related = any(written & parents for parents in self.parents.values())
         new = tuple(e for e in parked if e.id not in folded.retries)
-        return Applied(work.tallies, written, new)
+        return Applied(work.tallies, written, new, _times_us(folded, work))
 
     @property
     def has_parked(self) -> bool:
@@ -485,6 +489,28 @@ class Work:
     def datasets(self) -> set[str]:
         """Those whose tables are written to."""
         return {action.row.dataset for action in self.decision.actions} | self.lots.keys()
+
+
+def _times_us(folded: Folded, work: Work) -> dict[tuple[str, str], list[int]]:
+    """Of what was settled now and happened just so: neither loads nor repeats, and nothing that is
+    only written again because another record's claim changed."""
+    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for lot in work.lots.values():
+        live = [terms.cause == Cause.LIVE for terms in lot.terms]
+        if len(lot.terms) == 1:
+            if live[0]:
+                place = lot.terms[0].dataset, lot.terms[0].direction
+                found[place] += map(_SOURCE_TIME, lot.plain)
+            continue
+        times = [found[terms.dataset, terms.direction] for terms in lot.terms]
+        for one, number in zip(lot.plain, lot.places, strict=True):
+            if live[number]:
+                times[number].append(one.source_time_us)
+    for entry in work.decision.entries:
+        is_settled = entry.parked is None and (entry.held or entry.op != DeliveryOp.UPSERT)
+        if entry.cause == Cause.LIVE and is_settled and entry.id in folded.candidates:
+            found[entry.dataset, entry.direction].append(entry.source_time_us)
+    return {place: times for place, times in found.items() if times}
 
 
 def _work(

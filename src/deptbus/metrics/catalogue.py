@@ -47,10 +47,13 @@ LABELS = {
     "component": "which process: `adapter`, `worker`, `monitor`",
     "consumergroup": "a consumer group of the cluster",
     "dataset": "a dataset of the contract",
+    "direction": "`horizontal`, `upward`, `downward`, `return`, `granted`",
+    "outcome": "what became of a delivery, as `deptbus department status` counts it",
     "partition": "number of a partition",
     "reason": "why something is in quarantine or parked: a word of the code, never a text",
     "stage": "`outbox`, `intake`, `routing`, `apply`",
     "state": "one word of a fixed set; it stands with the metric",
+    "system": "a system of the unit, as its department names it",
     "topic": "a topic of the cluster",
     "unit": "a unit of the contract; `bus` for what serves them all",
     "verdict": "as `deptbus lag` gives it; `UNKNOWN` where nobody could tell",
@@ -80,6 +83,8 @@ _END_TO_END_SECONDS = (
     28_800.0, 86_400.0, 259_200.0, 864_000.0,
 )  # fmt: skip
 
+_ADAPTER, _WORKER = (Teller.ADAPTER,), (Teller.WORKER,)
+_SYSTEM = ("unit", "system")
 _ALL = (Teller.ADAPTER, Teller.WORKER, Teller.MONITOR)
 _MONITOR = (Teller.MONITOR,)
 _GROUP = ("consumergroup", "topic", "partition")
@@ -90,6 +95,53 @@ METRICS: tuple[Metric, ...] = (
            "Which deptbus runs here.", ("component", "version"), _ALL),
     Metric("deptbus_policy_number", Kind.GAUGE,
            "Policy in force as this process knows it; absent where it cannot be read.", (), _ALL),
+
+    # --- an adapter: each system of its departments -----------------------------------------------
+    Metric("deptbus_system_state", Kind.STATE,
+           "How a system's adapter is: `running`; `waiting` (database or bus is away, it tries "
+           "again), `stopped` (a person has to mend it).", (*_SYSTEM, "state"), _ADAPTER),
+    Metric("deptbus_outbox_rows", Kind.GAUGE,
+           "Rows that wait in the outbox of the department's database, counted up to 10,000.",
+           _SYSTEM, _ADAPTER),
+    Metric("deptbus_outbox_oldest_age_seconds", Kind.GAUGE,
+           "Age of the row that is published next; 0 where none waits.", _SYSTEM, _ADAPTER),
+    Metric("deptbus_parked_rows", Kind.GAUGE,
+           "Rows that wait for a person: of the source at `outbox`, of its copies at `apply`.",
+           (*_SYSTEM, "stage"), _ADAPTER),
+    Metric("deptbus_resync_needed", Kind.GAUGE,
+           "1 where something was written that capture missed, else 0.", _SYSTEM, _ADAPTER),
+    Metric("deptbus_published_changes_total", Kind.COUNTER,
+           "Changes that the brokers have acked.", _SYSTEM, _ADAPTER),
+    Metric("deptbus_deliveries_total", Kind.COUNTER,
+           "Deliveries that were dealt with, by what became of them.",
+           (*_SYSTEM, "dataset", "direction", "outcome"), _ADAPTER),
+    Metric("deptbus_unreadable_deliveries_total", Kind.COUNTER,
+           "Records of the inbox that were noted by their place because they are none of this bus.",
+           (*_SYSTEM, "reason"), _ADAPTER),
+    Metric("deptbus_apply_seconds", Kind.HISTOGRAM,
+           "How long it took to apply a batch, in one transaction.",
+           _SYSTEM, _ADAPTER, _BATCH_SECONDS),
+    Metric("deptbus_last_apply_timestamp_seconds", Kind.GAUGE,
+           "When something was last applied since the adapter began.", _SYSTEM, _ADAPTER),
+    Metric("deptbus_end_to_end_seconds", Kind.HISTOGRAM,
+           "From the commit at the source to the commit at the recipient, of changes as they "
+           "happened: no first loads, no resends, nothing that was there already.",
+           ("dataset", "direction"), _ADAPTER, _END_TO_END_SECONDS),
+
+    # --- a worker ---------------------------------------------------------------------------------
+    Metric("deptbus_taken_in_records_total", Kind.COUNTER,
+           "Records of outboxes that went into a canonical topic.", ("dataset",), _WORKER),
+    Metric("deptbus_routed_records_total", Kind.COUNTER,
+           "Records of a canonical topic whose deliveries are all acked.", ("dataset",), _WORKER),
+    Metric("deptbus_delivered_total", Kind.COUNTER,
+           "Deliveries that an inbox has acked.", ("direction",), _WORKER),
+    Metric("deptbus_withheld_total", Kind.COUNTER,
+           "Deliveries that were not made because the data office holds them back.",
+           ("dataset",), _WORKER),
+    Metric("deptbus_quarantined_total", Kind.COUNTER,
+           "Records that were noted in quarantine.", ("stage", "reason"), _WORKER),
+    Metric("deptbus_route_seconds", Kind.HISTOGRAM,
+           "How long it took to route a batch.", (), _WORKER, _BATCH_SECONDS),
 
     # --- the cluster: the figures of `deptbus lag`, `status`, `freshness`, `quarantine` -----------
     Metric("deptbus_look_state", Kind.STATE,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
@@ -24,24 +23,37 @@ from prometheus_client.registry import Collector
 
 from deptbus import __version__
 from deptbus.errors import DeptbusError
+from deptbus.metrics.address import Address
 from deptbus.metrics.catalogue import Teller
+from deptbus.metrics.counts import Counts
 from deptbus.metrics.families import Families
 
 
-class _Build(Collector):
-    def __init__(self, component: Teller) -> None:
-        self._component = component
+class _Process(Collector):
+    """Which process it is, and what it counted."""
+
+    def __init__(self, component: Teller, counts: Counts) -> None:
+        self._component, self._counts = component, counts
+
+    def describe(self) -> Iterable[Family]:
+        """Nothing is asked when it is registered."""
+        return ()
 
     def collect(self) -> Iterable[Family]:
         told = Families()
         told.tell_state("deptbus_build_info", [self._component.value, __version__])
+        for (name, labels), value in (*self._counts.sums(), *self._counts.gauges()):
+            told.tell(name, labels, value)
+        for (name, labels), histogram in self._counts.histograms():
+            told.tell_counts(name, labels, histogram.counts, histogram.total)
         return told
 
 
-def registry_of(component: Teller, *collectors: Collector) -> CollectorRegistry:
-    """What a process tells: which it is, what it takes (`process_*`, `python_gc_*`), and these."""
+def registry_of(component: Teller, counts: Counts, *others: Collector) -> CollectorRegistry:
+    """What a process tells: which it is, what it counted, what it takes (`process_*`,
+    `python_gc_*`), and what others tell."""
     registry = CollectorRegistry()
-    for collector in (_Build(component), PROCESS_COLLECTOR, GC_COLLECTOR, *collectors):
+    for collector in (_Process(component, counts), PROCESS_COLLECTOR, GC_COLLECTOR, *others):
         registry.register(collector)
     return registry
 
@@ -51,36 +63,6 @@ def text_of(registry: CollectorRegistry, accept: str = "") -> tuple[bytes, str]:
     with twenty thousand partitions it is 11 MB and takes a second, so not on an event loop."""
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-    def next(self, count: int) -> Address:
-        """The address of the process that is `count` further."""
-        if self.port + count > _LAST_PORT:
-            raise DeptbusError(
-                f"there is no port {self.port + count}", mend="Name a lower one to begin with"
-            )
-        return Address(self.host, self.port + count)
-
-
-_LAST_PORT = 65_535
-
-
-def address_of(text: str) -> Address:
-    """From HOST:PORT. Raises DeptbusError."""
-    host, colon, port = text.rpartition(":")
-    number = int(port) if port.isascii() and port.isdecimal() else 0
-    if not (colon and host and 0 < number <= _LAST_PORT):
-        raise DeptbusError(f"{text!r} is no address", mend="Give HOST:PORT, as in 127.0.0.1:9464")
-    return Address(host.strip("[]"), number)
 
 
 class Endpoint:
@@ -120,5 +102,5 @@ def _refused(address: Address, error: OSError) -> DeptbusError:
         why = (error.strerror or type(error).__name__).lower()
     return DeptbusError(
         f"metrics cannot be served at {address} ({why})",
-        mend="Name another HOST:PORT, or end what has that one",
+        mend="Name another with --metrics-address HOST:PORT, or end what has that one",
     )

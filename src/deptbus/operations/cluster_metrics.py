@@ -100,7 +100,9 @@ def _tell_units(told: Families, lag: LagReport) -> None:
         told.tell("deptbus_unit_margin_seconds", labels, worst.margin_seconds)
         told.tell("deptbus_unit_opens_timestamp_seconds", labels, worst.closed_until)
         if stage in _PARKING:
-            told.tell("deptbus_unit_parked_rows", labels, sum(r.parked for r in reports))
+            rows = [r.parked for r in reports]
+            known = None if None in rows else sum(filter(None, rows))
+            told.tell("deptbus_unit_parked_rows", labels, known)
 
 
 def _tell_partitions(told: Families, lag: LagReport) -> None:

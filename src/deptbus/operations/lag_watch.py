@@ -185,7 +185,7 @@ class LagWatch:
                     silent_since=life.silent_since,
                     has_lived=life.last is not None or self._receives(system, picture),
                     closed_until=self._closed_until(unit, life, picture.at),
-                    parked=(beat.parked if beat is not None else None) or 0,
+                    parked=beat.parked if beat is not None else None,
                     parked_for=parked_of(beat),
                     now=picture.at,
                 )

@@ -78,7 +78,7 @@ class StageReport:
     since: float
     expected_seconds: float | None = None  # NEVER where it grows
     margin_seconds: float | None = FOR_EVER  # until something is lost to its reader
-    parked: int = 0  # rows of the unit that wait at this stage for a person
+    parked: int | None = 0  # rows of the unit that wait at this stage for a person
     closed_until: float | None = None  # its unit does not work until then, and has switched off
     has_lived: bool = True  # its reader gave a sign of life or committed something, once
     reason: str = ""  # why nobody could tell
@@ -117,7 +117,7 @@ def stage_report(
     has_lived: bool = True,
     closed_until: float | None = None,
     missed: bool = False,
-    parked: int = 0,
+    parked: int | None = 0,
     parked_for: tuple[Parked, ...] = (),
     now: float,
 ) -> StageReport:

@@ -79,6 +79,12 @@ class Router:
             decided = self._decisions[asked] = self._decide(change, now)
         return decided
 
+    def held_back(self, change: Change, now: datetime) -> int:
+        """How many deliveries `route` leaves out because of a hold."""
+        if not (self._held_units or self._held_datasets):
+            return 0
+        return len(self._entitled(change, now)) - len(self.route(change, now))
+
     def span(self, now: datetime) -> tuple[datetime, datetime]:
         """From when (exclusive) until when decisions made at `now` hold."""
         if not self._since < now <= self._until:
@@ -131,9 +137,16 @@ class Router:
     # -- deciding ---------------------------------------------------------------------------------
 
     def _decide(self, change: Change, now: datetime) -> tuple[Delivery, ...]:
-        book = self._book(change)
-        if book is None or change.dataset in self._held_datasets:
+        if change.dataset in self._held_datasets:
             return ()
+        found = self._entitled(change, now)
+        return tuple(found[name] for name in sorted(found) if name not in self._held_units)
+
+    def _entitled(self, change: Change, now: datetime) -> dict[str, Delivery]:
+        """By unit, those that are held back too."""
+        book = self._book(change)
+        if book is None:
+            return {}
         source = self._units[change.source_unit]
         found: dict[str, Delivery] = {}
         for place in (change.division, *change.former_divisions):
@@ -142,7 +155,7 @@ class Router:
                     delivery = self._delivery(book, unit, change, now)
                     if delivery is not None:
                         found[unit.unit] = delivery
-        return tuple(found[name] for name in sorted(found) if name not in self._held_units)
+        return found
 
     def _delivery(self, book: Book, unit: Unit, change: Change, now: datetime) -> Delivery | None:
         """Rules 8 and 9 for one unit."""

@@ -27,6 +27,7 @@ from deptbus.contract.model import Contract
 from deptbus.errors import BusRefused, Exit
 from deptbus.garbage import spare_what_is_loaded
 from deptbus.logs import set_up_logging
+from deptbus.metrics.counts import Counts
 from deptbus.names import AGENTS, QUARANTINE, SCHEMAS, WORKER_GROUP, in_topic
 from deptbus.readiness import tell_ready
 from deptbus.stream.batches import Batch
@@ -101,6 +102,7 @@ class BusApp(faust.App):
         )
         self.connection = connection
         self.contract = contract
+        self.counts = Counts()
         self._outbox_names = frozenset(outboxes(contract))
         self._readers: dict[str, int] = {}
         self.outboxes = self.topic(*outboxes(contract), schema=BatchSchema(), acks=True)
@@ -175,7 +177,7 @@ class BusApp(faust.App):
         await check_topics(self.connection, self.contract)
         origins = await read_origins(self.connection, self.contract)
         cast(BatchTransport, self.transport).origins = origins
-        self.desk = Desk(self.connection, self.contract)
+        self.desk = Desk(self.connection, self.contract, self.counts)
         self.gate = Gate(self.desk)
         await self.desk.start()
         loop_watch = LoopWatch(lambda: leave(Exit.OUR_BUG, "event_loop_dead"))

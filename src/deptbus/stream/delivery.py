@@ -7,10 +7,11 @@ something is wrong, is decoded into a change and judged, and teaches the way for
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from deptbus.change import Change, Delivery, Direction
 from deptbus.contract.model import Contract
@@ -56,6 +57,16 @@ class Routed:
     refused: list[Outgoing] = field(default_factory=list)  # notes for bus.quarantine
     reasons: list[str] = field(default_factory=list)  # of `refused`, one for one
     names_newer: bool = False
+    # For metrics: how many deliveries each agent has in each direction, how many were held back.
+    went: Counter[tuple[str, Direction]] = field(default_factory=Counter)
+    held_back: int = 0
+
+
+class Went(NamedTuple):
+    """Stands for a box that counts: as many changes as are in it went these ways."""
+
+    ways: tuple[tuple[str, Direction], ...]
+    held_back: int
 
 
 def refusal(
@@ -86,8 +97,8 @@ class Carrier:
         self._span: object = None
         self._ways: dict[tuple[str, bytes], Ways] = {}  # by dataset and frame
         self._cuts: dict[tuple[int, ...], Cut] = {}
-        self._boxes: list[tuple[str, str]] = []  # number -> agent, inbox
-        self._numbers: dict[tuple[str, str], int] = {}
+        self._boxes: list[tuple[str, str] | Went] = []  # number -> agent, inbox
+        self._numbers: dict[tuple[str, str] | Went, int] = {}
 
     def carry(
         self, dataset: str, records: Sequence[LogRecord], first: int, end: int, boxes: Boxes,
@@ -119,16 +130,22 @@ class Carrier:
         policy = self.router.policy.number
         values = self._codecs.encode_deliveries(change, deliveries, policy)
         for delivery, value in zip(deliveries, values, strict=True):
-            boxes[self._number(delivery)].append((change.key, value))
+            boxes[self._box_of(delivery)].append((change.key, value))
+        counted = self._counted(deliveries, self.router.held_back(change, now))
+        boxes[counted].append((change.key, b""))
         found = self._of_frame(change.dataset, frame)
         if found is not None:
-            found[1].learn(*what_decides(change), self._way(change, deliveries, policy))
+            found[1].learn(*what_decides(change), self._way(change, deliveries, policy, counted))
 
-    def _way(self, change: Change, deliveries: Sequence[Delivery], policy: int) -> Way:
+    def _way(
+        self, change: Change, deliveries: Sequence[Delivery], policy: int, counted: int
+    ) -> Way:
         targets: dict[tuple[bytes, bytes, tuple[int, ...] | None], list[int]] = {}
         for delivery in deliveries:
             around = self._codecs.around(change, delivery, policy)
-            targets.setdefault(around, []).append(self._number(delivery))
+            targets.setdefault(around, []).append(self._box_of(delivery))
+        # Once for all deliveries of a change, beside a box that it goes into anyhow.
+        targets.setdefault(next(iter(targets), (b"", b"", None)), []).append(counted)
         groups: dict[tuple[int, ...] | None, list[Letter]] = {}
         for (before, after, places), numbers in targets.items():
             groups.setdefault(places, []).append(Letter(before, after, tuple(numbers)))
@@ -143,8 +160,14 @@ class Carrier:
             known = self._cuts[places] = cut_of(places)
         return known
 
-    def _number(self, delivery: Delivery) -> int:
-        box = AGENT_OF[delivery.direction], in_topic(delivery.unit)
+    def _box_of(self, delivery: Delivery) -> int:
+        return self._number((AGENT_OF[delivery.direction], in_topic(delivery.unit)))
+
+    def _counted(self, deliveries: Sequence[Delivery], held_back: int) -> int:
+        ways = sorted((AGENT_OF[d.direction], d.direction) for d in deliveries)
+        return self._number(Went(tuple(ways), held_back))
+
+    def _number(self, box: tuple[str, str] | Went) -> int:
         number = self._numbers.get(box)
         if number is None:
             number = self._numbers[box] = len(self._boxes)
@@ -153,8 +176,14 @@ class Carrier:
 
     def unpack(self, boxes: Boxes, routed: Routed) -> None:
         for number, pairs in boxes.items():
-            agent, inbox = self._boxes[number]
-            routed.deliveries[agent][inbox] = pairs
+            box = self._boxes[number]
+            if isinstance(box, Went):
+                for way in box.ways:
+                    routed.went[way] += len(pairs)
+                routed.held_back += box.held_back * len(pairs)
+            else:
+                agent, inbox = box
+                routed.deliveries[agent][inbox] = pairs
 
 
 async def route_batch(

@@ -25,6 +25,7 @@ from deptbus.errors import (
     DeptbusError,
     WireRefused,
 )
+from deptbus.metrics.counts import Counts
 from deptbus.names import AGENTS, data_topic, out_topic
 from deptbus.routing import Router
 from deptbus.stream.batches import Batch
@@ -70,8 +71,12 @@ def canonical_topics(contract: Contract) -> list[str]:
 class Desk:
     """`start` before the agents, `stop` after them. `contract`: where the app's topics are from."""
 
-    def __init__(self, connection: Connection, contract: Contract) -> None:
+    def __init__(
+        self, connection: Connection, contract: Contract, counts: Counts | None = None
+    ) -> None:
         self.connection = connection
+        self.counts = counts if counts is not None else Counts()
+        self.counts.ask("deptbus_policy_number", (), self._policy_number)
         self.topics_digest = topics_digest([*outboxes(contract), *canonical_topics(contract)])
         self.codecs = Codecs(contract)
         self.policies = PolicyFollower(connection)
@@ -161,6 +166,12 @@ class Desk:
             self.end(START_AGAIN)
         router = Router(policy)
         return Bench(policy, router, Carrier(router, self.codecs))
+
+    def _policy_number(self) -> int | None:
+        try:
+            return self.policies.current().number
+        except ContractUnreadable:
+            return None
 
     def _state(self) -> tuple[int, str]:
         policy = self._bench.policy if self._bench is not None else self.policies.current()

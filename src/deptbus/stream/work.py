@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import structlog
 
 from deptbus.errors import WireRefused
-from deptbus.names import control_topic, unit_of_topic
+from deptbus.metrics.counts import Counts
+from deptbus.names import control_topic, dataset_of_topic, unit_of_topic
 from deptbus.stream.batches import Batch
-from deptbus.stream.delivery import Routed, route_batch
+from deptbus.stream.delivery import HORIZONTAL, Routed, route_batch
 from deptbus.stream.desk import DELIVERY_SECONDS, ENVIRONMENT, Bench, Desk
 from deptbus.stream.fences import Fences
 from deptbus.stream.intake import Judged, Outbox, judge_batch
@@ -54,6 +56,14 @@ class Gate:
         for note in judged.refused:
             boxes.setdefault((note.topic, note.partition or 0), []).append((note.key, note.value))
         await self._desk.sender("intake").send_boxes(boxes)
+        self._count(judged)
+
+    def _count(self, judged: Judged) -> None:
+        counts = self._desk.counts
+        for topic, pairs in judged.accepted.items():
+            counts.add("deptbus_taken_in_records_total", (dataset_of_topic(topic),), len(pairs))
+        for reason, records in Counter(judged.reasons).items():
+            counts.add("deptbus_quarantined_total", ("intake", reason), records)
 
     def _judge(self, batch: Batch, outbox: Outbox, bench: Bench, is_newest: bool) -> Judged:
         """What the bench's policy says of the batch; it may be asked again, with another answer."""
@@ -122,8 +132,25 @@ async def _attempt_delivery(desk: Desk, agent: str, batch: Batch) -> None:
             # newest, or may not be, does not go out.
             if not routed.names_newer and desk.bench() is bench:
                 await _send(desk, agent, batch, routed)
+                _count(desk.counts, agent, batch, routed)
                 return
         is_newest = routed.names_newer
+
+
+def _count(counts: Counts, agent: str, batch: Batch, routed: Routed) -> None:
+    """Once for each agent, when all that is its own is acked; what concerns the batch as a whole
+    with one of them."""
+    for (carried_by, direction), deliveries in routed.went.items():
+        if carried_by == agent:
+            counts.add("deptbus_delivered_total", (direction.value,), deliveries)
+    if agent != HORIZONTAL:
+        return
+    dataset = dataset_of_topic(batch.topic)
+    passed = len(batch.records) - len(routed.reasons)
+    counts.add("deptbus_routed_records_total", (dataset,), passed)
+    counts.add("deptbus_withheld_total", (dataset,), routed.held_back)
+    for reason, records in Counter(routed.reasons).items():
+        counts.add("deptbus_quarantined_total", ("routing", reason), records)
 
 
 async def _send(desk: Desk, agent: str, batch: Batch, routed: Routed) -> None:
@@ -181,6 +208,7 @@ async def _routed(desk: Desk, batch: Batch, bench: Bench, is_newest: bool) -> Ro
 
 async def _route(desk: Desk, batch: Batch, bench: Bench, now: datetime, is_newest: bool) -> Routed:
     """Route, write the schemas that this takes, and note what cannot be routed."""
+    began = time.monotonic()
     routed = await route_batch(
         batch.topic,
         batch.partition,
@@ -192,6 +220,7 @@ async def _route(desk: Desk, batch: Batch, bench: Bench, now: datetime, is_newes
     )
     if routed.names_newer:
         return routed
+    desk.counts.histogram("deptbus_route_seconds").observe(time.monotonic() - began)
     await desk.flush_schemas()
     if routed.refused:
         _tell_refused(batch, routed.reasons)
@@ -200,10 +229,7 @@ async def _route(desk: Desk, batch: Batch, bench: Bench, now: datetime, is_newes
 
 
 def _tell_refused(batch: Batch, reasons: Iterable[str]) -> None:
-    counts: dict[str, int] = {}
-    for reason in reasons:
-        counts[reason] = counts.get(reason, 0) + 1
-    for reason, count in counts.items():
+    for reason, count in Counter(reasons).items():
         log.warning(
             "changes_quarantined",
             topic=batch.topic,

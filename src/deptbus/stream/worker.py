@@ -19,6 +19,9 @@ import deptbus
 from deptbus.connection import Connection, find_connection
 from deptbus.errors import DeptbusError
 from deptbus.logs import set_up_logging
+from deptbus.metrics.address import Address, address_from_environment, served
+from deptbus.metrics.catalogue import Teller
+from deptbus.metrics.counts import Counts
 from deptbus.readiness import await_go
 from deptbus.stream.application import STOP_SECONDS, BusApp, leave
 
@@ -35,8 +38,9 @@ def agents_parent() -> Path:
     return bundled if (bundled / "agents").is_dir() else package.parents[1]
 
 
-def run_worker(connection: Connection) -> int:
-    """Works until it is asked to stop (SIGTERM, SIGINT) or has to end; returns the exit code.
+def run_worker(connection: Connection, metrics: Address | None = None) -> int:
+    """Works until it is asked to stop (SIGTERM, SIGINT) or has to end; returns the exit code. Tells
+    its figures at `metrics`.
 
     Raises DeptbusError when it cannot start. For one call per process: it takes the signals, and
     leaves by itself when something must not go on.
@@ -51,7 +55,9 @@ def run_worker(connection: Connection) -> int:
     asking = _Asking()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, asking.take)
-    return asyncio.run(_run(asking))
+    # Before anything is asked of the bus: an address that is taken is said at once.
+    with served(metrics, Teller.WORKER, counts := Counts()):
+        return asyncio.run(_run(asking, counts))
 
 
 class _Asking:
@@ -79,9 +85,10 @@ class _Asking:
         self._asked.get_loop().call_soon_threadsafe(self._asked.set_result, 0)
 
 
-async def _run(asking: _Asking) -> int:
+async def _run(asking: _Asking, counts: Counts) -> int:
     # Here and not before: what Faust makes at import belongs to the running loop.
     app: BusApp = importlib.import_module("agents").app
+    app.counts = counts
     asked = asking.future()
     starting = asyncio.ensure_future(app.start())
     await asyncio.wait((starting, asked), return_when=asyncio.FIRST_COMPLETED)
@@ -102,7 +109,7 @@ def main() -> None:
     set_up_logging(service=True)
     await_go()
     try:
-        code = run_worker(find_connection())
+        code = run_worker(find_connection(), address_from_environment())
     except DeptbusError as error:
         print(f"deptbus worker: {error}", file=sys.stderr)
         code = int(error.exit_code)

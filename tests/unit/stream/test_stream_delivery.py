@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
@@ -12,8 +13,9 @@ import pytest
 import stream_town as town
 
 from deptbus.change import DeliveryOp
-from deptbus.contract.model import Grant, Policy
+from deptbus.contract.model import Grant, Hold, Policy
 from deptbus.errors import BusRefused, BusUnreachable, ContractUnreadable
+from deptbus.metrics.counts import Counts
 from deptbus.names import AGENTS, QUARANTINE, SCHEMAS, data_topic, in_topic
 from deptbus.routing import Router
 from deptbus.routing.grants import CHINA
@@ -91,6 +93,7 @@ class FakeDesk(Desk):
         self.codecs = Codecs(town.contract())
         self.at_work = PoliciesAtWork()
         self.bus = NotingSender()
+        self.counts = Counts()
         self.stopping = asyncio.Event()
         self.ending = asyncio.get_running_loop().create_future()
         self.topics_digest = ""
@@ -220,6 +223,53 @@ async def test_both_agents_share_one_routing_and_schemas_come_first():
     assert max(i for i, t in enumerate(topics) if t == SCHEMAS) < topics.index(
         in_topic(town.HOUSING)
     )
+
+
+def counted(counts: Counts) -> dict[str, dict[tuple[str, ...], int]]:
+    found: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
+    for (name, labels), count in counts.sums():
+        found[name][labels] = count
+    return found
+
+
+async def test_deliveries_are_counted_by_direction_when_their_agent_has_sent_them():
+    """Three changes: the first shows the way that the others take."""
+    source = town.Source()
+    batch = batch_of(*[source.change("a", v) for v in (1, 2, 3)], garbage=b"\xff")
+    desk = FakeDesk()
+    await deliver(desk, HORIZONTAL, batch)
+    assert counted(desk.counts) == {
+        "deptbus_delivered_total": {("horizontal",): 3},
+        "deptbus_routed_records_total": {("resident",): 3},
+        "deptbus_withheld_total": {("resident",): 0},
+        "deptbus_quarantined_total": {("routing", "not_framed"): 1},
+    }
+    await deliver(desk, VERTICAL, batch)
+    assert counted(desk.counts)["deptbus_delivered_total"] == {
+        ("horizontal",): 3,
+        ("upward",): 3,
+        ("downward",): 3,
+    }
+    assert counted(desk.counts)["deptbus_routed_records_total"] == {("resident",): 3}
+    assert sum(desk.counts.histogram("deptbus_route_seconds").counts) == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "held_back", "horizontal"),
+    [({"unit": town.HOUSING}, 3, 0), ({"dataset": "resident"}, 9, 0), ({}, 0, 3)],
+)
+async def test_what_a_hold_keeps_back_is_counted(
+    target: dict[str, str], held_back: int, horizontal: int
+):
+    source = town.Source()
+    batch = batch_of(*[source.change("a", v) for v in (1, 2, 3)])
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    holds = (Hold(**target, reason="r", held_by="o", held_at=at),) if target else ()
+    desk = FakeDesk(town.policy().model_copy(update={"holds": holds}))
+    await deliver(desk, HORIZONTAL, batch)
+    found = counted(desk.counts)
+    assert found["deptbus_withheld_total"] == {("resident",): held_back}
+    assert found["deptbus_delivered_total"].get(("horizontal",), 0) == horizontal
 
 
 async def test_a_schema_made_by_another_batch_is_awaited():
