@@ -59,9 +59,9 @@ def served(address: Address | None, component: Teller, counts: Counts) -> Iterat
     if address is None:
         yield
         return
-    from deptbus.metrics.endpoint import Endpoint, registry_of
+    from deptbus.metrics.endpoint import CountsCollector, Endpoint, registry_of
 
-    endpoint = Endpoint(address, registry_of(component, counts))
+    endpoint = Endpoint(address, registry_of(component, CountsCollector(counts)))
     endpoint.start()
     try:
         yield

@@ -29,11 +29,21 @@ from deptbus.metrics.counts import Counts
 from deptbus.metrics.families import Families
 
 
-class _Process(Collector):
-    """Which process it is, and what it counted."""
+class _Build(Collector):
+    def __init__(self, component: Teller) -> None:
+        self._component = component
 
-    def __init__(self, component: Teller, counts: Counts) -> None:
-        self._component, self._counts = component, counts
+    def collect(self) -> Iterable[Family]:
+        told = Families()
+        told.tell_state("deptbus_build_info", [self._component.value, __version__])
+        return told
+
+
+class CountsCollector(Collector):
+    """What a process counted."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
 
     def describe(self) -> Iterable[Family]:
         """Nothing is asked when it is registered."""
@@ -41,7 +51,6 @@ class _Process(Collector):
 
     def collect(self) -> Iterable[Family]:
         told = Families()
-        told.tell_state("deptbus_build_info", [self._component.value, __version__])
         for (name, labels), value in (*self._counts.sums(), *self._counts.gauges()):
             told.tell(name, labels, value)
         for (name, labels), histogram in self._counts.histograms():
@@ -49,11 +58,10 @@ class _Process(Collector):
         return told
 
 
-def registry_of(component: Teller, counts: Counts, *others: Collector) -> CollectorRegistry:
-    """What a process tells: which it is, what it counted, what it takes (`process_*`,
-    `python_gc_*`), and what others tell."""
+def registry_of(component: Teller, *collectors: Collector) -> CollectorRegistry:
+    """What a process tells: which it is, what it takes (`process_*`, `python_gc_*`), and these."""
     registry = CollectorRegistry()
-    for collector in (_Process(component, counts), PROCESS_COLLECTOR, GC_COLLECTOR, *others):
+    for collector in (_Build(component), PROCESS_COLLECTOR, GC_COLLECTOR, *collectors):
         registry.register(collector)
     return registry
 

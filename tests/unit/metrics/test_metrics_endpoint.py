@@ -12,7 +12,6 @@ from deptbus import __version__
 from deptbus.errors import DeptbusError, Exit
 from deptbus.metrics.address import Address, address_of
 from deptbus.metrics.catalogue import Teller
-from deptbus.metrics.counts import Counts
 from deptbus.metrics.endpoint import Endpoint, registry_of
 
 
@@ -27,7 +26,7 @@ def test_it_serves_what_it_is_and_what_the_process_takes(taken: Address) -> None
     # A port that was just let go: whoever listened there has ended.
     with socket.create_server(("127.0.0.1", 0)) as server:
         free = Address("127.0.0.1", server.getsockname()[1])
-    endpoint = Endpoint(free, registry_of(Teller.ADAPTER, Counts()))
+    endpoint = Endpoint(free, registry_of(Teller.ADAPTER))
     endpoint.start()
     try:
         with urllib.request.urlopen(f"http://{free}/metrics", timeout=10) as answer:
@@ -43,13 +42,13 @@ def test_it_serves_what_it_is_and_what_the_process_takes(taken: Address) -> None
 
 def test_an_address_in_use_is_said_in_one_line_with_exit_code_2(taken: Address) -> None:
     with pytest.raises(DeptbusError, match=f"at {taken} .address already in use.") as refused:
-        Endpoint(taken, registry_of(Teller.WORKER, Counts())).start()
+        Endpoint(taken, registry_of(Teller.WORKER)).start()
     assert refused.value.exit_code is Exit.COULD_NOT
 
 
 def test_a_host_that_nobody_knows() -> None:
     with pytest.raises(DeptbusError, match="nobody knows that host"):
-        Endpoint(Address("no-such-host.invalid", 1), registry_of(Teller.WORKER, Counts())).start()
+        Endpoint(Address("no-such-host.invalid", 1), registry_of(Teller.WORKER)).start()
 
 
 @pytest.mark.parametrize(
