@@ -86,6 +86,9 @@ class MemoryStore(Store):
         times = [e.retry_at_us for e in self.ledger.values() if e.retry_at_us is not None]
         return min(times, default=None)
 
+    async def tallies_since(self, day: str) -> dict[str, Counter[Tally]]:
+        return {day: self.tallies}
+
     async def parked_rows(self) -> dict[tuple[str, str], int]:
         parked = [e for e in self.ledger.values() if e.parked is not None]
         return dict(Counter((e.dataset, e.parked) for e in parked if e.parked is not None))

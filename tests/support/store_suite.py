@@ -11,7 +11,15 @@ import pytest
 from recipient_contract import ALL, CODECS, CONTRACT, LI, SOURCE, gone, mapping, person
 
 from deptbus.change import Cause, DeliveryOp, Received
-from deptbus.department.store import Applied, BusIdentity, PartitionBatch, Store, Unreadable
+from deptbus.department.fold import Tally
+from deptbus.department.store import (
+    Applied,
+    BusIdentity,
+    PartitionBatch,
+    Store,
+    Unreadable,
+    day_of,
+)
 from deptbus.department.target import ContractShapes
 from deptbus.errors import DatabaseBusy, DatabaseUnavailable, Fenced, SourceRefused
 from deptbus.wire.control import PolicyMarker
@@ -450,6 +458,12 @@ class StoreSuite:
         }  # fmt: skip
         assert (status["person"].rows, status["house"].rows) == (1, 1)
         assert status["house"].today == {"applied": 1}
+        today = day_of(NOW)
+        ((day, tallies),) = (await store.tallies_since(today)).items()
+        assert day == today
+        assert tallies[Tally("person", "live", "horizontal", "reentry")] == 1
+        assert sum(n for line, n in tallies.items() if line.outcome == "applied") == 3
+        assert await store.tallies_since("9999-12-31") == {}
         await store.close()
 
     @pytest.mark.parametrize("seed", range(4))

@@ -27,6 +27,7 @@ from deptbus.wire.control import (
     AgentReport,
     Announcement,
     AppliedBeat,
+    AppliedDay,
     Control,
     Heartbeat,
     Incarnated,
@@ -171,6 +172,10 @@ CONTROL: tuple[Control, ...] = (
     AppliedBeat(
         SOURCE, "main", SENDER, TIME_US - 1, TIME_US, 5, ("person", "person"),
         ("FOREIGN KEY constraint failed", "value: people.name: too long"), (4, 1),
+    ),
+    AppliedDay(
+        SOURCE, "main", SENDER, "2027-01-31", ("household", "person"), (0, 1_200), (3, 1_300),
+        (40_000, 0), TIME_US,
     ),
     OutboxSeen(SOURCE, "main", SENDER, "0b5e2a4c-0000-0000-0000-000000000001"),
     PolicyMarker(4, ("person",), "policy-4/housing@330106"),

@@ -26,6 +26,7 @@ from deptbus.connection import Connection
 from deptbus.contract.department import Department, load_department
 from deptbus.department import fence
 from deptbus.department.applied_beat import tell_that_it_lives
+from deptbus.department.applied_days import tell_days
 from deptbus.department.applier import TRANSIENT, Applier
 from deptbus.department.folder_import import folder_import_of
 from deptbus.department.opening import open_capture, open_system, read_secret
@@ -222,7 +223,8 @@ class SystemRun:
             applier: Applier | None = None
             if self._settings.receives:
                 applier = self._applier(self._incarnation.token, publisher)
-                parts += [self._tell_that_it_lives(applier, self._incarnation), applier.run()]
+                parts += self._tellings(applier, self._incarnation)
+                parts.append(applier.run())
             elif publisher is not None:
                 parts.append(self._requests(publisher).run())
             self.settled.set()
@@ -281,17 +283,15 @@ class SystemRun:
             counts=self._shared.counts,
         )
 
-    def _tell_that_it_lives(
+    def _tellings(
         self, applier: Applier, incarnation: Incarnation
-    ) -> Coroutine[Any, Any, None]:
-        return tell_that_it_lives(
-            self._shared.sender,
-            self._department.unit,
-            self._system,
-            incarnation,
-            lambda: applier.applied_at_us,
-            lambda: applier.parked,
-        )
+    ) -> list[Coroutine[Any, Any, None]]:
+        """What the bus is told of the recipient, beside its work."""
+        who = self._shared.sender, self._department.unit, self._system, incarnation
+        return [
+            tell_that_it_lives(*who, lambda: applier.applied_at_us, lambda: applier.parked),
+            tell_days(*who, applier.days),
+        ]
 
     async def _until_first(
         self, parts: Sequence[Coroutine[Any, Any, None]], applier: Applier | None

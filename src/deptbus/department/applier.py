@@ -18,6 +18,7 @@ from deptbus.connection import Connection
 from deptbus.contract.department import Department, Receive, receive_key
 from deptbus.contract.model import Contract, Policy
 from deptbus.department import fence
+from deptbus.department.applied_days import AppliedDays
 from deptbus.department.connect import PostgresDatabase, SqliteDatabase, target_of
 from deptbus.department.export import FolderExport
 from deptbus.department.inbox import Arrived, Inbox
@@ -118,6 +119,8 @@ class Applier:
         self.applied_at_us: int | None = None  # when something was last applied, since the start
         # What is parked here, by dataset and reason; None: not asked for since the start.
         self.parked: dict[tuple[str, str], int] | None = None
+        self.days = AppliedDays()
+        self._counted_us: int | None = None  # of which apply the days count already
         self._held: list[str] = []  # datasets that the data office holds back
         self._works = True  # since it last stopped it has begun again, so the next stop is news
 
@@ -191,6 +194,7 @@ class Applier:
         reading: asyncio.Task[Arrived] | None = None
         stopping = asyncio.create_task(self._stopping.wait())
         self.parked = await store.parked_rows()
+        await self._count_days(store)
         checked_at = time.monotonic()
         applied = asyncio.Event()
         committing = asyncio.create_task(_commit_always(store, inbox, applied))
@@ -225,6 +229,8 @@ class Applier:
                     if store.has_parked or self.parked != {}:
                         self.parked = await store.parked_rows()
                     self._tell_parked()
+                    if self.applied_at_us != self._counted_us:
+                        await self._count_days(store)
                     checked_at = time.monotonic()
                     self._begun_again(store)
         finally:
@@ -232,6 +238,10 @@ class Applier:
             await _ended(reading)
             await _ended(stopping)
         await inbox.commit(store.positions)
+
+    async def _count_days(self, store: Store) -> None:
+        self._counted_us = self.applied_at_us
+        self.days.take(await store.tallies_since(self.days.since(_now_us())))
 
     def _begun_again(self, store: Store) -> None:
         """What stopped it is over: it has written, or asked the database."""

@@ -208,6 +208,10 @@ class Store(ABC):
         """How many are parked, by dataset and reason."""
 
     @abstractmethod
+    async def tallies_since(self, day: str) -> dict[str, Counter[Tally]]:
+        """What became of deliveries, by day, from `day` on."""
+
+    @abstractmethod
     async def commit(self, work: Work) -> None:
         """All of it in one transaction, behind the fence. Raises RowRefused when the database
         refuses some row, Mistaken when presumed work is not as presumed; nothing is done then."""
@@ -525,6 +529,14 @@ def _work(
 def day_of(now_us: int) -> str:
     """The calendar day in China, as statistics name it."""
     return datetime.fromtimestamp(now_us / 1e6, CHINA).date().isoformat()
+
+
+def tallies_of(rows: Iterable[Sequence[Any]]) -> dict[str, Counter[Tally]]:
+    """From (day, dataset, cause, direction, outcome, deliveries)."""
+    found: dict[str, Counter[Tally]] = defaultdict(Counter)
+    for day, dataset, cause, direction, outcome, deliveries in rows:
+        found[day][Tally(dataset, cause, direction, outcome)] += deliveries
+    return dict(found)
 
 
 def floors_text(floors: Mapping[str, int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
@@ -21,6 +22,7 @@ from deptbus.department.bookkeeping import (
 )
 from deptbus.department.connect import PostgresDatabase, postgres_translated
 from deptbus.department.decide import Action, Decision
+from deptbus.department.fold import Tally
 from deptbus.department.ledger import Entry, Prepared, RecordId, Row, Sender, entry_of
 from deptbus.department.plain import Known, Lot, entries_of
 from deptbus.department.postgres_binary import copy_field
@@ -44,6 +46,7 @@ from deptbus.department.store import (
     missing_column,
     moved_offsets,
     positions_of,
+    tallies_of,
 )
 from deptbus.department.target import MappedTarget, Shapes
 from deptbus.errors import RowRefused
@@ -215,6 +218,15 @@ class PostgresStore(Store):
                 list(self.targets),
             )
         return {(dataset, reason): count for dataset, reason, count in rows}
+
+    async def tallies_since(self, day: str) -> dict[str, Counter[Tally]]:
+        with postgres_translated(self._database.place):
+            rows = await self._connection.fetch(
+                "SELECT day, dataset, cause, direction, outcome, deliveries "
+                "FROM deptbus.statistics WHERE day >= $1",
+                day,
+            )
+        return tallies_of(rows)
 
     async def status(self, now_us: int) -> list[DatasetStatus]:
         with postgres_translated(self._database.place):

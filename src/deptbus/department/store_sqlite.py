@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -21,6 +22,7 @@ from deptbus.department.bookkeeping import (
 )
 from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.decide import Action, Clear, Decision, Remove, Write
+from deptbus.department.fold import Tally
 from deptbus.department.layout import quoted, quoted_table
 from deptbus.department.ledger import Entry, RecordId, Row, Sender
 from deptbus.department.plain import Known, Lot, Sifted, entries_of
@@ -40,6 +42,7 @@ from deptbus.department.store import (
     missing_column,
     moved_offsets,
     positions_of,
+    tallies_of,
 )
 from deptbus.department.target import Column, MappedTarget, Shapes
 from deptbus.department.values import own_column_type, sqlite_kind
@@ -202,6 +205,13 @@ class SqliteStore(Store):
         )
         rows = await self._database.run(lambda c: c.execute(sql, mapped).fetchall())
         return {(dataset, reason): count for dataset, reason, count in rows}
+
+    async def tallies_since(self, day: str) -> dict[str, Counter[Tally]]:
+        sql = (
+            "SELECT day, dataset, cause, direction, outcome, deliveries FROM deptbus_statistics "
+            "WHERE day >= ?"
+        )
+        return tallies_of(await self._database.run(lambda c: c.execute(sql, (day,)).fetchall()))
 
     async def status(self, now_us: int) -> list[DatasetStatus]:
         return await self._database.run(lambda c: sqlite_status(c, tuple(self._mapping), now_us))

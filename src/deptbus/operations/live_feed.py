@@ -31,12 +31,13 @@ from deptbus.errors import BusRefused, ContractUnreadable, WireRefused
 from deptbus.operations.flows import Attribution, Path
 from deptbus.operations.offset_requests import EARLIEST, LATEST, Cluster
 from deptbus.operations.offsets import Offsets
-from deptbus.operations.picture import Applied, Flow, Live
+from deptbus.operations.picture import Applied, Flow, Live, SavedEntries
+from deptbus.operations.saved import is_day, saved_entries
 from deptbus.stream.brokers import LONG_WAIT_MS, open_consumer, translate
 from deptbus.stream.policies import PolicyHistory
 from deptbus.stream.schemas import SCHEMA_KEY_BYTES
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import AppliedBeat, check_key, decode_control
+from deptbus.wire.control import AppliedBeat, AppliedDay, check_key, decode_control
 
 log = structlog.get_logger(__name__)
 
@@ -44,9 +45,10 @@ READ_AT_ONCE = 1_000  # deliveries of all inboxes in one look, 10 us each
 INBOXES_AT_ONCE = 100  # partitions that are read from in one look
 OTHERS_AT_ONCE, STEP = 20_000, 500  # records of all other topics in one look; in one step of it
 BUFFER_BYTES = 32 * 1024 * 1024  # of all partitions together, at the most
+_CONTROL = "control."
 _PARTITION_BYTES = (4 * 1024, 64 * 1024)
 TOPICS_SECONDS = 15.0
-_BEAT = b"/applied"
+_BEAT, _DAY = b"/applied", b"/day/"
 
 
 class BusFeed:
@@ -68,6 +70,9 @@ class BusFeed:
         self._schemas: dict[bytes, bytes] = {}  # that no contract explains yet
         self._attribution = Attribution()
         self._beats: dict[tuple[str, str], AppliedBeat] = {}
+        self._days: dict[tuple[str, str, str], AppliedDay] = {}
+        self._saved: SavedEntries | None = None  # of those days; None: to be made anew
+        self._to_read: dict[TopicPartition, int] = {}  # of earlier days, up to here
 
     async def start(self) -> None:
         """Finds the topics; what comes from here on is told by `look`."""
@@ -89,7 +94,7 @@ class BusFeed:
         except (KafkaError, OSError, TimeoutError) as error:
             await self.stop()
             raise translate(error) from error
-        return Live(tuple(flows), self._applied())
+        return Live(tuple(flows), self._applied(), self._saved_entries())
 
     # --- which topics there are ----------------------------------------------------------------
 
@@ -148,6 +153,9 @@ class BusFeed:
                 # An inbox that is new, because its unit is, is counted from its beginning.
                 begin = end if _is_inbox(place.topic) and is_first else start
                 positions[place] = min(max(self._positions.get(place, begin), start), end)
+                if place.topic.startswith(_CONTROL) and positions[place] < end:
+                    self._to_read[place] = end
+        self._saved = None
         consumer.assign(list(positions))
         for place, position in positions.items():
             consumer.seek(place, position)
@@ -158,22 +166,25 @@ class BusFeed:
 
     async def _read_others(self, consumer: AIOKafkaConsumer) -> None:
         left = OTHERS_AT_ONCE
-        beats: dict[tuple[str, bytes], ConsumerRecord] = {}  # the last one of each
+        told: dict[tuple[str, bytes], ConsumerRecord] = {}  # the last one of each
         while left > 0 and (ready := [p for p in _unread(consumer) if not _is_inbox(p.topic)]):
             found = await consumer.getmany(*ready, timeout_ms=0, max_records=STEP)
             for place, records in found.items():
                 left -= len(records)
                 self._positions[place] = records[-1].offset + 1
+                if place in self._to_read and self._to_read[place] <= self._positions[place]:
+                    del self._to_read[place]
+                    self._saved = None
                 for record in records:
                     if place.topic == names.CONTRACT:
                         self._take_contract(record.value)
                     elif place.topic == names.SCHEMAS:
                         self._take_schema(record.key or b"", record.value or b"")
-                    elif record.key is not None and record.key.endswith(_BEAT):
-                        beats[place.topic, record.key] = record
+                    elif record.key is not None and _is_wanted(record.key):
+                        told[place.topic, record.key] = record
             await asyncio.sleep(0)
-        for (topic, _), record in beats.items():
-            self._take_beat(topic, record)
+        for (topic, _), record in told.items():
+            self._take_told(topic, record)
 
     def _take_contract(self, value: bytes | None) -> None:
         if self._history.take(value) is not None:
@@ -199,15 +210,22 @@ class BusFeed:
             except WireRefused:
                 self._schemas[key] = text
 
-    def _take_beat(self, topic: str, record: ConsumerRecord) -> None:
+    def _take_told(self, topic: str, record: ConsumerRecord) -> None:
         try:
-            beat = decode_control(record.value)
-            check_key(record.key, beat)
+            told = decode_control(record.value)
+            check_key(record.key, told)
         except WireRefused as error:
             log.warning("control_record_refused", topic=topic, reason=error.reason)
             return
-        if isinstance(beat, AppliedBeat) and topic == names.control_topic(beat.unit):
-            self._beats[beat.unit, beat.system] = beat
+        if not isinstance(told, AppliedBeat | AppliedDay) or topic != names.control_topic(
+            told.unit
+        ):
+            return
+        if isinstance(told, AppliedBeat):
+            self._beats[told.unit, told.system] = told
+        elif is_day(told.day):
+            self._days[told.unit, told.system, told.day] = told
+            self._saved = None
 
     def _applied(self) -> dict[str, Applied]:
         """By unit: the last apply of any of its systems, the rows parked in all of them."""
@@ -216,6 +234,11 @@ class BusFeed:
             if self._contract is None or unit in self._contract.unit_by_name:
                 by_unit[unit].append(beat)
         return {unit: _applied_of(beats) for unit, beats in by_unit.items()}
+
+    def _saved_entries(self) -> SavedEntries:
+        if self._saved is None:
+            self._saved = saved_entries(self._days.values(), is_whole=not self._to_read)
+        return self._saved
 
     # --- deliveries ----------------------------------------------------------------------------
 
@@ -283,6 +306,10 @@ def _unread(consumer: AIOKafkaConsumer) -> list[TopicPartition]:
     return list(consumer._fetcher._records)
 
 
+def _is_wanted(key: bytes) -> bool:
+    return key.endswith(_BEAT) or _DAY in key
+
+
 def _is_inbox(topic: str) -> bool:
     return topic.startswith("in.")
 
@@ -299,7 +326,7 @@ def _followed(cluster: Cluster) -> frozenset[TopicPartition]:
     return frozenset(
         TopicPartition(topic, partition)
         for topic, told in cluster.topics.items()
-        if topic in wanted or topic.startswith(("in.", "control."))
+        if topic in wanted or topic.startswith(("in.", _CONTROL))
         for partition in range(len(told.leaders))
     )
 

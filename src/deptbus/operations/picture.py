@@ -134,6 +134,8 @@ class SavedRow:
     dataset: str
     day: str  # 2027-01-31, in China's time
     entries: int
+    live: int = 0  # live upserts that it applied, those among them
+    others: int = 0  # what first loads, resends, replays and repairs brought
 
 
 @dataclass(frozen=True, slots=True)

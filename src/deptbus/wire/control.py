@@ -6,6 +6,7 @@
 | Incarnated | control.<unit> | `<system>/incarnated/<number>/<token>` |
 | Heartbeat | control.<unit> | `<system>/heartbeat` |
 | AppliedBeat | control.<unit> | `<system>/applied` |
+| AppliedDay | control.<unit> | `<system>/day/<day>` |
 | OutboxSeen | control.<unit> | `<system>/outbox` |
 | InventoryRequest | control.<unit> | `<system>/inventory` |
 | PolicyMarker, ResendRequest, Inventory, InventoryEnd | in.<unit> | none |
@@ -108,6 +109,22 @@ class AppliedBeat:
     parked_datasets: tuple[str, ...] = ()
     parked_reasons: tuple[str, ...] = ()
     parked_rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedDay:
+    """What a recipient's system applied on one day, by dataset: what its own database counted in
+    the very transactions that applied it. The four go together."""
+
+    unit: str
+    system: str
+    incarnation: Incarnation
+    day: str  # 2027-01-31, in China's time
+    datasets: tuple[str, ...]
+    entries: tuple[int, ...]  # live upserts that a form or screen was replaced for
+    live: tuple[int, ...]  # all live upserts, those among them
+    others: tuple[int, ...]  # upserts of first loads, resends, replays and repairs
+    at_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +304,7 @@ Control = (
     | Incarnated
     | Heartbeat
     | AppliedBeat
+    | AppliedDay
     | OutboxSeen
     | PolicyMarker
     | ResendRequest
@@ -388,6 +406,20 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
             "parked_datasets": _TEXTS,
             "parked_reasons": _TEXTS,
             "parked_rows": _NUMBERS,
+        },
+    ),
+    "applied_day": (
+        AppliedDay,
+        {
+            "unit": "string",
+            "system": "string",
+            **_INCARNATION,
+            "day": "string",
+            "datasets": _TEXTS,
+            "entries": _NUMBERS,
+            "live": _NUMBERS,
+            "others": _NUMBERS,
+            "at_us": _TIME,
         },
     ),
     "outbox_seen": (
@@ -642,6 +674,7 @@ _KEYS: dict[type, Callable[[Any], str]] = {
     ),
     Heartbeat: lambda r: f"{r.system}/heartbeat",
     AppliedBeat: lambda r: f"{r.system}/applied",
+    AppliedDay: lambda r: f"{r.system}/day/{r.day}",
     OutboxSeen: lambda r: f"{r.system}/outbox",
     InventoryRequest: lambda r: f"{r.system}/inventory",
     QuarantineNote: lambda r: f"{r.topic}/{r.partition}/{r.offset}",

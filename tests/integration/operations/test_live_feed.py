@@ -28,10 +28,10 @@ from deptbus.change import Incarnation
 from deptbus.errors import BusRefused
 from deptbus.operations import live_feed
 from deptbus.operations.live_feed import BusFeed
-from deptbus.operations.picture import Live
+from deptbus.operations.picture import Live, SavedRow
 from deptbus.routing import Router
 from deptbus.stream.log import Outgoing
-from deptbus.wire.control import AppliedBeat, encode_control, key_of
+from deptbus.wire.control import AppliedBeat, AppliedDay, encode_control, key_of
 
 pytestmark = pytest.mark.service
 
@@ -174,6 +174,12 @@ async def test_who_applied_last_and_what_is_parked(new_bus: Callable[[], Bus]) -
             assert applied[HOUSING].parked == 5
             assert applied[GRID].last_applied_at is None
             assert applied[GRID].parked is None
+            day = AppliedDay(
+                HOUSING, "main", ME, "2026-11-25", ("person",), (4,), (5,), (9,), now_us
+            )
+            for told in (day, replace(day, entries=(6,), live=(7,)), replace(day, day="a canary")):
+                topic = names.control_topic(HOUSING)
+                await bus.sender.send([Outgoing(topic, 0, key_of(told), encode_control(told))])
             await bus.sender.send([forged])
             await bus.sender.send(
                 [Outgoing(names.control_topic(GRID), 0, key_of(b), encode_control(b))
@@ -181,6 +187,10 @@ async def test_who_applied_last_and_what_is_parked(new_bus: Callable[[], Bus]) -
             )  # fmt: skip
             await console.sees(lambda: console.last.applied[GRID].parked == 0, "the last beat")
             assert set(console.last.applied) == {HOUSING, GRID}
+            # The last word of a day counts, and nothing that is no day.
+            await console.sees(lambda: console.last.saved.rows, "the saved entries")
+            assert console.last.saved.rows == (SavedRow(HOUSING, "person", "2026-11-25", 6, 7, 9),)
+            assert console.last.saved.is_whole
         finally:
             await feed.stop()
 
