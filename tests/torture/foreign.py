@@ -194,6 +194,10 @@ class Foreign:
         if is_whole:
             for (topic, partition), offset in committed.items():
                 self._check(topic, partition, offset)
+        else:
+            # Librdkafka remembers that a topic was not there for as long as it is asked for it: one
+            # that is being made is never found by who asked a moment too early.
+            self._close()
         self.last_committed = committed
         self.rounds += 1
         return is_whole

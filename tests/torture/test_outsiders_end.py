@@ -85,6 +85,33 @@ def test_it_closes_its_clients_before_anybody_else_may_look(
     assert watcher._failure is None
 
 
+def test_it_asks_with_new_clients_after_a_topic_was_not_there(
+    watcher: Foreign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Librdkafka does not ask again for a topic that it once did not find."""
+    made = []
+
+    class Clients:
+        def __init__(self) -> None:
+            self.know_it = bool(made)  # it was made in between
+            made.append(self)
+
+        def close(self) -> None:
+            return
+
+    def opened(_: Any) -> Any:
+        if watcher._clients is None:
+            watcher._clients = (Clients(),) * 3  # type: ignore[assignment]
+        return watcher._clients
+
+    monkeypatch.setattr(watcher, "_connection", lambda: "bus")
+    monkeypatch.setattr(watcher, "_open", opened)
+    monkeypatch.setattr(watcher, "_committed", lambda _: {})
+    monkeypatch.setattr(watcher, "_read_on", lambda consumer, _: consumer.know_it)
+    assert [watcher.look() for _ in range(3)] == [False, True, True]
+    assert len(made) == 2
+
+
 def test_the_witness_leaves_its_connections_to_a_sample_that_does_not_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
