@@ -1,12 +1,63 @@
-"""What one test leaves behind in the process, and another must not meet."""
+"""What one test leaves behind in the process, and another must not meet; and who runs it.
+
+`make test` runs in two processes, each with a broker and a PostgreSQL of its own. A native crash
+ends one of them: it is told as that test's failure, and another process goes on.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
+from xdist.scheduler import LoadScopeScheduling
+
+# The longest first, so that none is left for the end, when one process is alone with it.
+ORDER = ("tests/torture/", "tests/acceptance", "tests/integration/stream/", "tests/integration/")
+
+
+class ByWhatTheyShare(LoadScopeScheduling):
+    """Tests of one file share their services; all of acceptance shares one installed wheel. A
+    scenario of the torture shares nothing with anybody."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        if file.startswith("tests/torture/"):
+            return nodeid
+        return "tests/acceptance" if file.startswith("tests/acceptance/") else file
+
+    def _assign_work_unit(self, node: Any) -> None:
+        longest = min(self.workqueue, key=_rank)
+        self.workqueue.move_to_end(longest, last=False)
+        super()._assign_work_unit(node)
+
+    def remove_node(self, node: Any) -> str | None:
+        """As the original, which would run the test that crashed once more at once: a second
+        crash would end the next process too, and a success would take it off the list of those
+        that have to be tried again."""
+        workload = self.assigned_work.pop(node)
+        left = [
+            (unit, test) for unit in workload.values() for test, done in unit.items() if not done
+        ]
+        if not left:
+            return None
+        unit, crashed = left[0]
+        unit[crashed] = True
+        self.workqueue.update({s: unit for s, unit in workload.items() if not all(unit.values())})
+        for other in self.assigned_work:
+            self._reschedule(other)
+        return crashed
+
+
+def _rank(scope: str) -> int:
+    return next((n for n, head in enumerate(ORDER) if scope.startswith(head)), len(ORDER))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByWhatTheyShare | None:
+    """For `--dist loadscope`."""
+    return ByWhatTheyShare(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 @pytest.fixture(autouse=True)

@@ -48,11 +48,11 @@ def test_depth_is_bounded_and_does_not_overrun_the_stack(text: str) -> None:
 
 def test_aliases_may_not_blow_a_file_up() -> None:
     rows = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
-    begun = time.monotonic()
+    begun = time.process_time()
     tree, problems = parse_tree("f", "a0: &a0 [x]\n" + "\n".join(rows))
     assert tree.value is None
     assert [p.what for p in problems] == ["the file grows too large by its aliases"]
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10
 
 
 def test_an_alias_may_repeat_a_part() -> None:
