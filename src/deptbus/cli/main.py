@@ -59,6 +59,7 @@ NOUNS: dict[str, Noun] = {
         "freshness", False, "Show which source units keep the promises of their datasets."
     ),
     "groups": Noun("groups", False, "Show every consumer group of the cluster."),
+    "console": Noun("console", True, "Serve the web page of the data office."),
     "topics": Noun("topics", True, "Plan and apply the topics that a contract needs."),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Run the bus on this machine until it is stopped.")
 
 DEFAULT_DATA = Path("county")
+CONSOLE_PORT = 8420
 CONTRACT_FOLDER = "contract"  # in the data folder: a contract of its own, as `demo` makes one
 
 
@@ -48,6 +50,13 @@ def up(
         int, typer.Option("--adapters", min=1, help="Adapter processes at most.")
     ] = 2,
     metrics: MetricsAddress = None,
+    console: Annotated[
+        bool, typer.Option("--console/--no-console", help="With the web page of the data office.")
+    ] = True,
+    console_port: Annotated[
+        int | None,
+        typer.Option("--console-port", min=1, max=65535, help="Of the console; else 8420 or any."),
+    ] = None,
 ) -> None:
     """Start broker, topics, contract, workers and the adapters of every department.yml in DATA.
 
@@ -63,7 +72,8 @@ def up(
 
     if contract is not None:
         load(contract)  # tell what is wrong in it before anything is started
-    bus = Bus(data, Shape(port, workers, adapters, metrics_address(metrics)), tell)
+    page = _console_port(console_port) if console else None
+    bus = Bus(data, Shape(port, workers, adapters, metrics_address(metrics), page), _Told(data))
     ahead = threading.Thread(target=_import_ahead, name="import ahead", daemon=True)
     ahead.start()
     try:
@@ -77,6 +87,34 @@ def up(
 def tell(name: str, state: str) -> None:
     """One status line."""
     print(f"{name:<12} {state}", flush=True)
+
+
+class _Told:
+    """Status lines; where the console is, and on a terminal a link that lets one browser in once.
+    Elsewhere it would stand in a log, for others to use."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+
+    def __call__(self, name: str, state: str) -> None:
+        tell(name, state)
+        if name == "console" and state.startswith("ready"):
+            from deptbus.cli.console import address_in, link_of
+
+            if sys.stdout.isatty():
+                tell(name, f"open {link_of(self._data, who(None))}")
+                tell(name, "that link works once, within 15 minutes")
+            else:
+                tell(name, f"at {address_in(self._data)}")
+            tell(name, f"for a new link: deptbus console link --data {self._data}")
+
+
+def _console_port(given: int | None) -> int:
+    from deptbus.cluster.ports import free_port, is_free
+
+    if given is not None:
+        return given
+    return CONSOLE_PORT if is_free(CONSOLE_PORT) else free_port()
 
 
 def _import_ahead() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from deptbus.cluster.blocking import in_thread
 from deptbus.cluster.embedded import EmbeddedBroker
+from deptbus.cluster.ports import LOOPBACK
 from deptbus.cluster.postgres import PostgresServer
 from deptbus.cluster.runfile import remove_run_file, write_run_file
 from deptbus.cluster.supervisor import Part, Supervisor, Tell
@@ -36,7 +37,7 @@ _NOT_SEARCHED = {BROKER_FOLDER, POSTGRES_FOLDER, LOG_FOLDER, _RUN_FOLDER, ".dept
 
 _DEPTBUS = (sys.executable, "-m", "deptbus.cli.main")
 
-SERVERS, AGENTS, ADAPTERS = 0, 1, 2  # stages: ended in the other order
+SERVERS, AGENTS, ADAPTERS, CONSOLE = 0, 1, 2, 3  # stages: ended in the other order
 _START_SECONDS = 300.0  # of agents and adapters, their wait for the servers included
 
 # Puts the contract in force on a bus that has none or another; returns its name for run.json.
@@ -45,12 +46,13 @@ PutInForce = Callable[[Connection], Awaitable[str]]
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How many processes of each kind; `port` None means any."""
+    """How many processes of each kind; `port` None means any, `console_port` None: no console."""
 
     port: int | None = None
     workers: int = 1
     adapters: int = 2
     metrics: Address | None = None  # of the first worker; the others and the adapters follow
+    console_port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Commands:
     worker: tuple[str, ...] = (sys.executable, "-m", "deptbus.stream.worker")
     operations: tuple[str, ...] = (*_DEPTBUS, "operations", "run")
     adapter: tuple[str, ...] = (*_DEPTBUS, "department", "run")
+    console: tuple[str, ...] = (*_DEPTBUS, "console")
 
 
 class Bus:
@@ -82,6 +85,7 @@ class Bus:
         self._departments: tuple[Department, ...] = ()
         self._contract = ""
         self._all_ready = False
+        self._opening: asyncio.Task[None] | None = None
         self.supervisor = Supervisor(self._data / _RUN_FOLDER, tell, self._note_processes)
 
     def prepare(self) -> None:
@@ -121,6 +125,9 @@ class Bus:
         self._note_processes()
         self._note_targets(others)
         self._tell("bus", f"ready at {connection.bootstrap}")
+        if self._shape.console_port is not None:
+            part = self._console_part(connection, self._shape.console_port)
+            self._opening = asyncio.create_task(self._open_console(part), name="open the console")
         return connection
 
     async def stop(self) -> None:
@@ -128,6 +135,9 @@ class Bus:
         self._all_ready = False
         remove_run_file(self._data)
         self._targets_file.unlink(missing_ok=True)
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
         await self.supervisor.stop()
 
     def release(self) -> None:
@@ -188,6 +198,21 @@ class Bus:
             part = self._part(f"adapter-{number}", argv, ADAPTERS, connection, metrics)
             parts.append(replace(part, rests_on_refusal=True))
         return parts
+
+    def _console_part(self, connection: Connection, port: int) -> Part:
+        argv = [*self._commands.console, "--data", str(self._data)]
+        argv += ["--listen", f"{LOOPBACK}:{port}"]
+        for department in self._departments:
+            argv += ["--department", department.file]
+        part = self._part("console", argv, CONSOLE, connection)
+        return replace(part, rests_on_refusal=True, stop_seconds=5.0)
+
+    async def _open_console(self, part: Part) -> None:
+        """Only once the bus is ready, so that no change waits for it; the bus does without it."""
+        try:
+            await self.supervisor.start([part])
+        except DeptbusError as error:
+            self._tell("console", f"did not start: {error}")
 
     def _metrics(self, number: int) -> Address | None:
         """Of the worker, and behind the workers the adapter, of this number."""

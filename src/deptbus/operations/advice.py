@@ -48,12 +48,15 @@ def page_of(verdict: Verdict | None) -> str:
     return f"{RUNBOOK}#{anchor}"
 
 
+def advice_template(verdict: Verdict | None, stage: Stage) -> str:
+    """The sentence with `{unit}` in it: what other languages are looked up by."""
+    if verdict is None:
+        return "Look whether all brokers are well, and ask again"
+    if verdict.needs_a_person:
+        return _WHAT_TO_DO[verdict][_STAGES.index(stage)]
+    return "Nothing is to be done"
+
+
 def advice(verdict: Verdict | None, stage: Stage, unit: str) -> str:
     """One sentence, and where there is more to read."""
-    if verdict is None:
-        text = "Look whether all brokers are well, and ask again"
-    elif verdict.needs_a_person:
-        text = _WHAT_TO_DO[verdict][_STAGES.index(stage)].format(unit=unit)
-    else:
-        text = "Nothing is to be done"
-    return f"{text}. See {page_of(verdict)}"
+    return f"{advice_template(verdict, stage).format(unit=unit)}. See {page_of(verdict)}"

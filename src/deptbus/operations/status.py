@@ -24,13 +24,7 @@ def status_document(report: LagReport) -> dict[str, Any]:
     worst first; `not_joined`: units whose adapter never began while something waits for them;
     `parked`: rows at sources and recipients; `holds`: deliveries that the data office itself keeps
     back, which nobody has to mend; `closed`: units that have switched off until they work again."""
-    bad = [stage for stage in report.stages if is_bad(stage.verdict)]
-    by_owner: dict[tuple[str, str], list[StageReport]] = defaultdict(list)
-    for stage in bad:
-        if stage.has_lived:
-            by_owner[stage.unit, stage.owner].append(stage)
-    red = [unit_report(stages) for stages in by_owner.values()]
-    waiting = [stage for stage in bad if not stage.has_lived]
+    waiting = [s for s in report.stages if is_bad(s.verdict) and not s.has_lived]
     parked = [stage for stage in report.stages if stage.parked]
     verdicts = [stage.verdict for stage in report.stages]
     if parked:
@@ -40,7 +34,7 @@ def status_document(report: LagReport) -> dict[str, Any]:
         "at": when(report.at),
         "exit_code": int(exit_code(verdicts, is_whole=report.picture.is_whole)),
         "units": dict(counts),
-        "red": [_red_row(stage, report.at) for stage in sorted(red, key=_worst_first)],
+        "red": [_red_row(stage, report.at) for stage in red_stages(report)],
         "not_joined": [
             {"unit": s.unit, "owner": s.owner, "safe_until": _safe_until(s, report.at)}
             for s in waiting
@@ -54,6 +48,15 @@ def status_document(report: LagReport) -> dict[str, Any]:
         ],
         "is_whole": report.picture.is_whole,
     }
+
+
+def red_stages(report: LagReport) -> list[StageReport]:
+    """One stage for each owner that a unit's way has and who has to look, the worst first."""
+    by_owner: dict[tuple[str, str], list[StageReport]] = defaultdict(list)
+    for stage in report.stages:
+        if is_bad(stage.verdict) and stage.has_lived:
+            by_owner[stage.unit, stage.owner].append(stage)
+    return sorted(map(unit_report, by_owner.values()), key=_worst_first)
 
 
 def _red_row(stage: StageReport, at: float) -> dict[str, Any]:

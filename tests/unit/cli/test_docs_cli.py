@@ -19,10 +19,17 @@ def commands() -> dict[str, object]:
     found = {}
     for name, noun in NOUNS.items():
         command = load_noun(name, noun)
-        if noun.is_group:
-            found |= {f"deptbus {name} {verb}": c for verb, c in command.commands.items()}
-        else:
-            found[f"deptbus {name}"] = command
+        found |= commands_of(f"deptbus {name}", command)
+    return found
+
+
+def commands_of(name: str, command) -> dict[str, object]:
+    """The command itself where it does something, and all below it."""
+    below = getattr(command, "commands", {})
+    does = not below or command.invoke_without_command
+    found = {name: command} if does else {}
+    for verb, one in below.items():
+        found |= commands_of(f"{name} {verb}", one)
     return found
 
 

@@ -66,10 +66,14 @@ def options_of(command) -> set[str]:
 def parsers() -> dict[str, object]:
     found: dict[str, object] = {}
     for name, noun in NOUNS.items():
-        command = load_noun(name, noun)
-        found[name] = command
-        if noun.is_group:
-            found |= {f"{name} {verb}": c for verb, c in command.commands.items()}
+        found |= parsers_of(name, load_noun(name, noun))
+    return found
+
+
+def parsers_of(name: str, command) -> dict[str, object]:
+    found = {name: command}
+    for verb, one in getattr(command, "commands", {}).items():
+        found |= parsers_of(f"{name} {verb}", one)
     return found
 
 
@@ -83,12 +87,12 @@ def wrong(said: str) -> str | None:
         return None
     if noun not in NOUNS:
         return f"there is no `deptbus {noun}`"
-    command = PARSERS[noun]
-    if NOUNS[noun].is_group and words:
-        verb = words.pop(0)
-        if f"{noun} {verb}" not in PARSERS:
-            return f"there is no `deptbus {noun} {verb}`"
-        command = PARSERS[f"{noun} {verb}"]
+    command, name = PARSERS[noun], noun
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        name = f"{name} {words.pop(0)}"
+        if name not in PARSERS:
+            return f"there is no `deptbus {name}`"
+        command = PARSERS[name]
     unknown = [w for w in words if w.startswith("-") and w not in options_of(command)]
     return f"it has no {unknown[0]}" if unknown else None
 

@@ -1,0 +1,148 @@
+"""What people do from a page, and what they ask the bus for: by the command line's functions.
+
+Each act is recorded in `bus.audit` under the person's name before it is done; that is done in
+`operations`, where the command line does it too. Searches read whole partitions, so only some are
+made at a time; whoever comes then waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from deptbus.connection import Connection
+from deptbus.console.roles import Person
+from deptbus.contract.model import Contract
+from deptbus.errors import DeptbusError
+from deptbus.operations import audit, hold
+from deptbus.operations.describe import describe
+from deptbus.operations.quarantine import Case
+from deptbus.operations.quarantine_desk import ask_sources, codecs_of, dismiss, plan_of
+from deptbus.operations.search import deadline_in, read_places
+from deptbus.operations.trace import Trace
+from deptbus.operations.trace_desk import trace
+from deptbus.stream.policies import read_policies
+
+_SEARCH_SECONDS = 20.0
+_SEARCHES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Of how many records the sources were asked, and of how many notes nobody can be asked."""
+
+    records: int
+    left_out: int
+
+
+class Desk(Protocol):
+    """All raise DeptbusError in words for people. `unit` or `dataset` is empty."""
+
+    async def hold(self, unit: str, dataset: str, person: Person, reason: str) -> None: ...
+
+    async def resume(self, unit: str, dataset: str, person: Person, reason: str) -> None: ...
+
+    async def resend(self, cases: Sequence[Case], person: Person, reason: str) -> Asked: ...
+
+    async def dismiss(self, cases: Sequence[Case], person: Person, reason: str) -> None: ...
+
+    async def show(self, case: Case) -> dict[str, Any] | None:
+        """What lies at the place, masked; None: retention or compaction has taken it."""
+        ...
+
+    async def find(self, dataset: str, key: bytes, unit: str) -> Trace: ...
+
+    def key_units(self) -> dict[str, tuple[str, ...]]:
+        """Units whose key secret this console holds -> the datasets that they publish."""
+        ...
+
+    async def key_of(
+        self, unit: str, dataset: str, natural: tuple[str, ...], contract: Contract
+    ) -> bytes:
+        """The bus key of one natural key; neither is kept, logged or quoted in an error."""
+        ...
+
+
+class BusDesk:
+    """The desk of a bus. `departments`: files of units whose key secrets may be used here."""
+
+    def __init__(self, connection: Connection, departments: Sequence[Path] = ()) -> None:
+        self._connection = connection
+        self._files = {}
+        for path in departments:
+            from deptbus.contract.department import load_department
+
+            department = load_department(path)
+            self._files[department.unit] = department
+        self._searches = asyncio.Semaphore(_SEARCHES)
+
+    async def hold(self, unit: str, dataset: str, person: Person, reason: str) -> None:
+        why, by = audit.checked_reason(reason), self._operator(person)
+        await hold.hold(self._connection, unit, dataset, by, why)
+
+    async def resume(self, unit: str, dataset: str, person: Person, reason: str) -> None:
+        why, by = audit.checked_reason(reason), self._operator(person)
+        await hold.resume(self._connection, unit, dataset, by, why)
+
+    async def resend(self, cases: Sequence[Case], person: Person, reason: str) -> Asked:
+        why, by = audit.checked_reason(reason), self._operator(person)
+        policy = (await read_policies(self._connection)).current()
+        async with self._searches:
+            plan = await plan_of(
+                self._connection, policy, cases, deadline=deadline_in(_SEARCH_SECONDS)
+            )
+        asked = await ask_sources(self._connection, plan, by, why) if plan.asks else 0
+        return Asked(asked, len(plan.left_out))
+
+    async def dismiss(self, cases: Sequence[Case], person: Person, reason: str) -> None:
+        why, by = audit.checked_reason(reason), self._operator(person)
+        await dismiss(self._connection, cases, by, why)
+
+    async def show(self, case: Case) -> dict[str, Any] | None:
+        history = await read_policies(self._connection)
+        topic, partition, _ = case.place
+        async with self._searches:
+            # A batch that could not be unpacked stands at its last offset.
+            found = await read_places(
+                self._connection,
+                topic,
+                partition,
+                [case.note.last_offset],
+                deadline=deadline_in(_SEARCH_SECONDS),
+            )
+        if not found.is_whole:
+            raise DeptbusError("the place could not be read in time", mend="Try again")
+        if not found.records:
+            return None
+        return describe(codecs_of(history), history.current(), found.records[0])
+
+    async def find(self, dataset: str, key: bytes, unit: str) -> Trace:
+        history = await read_policies(self._connection)
+        async with self._searches:
+            deadline = deadline_in(_SEARCH_SECONDS)
+            return await trace(
+                self._connection, history, dataset, key, unit=unit, deadline=deadline
+            )
+
+    def key_units(self) -> dict[str, tuple[str, ...]]:
+        return {
+            unit: tuple(name for s in department.systems.values() for name in s.publishes)
+            for unit, department in self._files.items()
+        }
+
+    async def key_of(
+        self, unit: str, dataset: str, natural: tuple[str, ...], contract: Contract
+    ) -> bytes:
+        from deptbus.department.install import key_of_natural
+
+        department = self._files.get(unit)
+        if department is None:
+            raise DeptbusError("this console has no key secret of that unit")
+        # It reads the secret's file: not in the loop that serves pages.
+        return await asyncio.to_thread(key_of_natural, department, dataset, contract, natural)
+
+    def _operator(self, person: Person) -> audit.Operator:
+        return audit.operator_of(self._connection, person.name)

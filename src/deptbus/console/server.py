@@ -1,0 +1,119 @@
+"""Runs the console until it is stopped: one watcher, one web server, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from deptbus.connection import Connection
+from deptbus.console.app import console_of, make_app
+from deptbus.console.desk import BusDesk
+from deptbus.console.settings import Settings
+from deptbus.console.snapshot import Board
+from deptbus.console.watcher import Watcher
+from deptbus.errors import DeptbusError
+from deptbus.operations.live_feed import BusFeed
+
+log = structlog.get_logger(__name__)
+
+_GRACE_SECONDS = 2.0  # for pages that are being drawn when it ends
+
+
+async def serve(
+    connection: Connection,
+    settings: Settings,
+    ready: Callable[[], None],
+    mounted: Mapping[str, ASGIApp] | None = None,
+) -> None:
+    """Until SIGINT or SIGTERM. `ready` is called when it listens. Raises DeptbusError when it
+    cannot; a bus that is not there is shown on the pages."""
+    board = Board()
+    watcher = Watcher(connection, board, BusFeed(connection))
+    desk = BusDesk(connection, settings.departments)
+    console = console_of(settings, board, desk, watcher.wake)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        watching = asyncio.create_task(watcher.run(), name="watch the bus")
+        watching.add_done_callback(_ended)
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    server = _Server(_configured(settings, make_app(console, mounted, lifespan)), board, ready)
+    watch_error: list[BaseException] = []
+
+    def _ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            watch_error.append(error)
+            server.should_exit = True
+
+    await server.serve()
+    if watch_error:
+        raise watch_error[0]  # our own bug: whoever looks after processes starts us anew
+    if not server.started:
+        raise DeptbusError(f"{settings.listen} cannot be listened on", mend="Is it taken?")
+
+
+class _Server(uvicorn.Server):
+    """Tells when it listens, and ends open streams before it waits for them."""
+
+    def __init__(self, config: uvicorn.Config, board: Board, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._board, self._ready = board, ready
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        await self._board.close()
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        """The first one ends us in order, the second at once; neither is raised again after the
+        end, because it was heard."""
+        loop = asyncio.get_running_loop()
+
+        def ask() -> None:
+            self.force_exit, self.should_exit = self.should_exit, True
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, ask)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+def _configured(settings: Settings, app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+        log_config=None,  # ours stands
+        access_log=False,  # an address may be somebody's typing error with a number in it
+        server_header=False,
+        date_header=True,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        ws="none",
+        lifespan="on",
+        timeout_graceful_shutdown=int(_GRACE_SECONDS),
+        limit_concurrency=1000,
+        h11_max_incomplete_event_size=32 * 1024,
+    )

@@ -1,0 +1,100 @@
+"""What the pages call to show a value: times, states, places, options. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from deptbus.console.map_layout import state_of
+from deptbus.console.words import Words
+from deptbus.operations.advice import advice_template, page_of
+from deptbus.operations.arrival import NEVER
+from deptbus.operations.lag_report import is_bad
+from deptbus.operations.quarantine import UNRESOLVED, place_text
+from deptbus.operations.stages import BUS, OFFICE, StageReport
+from deptbus.operations.status import red_stages
+from deptbus.wire.control import Act
+
+_CHINA = timezone(timedelta(hours=8))  # the bus's days are China's, wherever the browser is
+
+
+def moment(seconds: float | None) -> str:
+    """For people: 2027-01-31 09:05:07, China's time."""
+    if seconds is None or math.isinf(seconds):
+        return ""
+    return f"{datetime.fromtimestamp(seconds, _CHINA):%Y-%m-%d %H:%M:%S}"
+
+
+def machine_time(seconds: float | None) -> str:
+    """For `datetime=`; scripts tell from it how long ago that is."""
+    if seconds is None or math.isinf(seconds):
+        return ""
+    return datetime.fromtimestamp(seconds, _CHINA).isoformat(timespec="seconds")
+
+
+def seconds_of_us(at_us: int) -> float:
+    return at_us / 1_000_000
+
+
+def advised(t: Words, report: StageReport) -> str:
+    return t.sentence(advice_template(report.verdict, report.stage), unit=report.unit)
+
+
+def owner(t: Words, name: str) -> str:
+    return t("common.office") if name == OFFICE else name
+
+
+def safe_until(t: Words, report: StageReport, at: float) -> str:
+    margin = report.margin_seconds
+    if margin is None:
+        return t("lag.safe_unknown")
+    if math.isinf(margin):
+        return t("lag.safe_for_ever")
+    return t("lag.safe_until", when=moment(at + margin)[:16])
+
+
+def arrival(t: Words, report: StageReport) -> str:
+    if report.expected_seconds is None:
+        return ""
+    if report.expected_seconds == NEVER:
+        return t("lag.never")
+    return t("lag.arrives_in", time=t.duration(report.expected_seconds))
+
+
+def well(reports: Iterable[StageReport] | None) -> str:
+    """`well`, `person`, `unknown`: the one word of the whole bus."""
+    if reports is None:
+        return "unknown"
+    verdicts = [r.verdict for r in reports if r.has_lived or not is_bad(r.verdict)]
+    if any(v is not None and is_bad(v) for v in verdicts):
+        return "person"
+    return "unknown" if None in verdicts else "well"
+
+
+def act_subject(act: Act) -> str:
+    words = [act.unit, act.dataset, act.key.hex() if act.key is not None else ""]
+    words += act.subjects[:3]
+    more = len(act.subjects) - 3
+    return " ".join(filter(None, [*words, f"+{more}" if more > 0 else ""]))
+
+
+GLOBALS: dict[str, Any] = {
+    "moment": moment,
+    "machine_time": machine_time,
+    "seconds_of_us": seconds_of_us,
+    "advised": advised,
+    "owner": owner,
+    "safe_until": safe_until,
+    "arrival": arrival,
+    "well": well,
+    "red": red_stages,
+    "is_bad": is_bad,
+    "state_of": state_of,
+    "place_text": place_text,
+    "runbook": page_of,
+    "act_subject": act_subject,
+    "UNRESOLVED": UNRESOLVED,
+    "BUS": BUS,
+}

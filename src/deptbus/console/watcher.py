@@ -1,0 +1,217 @@
+"""The one reader of the bus behind all pages: looks again and again, and puts what it saw on the
+board. A bus that goes away is told there, with the time of the last look that reached it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import structlog
+
+from deptbus import names
+from deptbus.connection import Connection
+from deptbus.console.snapshot import FLOWS_SECONDS, Board
+from deptbus.console.tail import Tail
+from deptbus.errors import BusRefused, DeptbusError, WireRefused
+from deptbus.operations.catalogue import dataset_sheets
+from deptbus.operations.freshness_report import look_at_freshness
+from deptbus.operations.lag_watch import LagWatch
+from deptbus.operations.picture import Flow, LiveFeed
+from deptbus.operations.quarantine import UNRESOLVED
+from deptbus.operations.quarantine_desk import read_quarantine
+from deptbus.operations.search import deadline_in
+from deptbus.operations.unit_sheet import unit_sheets
+from deptbus.stream.policies import PolicyHistory
+from deptbus.wire.control import Act, decode_control
+
+log = structlog.get_logger(__name__)
+
+LAG_SECONDS = 2.0
+LIVE_SECONDS = 0.5
+TOPICS_SECONDS = 2.0
+FRESHNESS_SECONDS = 60.0
+OVERTAKEN_SECONDS = 30.0  # so often it is looked whether cases of quarantine are superseded
+SHEETS_SECONDS = 300.0  # a grant may begin or end by the clock alone
+_SEARCH_SECONDS = 20.0
+_BACKOFF_SECONDS = (1.0, 15.0)
+
+
+class Watcher:
+    """`run` until cancelled. `feed`: of what moves; it is started and stopped here."""
+
+    def __init__(self, connection: Connection, board: Board, feed: LiveFeed | None = None) -> None:
+        self._connection, self._board, self._feed = connection, board, feed
+        self._history = PolicyHistory()
+        self._policies = Tail(connection, names.CONTRACT)
+        self._audit = Tail(connection, names.AUDIT)
+        self._notes = Tail(connection, names.QUARANTINE)
+        self._acts: list[Act] = []
+        self._cases_at = float("-inf")
+        self._sheets_at = float("-inf")
+        self._wake = asyncio.Event()
+
+    @property
+    def history(self) -> PolicyHistory:
+        """Every policy that was read so far."""
+        return self._history
+
+    def wake(self) -> None:
+        """Something was just done here: look at once whether it shows."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        loops = [
+            self._for_ever("topics", self._look_at_topics, TOPICS_SECONDS, self._wake),
+            self._lag(),
+            self._for_ever("freshness", self._look_at_freshness, FRESHNESS_SECONDS),
+        ]
+        if self._feed is not None:
+            loops.append(self._live(self._feed))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for one in loops:
+                    group.create_task(one)
+        finally:
+            for tail in (self._policies, self._audit, self._notes):
+                await tail.stop()
+
+    # --- loops --------------------------------------------------------------------------------
+
+    async def _for_ever(
+        self,
+        what: str,
+        look: Callable[[], Awaitable[None]],
+        seconds: float,
+        wake: asyncio.Event | None = None,
+    ) -> None:
+        pause = _BACKOFF_SECONDS[0]
+        while True:
+            try:
+                await look()
+                pause, wait = _BACKOFF_SECONDS[0], seconds
+            except DeptbusError as error:
+                log.warning("look_failed", what=what, error=error.what)
+                wait = pause
+                pause = min(pause * 2, _BACKOFF_SECONDS[1])
+            if wake is None:
+                await asyncio.sleep(wait)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await wake.wait()
+            wake.clear()
+
+    async def _lag(self) -> None:
+        """Its own loop, because what it remembers of the readers has to outlive a bus that goes
+        away, and because it is this one that says whether the bus is there."""
+        watch = LagWatch(self._connection)
+        started = False
+
+        async def look() -> None:
+            nonlocal started
+            try:
+                if not started:
+                    await watch.start()
+                    started = True
+                report = await watch.look()
+            except DeptbusError as error:
+                await self._board.put(trouble=str(error))
+                raise
+            await self._board.put(lag=report, at=report.at, trouble="")
+
+        try:
+            await self._for_ever("lag", look, LAG_SECONDS)
+        finally:
+            if started:
+                await watch.stop()
+
+    async def _live(self, feed: LiveFeed) -> None:
+        recent: list[Flow] = []
+        started = False
+
+        async def look() -> None:
+            nonlocal started
+            if not started:
+                await feed.start()
+                started = True
+            live = await feed.look()
+            young = time.time() - FLOWS_SECONDS
+            before = len(recent)
+            recent[:] = [flow for flow in recent if flow.at > young] + list(live.flows)
+            board = self._board.snapshot
+            changed = bool(live.flows) or len(recent) != before
+            if changed or live.applied != board.applied or live.saved != board.saved:
+                await self._board.put(flows=tuple(recent), applied=live.applied, saved=live.saved)
+
+        try:
+            await self._for_ever("flows", look, LIVE_SECONDS)
+        finally:
+            if started:
+                await feed.stop()
+
+    # --- looks --------------------------------------------------------------------------------
+
+    async def _look_at_topics(self) -> None:
+        await self._look_at_policies()
+        await self._look_at_acts()
+        await self._look_at_cases()
+
+    async def _look_at_policies(self) -> None:
+        records, is_another = await self._policies.more()
+        if is_another:
+            self._history.begin_anew()
+        for record in records:
+            self._history.take(record.value)
+        now = time.time()
+        if not records and not is_another and now - self._sheets_at < SHEETS_SECONDS:
+            return
+        policy = self._history.current()  # raises ContractUnreadable, which is told as trouble
+        at = datetime.fromtimestamp(now, UTC)
+        units, datasets = await asyncio.to_thread(
+            lambda: (unit_sheets(policy, at), dataset_sheets(policy, at))
+        )
+        self._sheets_at = now
+        await self._board.put(
+            policy=policy,
+            units={sheet.unit: sheet for sheet in units},
+            datasets={sheet.dataset: sheet for sheet in datasets},
+        )
+
+    async def _look_at_acts(self) -> None:
+        records, is_another = await self._audit.more()
+        if is_another:
+            self._acts.clear()
+        for record in records:
+            try:
+                act = decode_control(record.value)
+            except WireRefused as error:
+                log.error("act_refused", offset=record.offset, reason=error.reason)
+                continue
+            if isinstance(act, Act):
+                self._acts.append(act)
+        if records or is_another or self._board.snapshot.acts is None:
+            await self._board.put(acts=tuple(self._acts))
+
+    async def _look_at_cases(self) -> None:
+        records, is_another = await self._notes.more()
+        board = self._board.snapshot
+        is_open = any(case.state in UNRESOLVED for case in board.cases or ())
+        is_due = time.monotonic() - self._cases_at > OVERTAKEN_SECONDS and is_open
+        if not (records or is_another or is_due or board.cases is None):
+            return
+        found = await read_quarantine(
+            self._connection, self._history, deadline=deadline_in(_SEARCH_SECONDS)
+        )
+        self._cases_at = time.monotonic()
+        await self._board.put(cases=found.cases, cases_are_whole=found.is_whole)
+
+    async def _look_at_freshness(self) -> None:
+        try:
+            rows = await look_at_freshness(self._connection)
+        except BusRefused as error:
+            log.warning("freshness_unreadable", error=error.what)
+            rows = []
+        await self._board.put(freshness=tuple(rows))

@@ -1,0 +1,205 @@
+"""Every page in both languages for every role: it is drawn, whole, and in that language alone."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from console_world import HEALTH, HOUSING, NATURAL, POLICE, World, case, console_world
+
+from deptbus.console.app import routes_of
+from deptbus.console.roles import Role
+from deptbus.console.snapshot import Snapshot
+from deptbus.console.words import LANGUAGES, catalogue
+
+PAGES = {
+    "map": "/",
+    "units": "/units",
+    "unit": f"/units/{HOUSING}",
+    "datasets": "/datasets",
+    "dataset": "/datasets/housing_unit",
+    "lag": "/lag",
+    "quarantine": "/quarantine",
+    "case": "/quarantine/out.housing-330106/0/2",
+    "saved": "/saved",
+    "holds": "/holds",
+    "find": "/find",
+    "audit": "/audit",
+}
+REFUSED = {
+    Role.VIEWER: {"find", "audit"},
+    Role.OPERATOR: {"audit"},
+    Role.CLERK: {"audit"},
+    Role.AUDITOR: set(),
+}
+
+
+@pytest.fixture
+def world() -> World:
+    return console_world()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("page", PAGES)
+def test_is_drawn_for_whom_it_is(world: World, page: str, role: Role, language: str) -> None:
+    answer = world.of(role, language=language).get(PAGES[page])
+    if page in REFUSED[role]:
+        assert answer.status_code == 403
+        return
+    assert answer.status_code == 200
+    assert f'data-page="{page}"' in answer.text
+    checked = Checked()
+    checked.feed(answer.text)
+    assert checked.problems == []
+    assert checked.language == {"en": "en", "zh": "zh-CN"}[language]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_says_no_more_than_that_nothing_is_known_yet(page: str) -> None:
+    empty = console_world(now_snapshot=Snapshot())
+    answer = empty.of(Role.OPERATOR).get(PAGES[page])
+    assert answer.status_code == (404 if page in ("unit", "dataset", "case") else
+                                  403 if page == "audit" else 200)  # fmt: skip
+
+
+@pytest.mark.parametrize("theme", ["auto", "light", "dark"])
+def test_has_the_theme_that_was_chosen(world: World, theme: str) -> None:
+    assert f'data-theme="{theme}"' in world.of(Role.VIEWER, theme=theme).get("/").text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_is_chinese_where_it_is_asked_to_be(world: World, page: str) -> None:
+    """No English word of the catalogue stands on a Chinese page where its Chinese one differs."""
+    role = Role.AUDITOR if page == "audit" else Role.OPERATOR
+    answer = world.of(role, language="zh").get(PAGES[page])
+    shown = Shown()
+    shown.feed(answer.text)
+    english = {en for en, zh in catalogue().values() if en != zh and " " in en and "{" not in en}
+    assert english & set(shown.texts) == set()
+
+
+def test_shows_where_something_stands_and_what_to_do(world: World) -> None:
+    page = world.of(Role.VIEWER).get("/").text
+    assert f'data-red="{HOUSING}"' in page
+    assert "Start the adapter at housing@330106" in page
+    assert re.search(rf'data-unit="{HOUSING}" data-state="bad"', page)
+    assert re.search(rf'data-unit="{HEALTH}" data-state="closed"', page)
+    assert 'data-red="human_resources@330106"' not in page  # it never began: told apart
+    assert page.count("data-flow ") == 5
+
+
+def test_tells_that_the_bus_is_away_and_of_when_its_picture_is(world: World) -> None:
+    world.change(trouble="no broker answers")
+    page = world.of(Role.VIEWER).get("/lag").text
+    assert 'id="trouble"' in page
+    assert "no broker answers" in page
+    assert "The bus does not answer" in page
+
+
+def test_says_of_a_unit_what_it_does_not_receive_and_why(world: World) -> None:
+    page = world.of(Role.VIEWER).get(f"/units/{HOUSING}").text
+    assert re.search(r'data-dataset="resident" data-why="not_shared"', page)
+    page = world.of(Role.VIEWER).get(f"/units/{HEALTH}").text
+    assert 'data-why="held"' in page
+
+
+def test_escapes_what_strangers_wrote(world: World) -> None:
+    world.change(cases=(case(POLICE, 1, reason='<script>alert("x")</script>'),))
+    page = world.of(Role.OPERATOR).get("/quarantine").text
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_no_page_has_a_script_or_style_of_its_own(world: World) -> None:
+    """The policy of the headers forbids them; a page that needs one would be dead."""
+    for path in PAGES.values():
+        page = world.of(Role.OPERATOR).get(path).text
+        assert re.search(r"<script(?! src)", page) is None
+        assert re.search(r'\sstyle="|<style|\son\w+="|javascript:', page) is None
+        assert re.search(r'(?:src|href|action)="(?:https?:)?//', page) is None
+
+
+def test_every_route_is_a_page_that_is_tested_or_an_act(world: World) -> None:
+    shown = {route.path for route in routes_of(world.console) if "GET" in (route.methods or ())}
+    others = {"/login", "/enter", "/openid/return", "/events"}
+    tested = {
+        re.sub(r"/(units|datasets)/[^/]+$", r"/\1/{x}", re.sub("/out.*", "/{x}", path))
+        for path in PAGES.values()
+    }
+    assert {re.sub(r"\{[^}]+\}", "{x}", path) for path in shown} == tested | others
+
+
+def test_the_map_folds_what_nobody_needs(world: World) -> None:
+    """A clerk's map has his own unit and whom it exchanged something with."""
+    page = world.of(Role.CLERK).get("/").text
+    assert set(re.findall(r'data-unit="([^"]+)"', page)) == {HOUSING, POLICE}
+
+
+def test_no_number_of_a_person_is_shown_back(world: World) -> None:
+    for role in (Role.OPERATOR, Role.CLERK):
+        unit = POLICE if role is Role.OPERATOR else HOUSING
+        dataset = "resident" if role is Role.OPERATOR else "housing_unit"
+        browser = world.of(role)
+        answer = world.post(browser, "/find", unit=unit, dataset=dataset, natural=NATURAL)
+        assert answer.status_code == 200
+        assert NATURAL not in answer.text
+        assert "000102030405060708090a0b0c0d0e0f" in answer.text
+
+
+class Checked(HTMLParser):
+    """Well formed, every id once, every field with its label."""
+
+    _VOID = frozenset(
+        ["meta", "link", "input", "br", "img", "rect", "circle", "line", "path", "hr"]
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problems: list[str] = []
+        self.language = ""
+        self._open: list[str] = []
+        self._ids: set[str] = set()
+        self._fields: dict[str, bool] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "html":
+            self.language = given["lang"] or ""
+        name = given.get("id")
+        if name is not None:
+            if name in self._ids:
+                self.problems.append(f"id {name} twice")
+            self._ids.add(name)
+        visible = given.get("type") not in ("hidden", "checkbox", "radio")
+        if tag == "input" and visible and name is None and "aria-label" not in given:
+            self.problems.append("a field without a label")
+        if tag == "th" and "scope" not in given:
+            self.problems.append("a heading of a table without its scope")
+        if tag not in self._VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self._VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._VOID:
+            return
+        if not self._open or self._open[-1] != tag:
+            self.problems.append(f"</{tag}> where {self._open[-1:]} is open")
+        else:
+            self._open.pop()
+
+
+class Shown(HTMLParser):
+    """The texts that a person reads, one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(" ".join(data.split()))

@@ -1,0 +1,149 @@
+"""The catalogue is whole: every word that is used is there, in both languages, and none is idle."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from importlib.resources import files
+from string import Formatter
+
+import pytest
+
+from deptbus.change import Cause, DeliveryOp, Direction
+from deptbus.console import roles
+from deptbus.console.words import Words, catalogue, sentences
+from deptbus.contract.model import Sharing
+from deptbus.errors import DeptbusError
+from deptbus.operations import audit
+from deptbus.operations.advice import advice_template
+from deptbus.operations.freshness import Fresh
+from deptbus.operations.lag import PartitionState
+from deptbus.operations.offsets import NO_COORDINATOR, NO_TOPIC
+from deptbus.operations.picture import SavedEntries
+from deptbus.operations.quarantine import State
+from deptbus.operations.stages import Stage
+from deptbus.operations.verdicts import Verdict
+from deptbus.operations.withheld import WhyNot
+from deptbus.stream.quarantine import REASONS as STREAM_REASONS
+from deptbus.wire.guard import REASONS as WIRE_REASONS
+
+REASONS = WIRE_REASONS | STREAM_REASONS
+# Constants of the bus that pages show, by the section that has their words.
+SECTIONS = {
+    "verdict": [*Verdict, "UNKNOWN", "closed", "absent", "quiet"],
+    "stage": list(Stage),
+    "state": list(PartitionState),
+    "unreachable": [
+        NO_COORDINATOR, NO_TOPIC, "broker_away", "no_leader", "adapter_silent", "outbox_not_told",
+    ],
+    "fresh": [*Fresh, "unknown"],
+    "sharing": list(Sharing),
+    "why": [*WhyNot, "held"],
+    "case": list(State),
+    "reason": list(REASONS),
+    "meaning": list(REASONS),
+    "role": list(roles.Role),
+    "direction": list(Direction),
+    "op": list(DeliveryOp),
+    "cause": list(Cause),
+    "wait": ["intake", "routing", "inbox", "held", "missing", "quarantine"],
+    "verb": [
+        audit.QUARANTINE_RESEND,
+        audit.QUARANTINE_DISMISS,
+        audit.RESEND,
+        audit.HOLD,
+        audit.RESUME,
+        audit.CONTRACT_ACTIVATE,
+    ],
+    "saved": [SavedEntries().method],
+    "theme": ["now_auto", "now_dark", "now_light", "to_auto", "to_dark", "to_light"],
+    "pulse": ["well", "person", "unknown"],
+    "done": ["resend", "dismiss", "hold", "resume"],
+    "login": ["state", "token", "no_role", "provider_away", "provider_refused"],
+    "error": [
+        *(f"{code}{more}" for code in (400, 401, 403, 404, 405, 413, 415, 500, 503)
+          for more in ("", "_more")),
+        "csrf", "nothing_chosen", "one_target",
+    ],
+    "find": ["bad_natural", "bad_key"],
+    "nav": ["map", "units", "datasets", "lag", "quarantine", "holds", "saved", "find", "audit"],
+    "unit": ["d", "h", "min", "s"],
+}  # fmt: skip
+
+
+_ASKED = re.compile(r"""\b(?:t|self)\(['"]([a-z_]+\.[A-Za-z_0-9]*[A-Za-z0-9])['"]""")
+
+
+def _used() -> set[str]:
+    """Names that templates and modules ask for by themselves."""
+    found: set[str] = set()
+    package = files("deptbus.console")
+    for folder in (package, package.joinpath("templates")):
+        for file in folder.iterdir():
+            if file.name.endswith((".html", ".py")):
+                text = file.read_text(encoding="utf-8")
+                found |= set(
+                    re.findall(
+                        r"""\b(?:t|self)\(['"]([a-z_]+\.[A-Za-z_0-9]*[A-Za-z0-9])['"]""", text
+                    )
+                )
+    return found
+
+
+def test_every_word_that_is_used_is_there() -> None:
+    wanted = _used() | {f"{section}.{n}" for section, names in SECTIONS.items() for n in names}
+    assert wanted - catalogue().keys() == set()
+
+
+def test_no_word_is_idle() -> None:
+    wanted = _used() | {f"{section}.{n}" for section, names in SECTIONS.items() for n in names}
+    assert catalogue().keys() - wanted == set()
+
+
+@pytest.mark.parametrize("name", catalogue())
+def test_a_word_is_there_in_both_languages(name: str) -> None:
+    english, chinese = catalogue()[name]
+    assert english.strip()
+    assert chinese.strip()
+    assert _places(english) == _places(chinese)
+    same = {"Start", "ok"}
+    assert re.search(r"[\u4e00-\u9fff]", chinese) or english in same
+    assert not re.search(r"[\u4e00-\u9fff]", english)
+
+
+def test_every_advice_is_translated() -> None:
+    wanted = {advice_template(v, s) for v in (*Verdict, None) for s in Stage}
+    assert wanted - sentences().keys() == set()
+
+
+@pytest.mark.parametrize("reason", ["", "x" * 600, "about 330106199001011237"])
+def test_what_is_wrong_with_a_reason_is_said_in_chinese(reason: str) -> None:
+    with pytest.raises(DeptbusError) as refused:
+        audit.checked_reason(reason)
+    assert refused.value.what in sentences()
+    assert refused.value.mend in sentences()
+
+
+@pytest.mark.parametrize("english", sentences())
+def test_no_translation_is_idle(english: str) -> None:
+    """What the code does not say any more has no translation either."""
+    import deptbus.console.desk as desk
+    import deptbus.department.install as install
+
+    said = {advice_template(v, s) for v in (*Verdict, None) for s in Stage}
+    source = "".join(inspect.getsource(module) for module in (audit, desk, install))
+    source = source.replace("{_REASON_LETTERS}", str(audit._REASON_LETTERS))
+    assert english in said or f'"{english}"' in source
+    assert _places(english) == _places(sentences()[english])
+
+
+def test_a_duration_is_told_in_its_two_greatest_units() -> None:
+    english, chinese = Words("en"), Words("zh")
+    assert english.duration(3 * 3600 + 20 * 60 + 5) == "3 h 20 min"
+    assert chinese.duration(86_400) == "1 天"
+    assert english.duration(59.9) == "59 s"
+    assert english.duration(None) == "not known"  # never 0
+
+
+def _places(text: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(text) if name}
