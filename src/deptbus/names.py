@@ -13,6 +13,7 @@ QUARANTINE = "bus.quarantine"  # notes of what could not be accepted; never cont
 AUDIT = "bus.audit"  # kept for ever: every act of an operator
 AGENTS = "bus.agents"  # compacted: what each live agent works under
 JOBS = "bus.jobs"  # compacted: progress of jobs
+ALARMS = "bus.alarms"  # compacted: what was told of each alarm, and who has seen it
 
 WORKER_GROUP = "deptbus.worker"
 

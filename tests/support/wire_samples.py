@@ -25,6 +25,8 @@ from deptbus.contract.territory import Level
 from deptbus.wire.control import (
     Act,
     AgentReport,
+    AlarmSeen,
+    AlarmTold,
     Announcement,
     AppliedBeat,
     AppliedDay,
@@ -207,4 +209,11 @@ CONTROL: tuple[Control, ...] = (
         ("data.person/0",), 1000, 3, TIME_US, TIME_US + 1,
     ),
     TopicNoted("in.housing-330106", "0d6c8f1e-0000-4000-8000-000000000001", TIME_US),
+    AlarmTold(
+        "0123456789ab", "lag/housing@330106/apply", 2, "worse", "STOPPED", 6, TIME_US - 60_000_000,
+        TIME_US, ("duty",), '{"alarm":"0123456789ab"}',
+    ),
+    AlarmSeen(
+        "0123456789ab", "lag/housing@330106/apply", 6, "act-2", "王五", "rung them", TIME_US
+    ),
 )  # fmt: skip

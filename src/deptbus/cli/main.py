@@ -58,6 +58,10 @@ NOUNS: dict[str, Noun] = {
     "freshness": Noun(
         "freshness", False, "Show which source units keep the promises of their datasets."
     ),
+    "monitor": Noun(
+        "monitor", False, "Watch the bus: figures for Prometheus, alarms, a schema registry."
+    ),
+    "alarm": Noun("alarm", True, "List alarms and acknowledge them."),
     "groups": Noun("groups", False, "Show every consumer group of the cluster."),
     "console": Noun("console", True, "Serve the web page of the data office."),
     "topics": Noun("topics", True, "Plan and apply the topics that a contract needs."),

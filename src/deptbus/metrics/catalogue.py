@@ -48,9 +48,12 @@ LABELS = {
     "consumergroup": "a consumer group of the cluster",
     "dataset": "a dataset of the contract",
     "direction": "`horizontal`, `upward`, `downward`, `return`, `granted`",
-    "outcome": "what became of a delivery, as `deptbus department status` counts it",
+    "outcome": "what became of a delivery, as `deptbus department status` counts it; of a try to "
+    "tell of an alarm: `delivered`, `failed`",
     "partition": "number of a partition",
     "reason": "why something is in quarantine or parked: a word of the code, never a text",
+    "scope": "what alarms are about: `cluster`, `lag`, `parked`, `freshness`, `quarantine` or "
+    "`group`",
     "stage": "`outbox`, `intake`, `routing`, `apply`",
     "state": "one word of a fixed set; it stands with the metric",
     "system": "a system of the unit, as its department names it",
@@ -58,6 +61,7 @@ LABELS = {
     "unit": "a unit of the contract; `bus` for what serves them all",
     "verdict": "as `deptbus lag` gives it; `UNKNOWN` where nobody could tell",
     "version": "of deptbus",
+    "way": "a way by which alarms reach people, as the monitor's settings name it",
 }
 
 _BATCH_SECONDS = (
@@ -186,6 +190,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("deptbus_hold_begun_timestamp_seconds", Kind.GAUGE,
            "Since when the data office keeps back deliveries to a unit, or of a dataset; the other "
            "label is empty.", ("unit", "dataset"), _MONITOR),
+
+    # --- alarms -----------------------------------------------------------------------------------
+    Metric("deptbus_alarms_open", Kind.GAUGE,
+           "Alarms that were raised and are not over.", ("scope",), _MONITOR),
+    Metric("deptbus_alarm_notices_pending", Kind.GAUGE,
+           "Notices that have not arrived yet by a way.", ("way",), _MONITOR),
+    Metric("deptbus_alarm_deliveries_total", Kind.COUNTER,
+           "Tries to bring a notice to people.", ("way", "outcome"), _MONITOR),
 
     # --- any reader of the cluster, by the names of kafka_exporter --------------------------------
     Metric("deptbus_partition_state", Kind.STATE,

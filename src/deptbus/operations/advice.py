@@ -42,6 +42,19 @@ _WHAT_TO_DO: dict[Verdict, tuple[str, str, str, str]] = {
 _STAGES = tuple(Stage)
 
 
+# What the office does when the cluster does not answer; when a part of it does not.
+CLUSTER = (
+    "Look whether the brokers run and whether this machine reaches them. "
+    f"See {RUNBOOK}#unreachable",
+    f"Look whether all brokers are well. See {RUNBOOK}#partial",
+)
+
+
+def page(word: str) -> str:
+    """The place in the runbook of what is no verdict: LATE, PARKED, ..."""
+    return f"{RUNBOOK}#{word.lower()}"
+
+
 def page_of(verdict: Verdict | None) -> str:
     """The place in the runbook."""
     anchor = COULD_NOT_TELL if verdict is None else verdict.value.lower()

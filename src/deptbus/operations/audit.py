@@ -28,6 +28,7 @@ QUARANTINE_DISMISS = "quarantine_dismiss"
 RESEND = "resend"
 HOLD = "hold"
 RESUME = "resume"
+ALARM_ACK = "alarm_ack"
 CONTRACT_ACTIVATE = "contract_activate"
 
 _REASON_LETTERS = 500

@@ -11,7 +11,7 @@ from deptbus.connection import Connection
 from deptbus.contract.model import Contract
 from deptbus.contract.opening import opening_of
 from deptbus.errors import Exit
-from deptbus.operations.advice import RUNBOOK
+from deptbus.operations.advice import RUNBOOK, page
 from deptbus.operations.freshness import Fresh, Freshness, freshness
 from deptbus.operations.lag_report import when
 from deptbus.operations.offsets import Offsets
@@ -107,7 +107,7 @@ def freshness_document(rows: list[FreshnessRow], now: float, *, only_bad: bool) 
                 "promise_hours": row.promise_hours,
                 "due": None if row.said.due is None else when(row.said.due),
                 "owner": row.owner,
-                "advice": _advice(row),
+                "advice": freshness_advice(row),
             }
             for row in rows
             if not only_bad or row.said.state not in WELL
@@ -122,10 +122,11 @@ def freshness_exit_code(rows: list[FreshnessRow]) -> Exit:
     return Exit.COULD_NOT if None in states else Exit.DONE
 
 
-def _advice(row: FreshnessRow) -> str:
+def freshness_advice(row: FreshnessRow) -> str:
     state = row.said.state
     if state is None:
         text = "Look whether all brokers are well, and ask again"
     else:
         text = _ADVICE.get(state, "Nothing is to be done").format(owner=row.owner, unit=row.unit)
-    return f"{text}. See {RUNBOOK}#freshness"
+    where = page(state.value) if state in _ADVICE else f"{RUNBOOK}#freshness"
+    return f"{text}. See {where}"

@@ -52,6 +52,7 @@ class LagReport:
     has_contract: bool
     holds: tuple[Hold, ...] = ()  # deliveries that the data office keeps back
     policy: int | None = None  # the number in force
+    contract: Contract | None = None
 
     def places_of(self, unit: str) -> list[Place]:
         """What this unit's own two topics are read by."""
@@ -119,7 +120,14 @@ class LagWatch:
         units = tuple(unit_report(reports) for reports in by_unit.values())
         has_contract = self._contract is not None
         return LagReport(
-            picture.at, picture, units, stages, has_contract, self._holds, self._policy
+            picture.at,
+            picture,
+            units,
+            stages,
+            has_contract,
+            self._holds,
+            self._policy,
+            self._contract,
         )
 
     # --- what should be there -------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""One of all running operations processes leads: the one to which Kafka gives bus.jobs.
+"""One of all running processes of a kind leads: the one to which Kafka gives their one topic.
 
-`bus.jobs` has one partition, so of all members of the group one at most has it. This only saves
-work: a leader that was stopped and wakes does no harm, because all that it writes is idempotent by
-(version, policy), a policy number is accepted once, and progress only ever makes a job be done
-again.
+The topic has one partition, so of all members of the group one at most has it. For operations
+processes (`bus.jobs`) this only saves work: a leader that was stopped and wakes does no harm,
+because all that it writes is idempotent by (version, policy), a policy number is accepted once, and
+progress only ever makes a job be done again.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SESSION_MS = 6000  # the broker's least; a killed leader is replaced after that 
 class Leadership(ConsumerRebalanceListener):
     """`async with Leadership(connection) as lead:` then `lead.gained` and `lead.lost` say when."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, group: str = GROUP, topic: str = names.JOBS) -> None:
+        self._connection, self._group, self._topic = connection, group, topic
         self._consumer: AIOKafkaConsumer | None = None
         self._polling: asyncio.Task[None] | None = None
         self.gained = asyncio.Event()
@@ -39,7 +39,7 @@ class Leadership(ConsumerRebalanceListener):
     async def start(self) -> None:
         """Raises BusUnreachable, BusRefused."""
         consumer = BusConsumer(
-            group_id=GROUP,
+            group_id=self._group,
             enable_auto_commit=False,
             auto_offset_reset="latest",
             session_timeout_ms=SESSION_MS,
@@ -47,12 +47,12 @@ class Leadership(ConsumerRebalanceListener):
             request_timeout_ms=REQUEST_TIMEOUT_MS,
             **self._connection.aiokafka(),
         )
-        consumer.subscribe([names.JOBS], listener=self)
+        consumer.subscribe([self._topic], listener=self)
         try:
             await consumer.start()
         except (KafkaError, OSError, TimeoutError) as error:
             await consumer.stop()
-            raise translate(error, topic=names.JOBS) from error
+            raise translate(error, topic=self._topic) from error
         self._consumer = consumer
         self._polling = asyncio.create_task(self._poll(consumer))
 

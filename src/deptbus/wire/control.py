@@ -17,6 +17,8 @@
 | AgentReport | bus.agents | the agent |
 | JobProgress | bus.jobs | the job: of each unit, the last completed one must outlive the next |
 | TopicNoted | bus.jobs | `topic/<topic>` |
+| AlarmTold | bus.alarms | `alarm/<subject>` |
+| AlarmSeen | bus.alarms | `seen/<subject>` |
 """
 
 from __future__ import annotations
@@ -298,6 +300,35 @@ class TopicNoted:
     noted_at_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class AlarmTold:
+    """The last notice of the last alarm of a subject."""
+
+    alarm: str
+    subject: str
+    number: int  # of the notice, from 1
+    kind: Literal["raised", "worse", "reminder", "over"]
+    word: str
+    severity: int
+    raised_at_us: int
+    told_at_us: int
+    pending: tuple[str, ...]  # names of the ways by which it has still to go
+    content: str  # the JSON that is delivered
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmSeen:
+    """A person has acknowledged an alarm, as bad as it was then."""
+
+    alarm: str
+    subject: str
+    severity: int
+    act: str
+    operator: str
+    reason: str
+    seen_at_us: int
+
+
 Control = (
     Announcement
     | Marker
@@ -318,6 +349,8 @@ Control = (
     | AgentReport
     | JobProgress
     | TopicNoted
+    | AlarmTold
+    | AlarmSeen
 )
 
 _TEXTS = {"type": "array", "items": "string"}
@@ -545,6 +578,33 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
         },
     ),
     "topic_noted": (TopicNoted, {"topic": "string", "topic_id": "string", "noted_at_us": _TIME}),
+    "alarm_told": (
+        AlarmTold,
+        {
+            "alarm": "string",
+            "subject": "string",
+            "number": "long",
+            "kind": _symbols("NoticeKind", "raised", "worse", "reminder", "over"),
+            "word": "string",
+            "severity": "int",
+            "raised_at_us": _TIME,
+            "told_at_us": _TIME,
+            "pending": _TEXTS,
+            "content": "string",
+        },
+    ),
+    "alarm_seen": (
+        AlarmSeen,
+        {
+            "alarm": "string",
+            "subject": "string",
+            "severity": "int",
+            "act": "string",
+            "operator": "string",
+            "reason": "string",
+            "seen_at_us": _TIME,
+        },
+    ),
 }
 
 
@@ -682,6 +742,8 @@ _KEYS: dict[type, Callable[[Any], str]] = {
     AgentReport: lambda r: str(r.agent),
     JobProgress: lambda r: str(r.job),
     TopicNoted: lambda r: f"topic/{r.topic}",
+    AlarmTold: lambda r: f"alarm/{r.subject}",
+    AlarmSeen: lambda r: f"seen/{r.subject}",
 }
 
 

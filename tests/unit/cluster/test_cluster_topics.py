@@ -60,6 +60,7 @@ def plan_of(
 def test_a_contract_wants_these_topics_and_no_others() -> None:
     assert [topic.name for topic in TOPICS] == [
         "bus.agents",
+        "bus.alarms",
         "bus.audit",
         "bus.contract",
         "bus.jobs",
