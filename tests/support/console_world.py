@@ -43,7 +43,7 @@ from deptbus.wire.control import Act, QuarantineNote, Resolution
 
 NOW = 1_800_000_000.0
 POLICE, HOUSING, HEALTH = "public_security@330106", "housing@330106", "health@330106"
-KEY = bytes(range(16))
+KEY = bytes(range(0xA0, 0xB0))
 NATURAL = "330106199001011237"  # a number that may be seen nowhere
 LISTEN = "127.0.0.1:8420"
 BASE = f"http://{LISTEN}"

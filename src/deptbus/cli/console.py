@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deptbus.cli.options import Bootstrap, ClientFile, Data, connect, who
+from deptbus.console.roles import Role
 from deptbus.errors import DeptbusError, Exit
 
 if TYPE_CHECKING:
@@ -127,9 +128,7 @@ def link_of(data: Path, name: str) -> str:
 def add(
     name: Annotated[str, typer.Argument(help="The name to log in with; it stands in the audit.")],
     accounts: Accounts,
-    role: Annotated[
-        list[str], typer.Option("--role", help="viewer, operator, clerk or auditor; repeatable.")
-    ],
+    role: Annotated[list[Role], typer.Option("--role", help="What they may do; repeatable.")],
     unit: Annotated[str, typer.Option("--unit", help="A clerk's own, `line@territory`.")] = "",
 ) -> None:
     """Make an account. The password is asked for twice, or read from a pipe; it never stands on the
@@ -141,7 +140,7 @@ def add(
         read_accounts,
         write_accounts,
     )
-    from deptbus.console.roles import Role, person_of
+    from deptbus.console.roles import person_of
 
     known = read_accounts(accounts)
     if checked_name(name) in known:
@@ -149,7 +148,7 @@ def add(
             f"{name} has an account already", mend="See `deptbus console account ls`"
         )
     try:
-        person = person_of(name, frozenset(Role(one) for one in role), unit)
+        person = person_of(name, frozenset(role), unit)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     made = Account(person, password_hash(_typed_password()))

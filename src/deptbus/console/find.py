@@ -52,13 +52,13 @@ async def find(visit: Visit) -> Response:
 
 
 def _page(visit: Visit, status: int = 200, **context: object) -> Response:
-    """Units whose secret lies here, and on whose records this person may ask."""
-    units = {
-        unit: datasets
-        for unit, datasets in visit.console.desk.key_units().items()
-        if visit.may(Act.FIND_NATURAL, unit)
-    }
-    return visit.render("find.html", status, key_units=units, **context)
+    """By dataset the units whose secret lies here, and of whose records this person may ask."""
+    by_number: dict[str, list[str]] = {}
+    for unit, datasets in sorted(visit.console.desk.key_units().items()):
+        for dataset in datasets:
+            if dataset in visit.snapshot.datasets and visit.may(Act.FIND_NATURAL, unit):
+                by_number.setdefault(dataset, []).append(unit)
+    return visit.render("find.html", status, by_number=by_number, **context)
 
 
 def _key(text: str) -> bytes | None:

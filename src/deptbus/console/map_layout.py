@@ -19,10 +19,10 @@ from deptbus.operations.lag_report import is_bad
 from deptbus.operations.stages import BUS, StageReport
 
 LEFT, TOP = 176, 56  # of the first column, of the first row
-COLUMN, ROW = 136, 60  # from one to the next
-WIDE, HIGH = 116, 40  # of a unit's box
+COLUMN, ROW = 150, 60  # from one to the next
+WIDE, HIGH = 136, 40  # of a unit's box
 _INDENT = 14
-_BOX_LETTERS = 17.0  # of Latin letters; a Chinese one counts 1.9
+_BOX_LETTERS = 17.0  # of Latin letters; a Chinese one counts 1.75
 _DIRECTIONS = ("horizontal", "upward", "downward", "return", "granted")
 
 
@@ -185,7 +185,7 @@ def wrapped(title: str) -> tuple[str, ...]:
     """At most two lines that fit into a box; what is cut off stands in its title."""
     lines, line, room = [], "", _BOX_LETTERS
     for piece in _pieces(title):
-        width = sum(1.9 if ord(letter) > 0x2E80 else 1.0 for letter in piece)
+        width = sum(1.75 if ord(letter) > 0x2E80 else 1.0 for letter in piece)
         if width > room and line.strip():
             lines.append(line.strip())
             line, room = "", _BOX_LETTERS

@@ -194,9 +194,11 @@ def person_of_claims(settings: OpenId, claims: dict[str, Any]) -> Person:
     """By the mapping of the settings; values of the claim that it does not have count for nothing.
     Raises ValueError where nothing is left, DeptbusError where the name cannot be one."""
     name = checked_name(str(claims.get(settings.name_claim) or claims["sub"]))
-    given = claims.get(settings.role_claim) or []
-    values = [given] if isinstance(given, str) else [v for v in given if isinstance(v, str)]
-    roles: frozenset[Role] = frozenset(settings.roles[v] for v in values if v in settings.roles)
+    given = claims.get(settings.role_claim)
+    values = given if isinstance(given, list) else [given]
+    roles: frozenset[Role] = frozenset(
+        settings.roles[v] for v in values if isinstance(v, str) and v in settings.roles
+    )
     unit = claims.get(settings.unit_claim)
     is_clerk = roles == {Role.CLERK}
     return person_of(name, roles, unit if is_clerk and isinstance(unit, str) else "")
