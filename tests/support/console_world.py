@@ -3,6 +3,7 @@ every role, and a desk that notes what it was asked to do."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -39,7 +40,7 @@ from deptbus.operations.trace import Arrival, Trace, Version, Wait
 from deptbus.operations.trace import Seen as SeenAt
 from deptbus.operations.unit_sheet import unit_sheets
 from deptbus.operations.verdicts import Track, Verdict
-from deptbus.wire.control import Act, QuarantineNote, Resolution
+from deptbus.wire.control import Act, AlarmSeen, AlarmTold, QuarantineNote, Resolution
 
 NOW = 1_800_000_000.0
 POLICE, HOUSING, HEALTH = "public_security@330106", "housing@330106", "health@330106"
@@ -106,6 +107,12 @@ def case(unit: str, offset: int, reason: str = "malformed", **more: Any) -> Case
     return Case(note, **more)
 
 
+def alarm(subject: str, word: str, **said: Any) -> AlarmTold:
+    at = int((NOW - 500) * 1e6)
+    content = json.dumps({"owner": "科技科", "runbook": "docs/operations.md#stopped", **said})
+    return AlarmTold(word.lower(), subject, 2, "reminder", word, 6, at, at, ("sms",), content)
+
+
 def resolution(outcome: Any) -> Resolution:
     return Resolution("t", 0, 1, outcome, "a", "olga", "tested", "", (), None, int(NOW * 1e6))
 
@@ -137,6 +144,13 @@ def snapshot() -> Snapshot:
         acts=(
             Act("a1", "hold", "olga", "bus", "its database moves", HEALTH, "", None, (), 1),
             Act("a2", "quarantine_dismiss", "olga", "", "a test", "", "", KEY, tuple("abcde"), 2),
+        ),
+        alarms=(
+            (alarm(f"lag/{HOUSING}/apply", "STOPPED", unit=HOUSING, stage="apply"), None),
+            (
+                alarm("quarantine/bus", "QUARANTINED", unit=BUS, advice="See what and why"),
+                AlarmSeen("a", "quarantine/bus", 1, "act", "olga", "known", int(NOW * 1e6)),
+            ),
         ),
         units={sheet.unit: sheet for sheet in unit_sheets(now_in_force, now)},
         datasets={sheet.dataset: sheet for sheet in dataset_sheets(now_in_force, now)},
@@ -212,6 +226,9 @@ class NotedDesk:
 
     async def dismiss(self, cases: Sequence[Case], person: Person, reason: str) -> None:
         self._do("dismiss", tuple(c.place for c in cases), person.name, checked_reason(reason))
+
+    async def acknowledge(self, subjects: Sequence[str], person: Person, reason: str) -> None:
+        self._do("acknowledge", tuple(subjects), person.name, checked_reason(reason))
 
     async def show(self, case: Case) -> dict[str, Any] | None:
         return self.record

@@ -54,6 +54,18 @@ def console(
             help="A department.yml: records of that unit can be found by their own number here.",
         ),
     ] = None,
+    monitor: Annotated[
+        bool,
+        typer.Option("--monitor/--no-monitor", help="Be the monitor of this bus as well."),
+    ] = False,
+    monitor_settings: Annotated[
+        Path | None,
+        typer.Option(
+            "--monitor-settings",
+            envvar="DEPTBUS_MONITOR_SETTINGS",
+            help="With --monitor: file that says how alarms reach people.",
+        ),
+    ] = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
     client_file: ClientFile = None,
@@ -65,6 +77,7 @@ def console(
     from deptbus.console.server import serve
     from deptbus.console.settings import load_settings
     from deptbus.logs import set_up_logging
+    from deptbus.operations.alarm_settings import AlarmSettings, read_alarm_settings
     from deptbus.readiness import await_go, tell_ready
 
     settings = load_settings(
@@ -75,6 +88,11 @@ def console(
         departments=department or None,
         tickets=None if data is None else data / TICKETS_FOLDER,
     )
+    alarms = None
+    if monitor and monitor_settings is not None:
+        alarms = read_alarm_settings(monitor_settings)
+    elif monitor:
+        alarms = AlarmSettings()
     set_up_logging(service=True)
     os.nice(_NICE)
     await_go()
@@ -85,7 +103,7 @@ def console(
         print(f"console at {settings.base_url}", file=sys.stderr, flush=True)
         tell_ready()
 
-    asyncio.run(serve(connect(data, bootstrap, client_file), settings, ready))
+    asyncio.run(serve(connect(data, bootstrap, client_file), settings, ready, alarms))
 
 
 @app.command()

@@ -200,7 +200,7 @@ class Bus:
         return parts
 
     def _console_part(self, connection: Connection, port: int) -> Part:
-        argv = [*self._commands.console, "--data", str(self._data)]
+        argv = [*self._commands.console, "--monitor", "--data", str(self._data)]
         argv += ["--listen", f"{LOOPBACK}:{port}"]
         for department in self._departments:
             argv += ["--department", department.file]

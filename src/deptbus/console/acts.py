@@ -86,6 +86,19 @@ async def _held(visit: Visit, done: Awaitable[None], act: Act, target: str) -> R
     return visit.redirect("/holds", done=act.value)
 
 
+async def acknowledge(visit: Visit) -> Response:
+    subjects = list(dict.fromkeys(visit.form.get("subject", [])))
+    known = {told.subject for told, _ in visit.snapshot.alarms or ()}
+    if not subjects or not set(subjects) <= known:
+        raise HTTPException(400, detail="nothing_chosen")
+    try:
+        await visit.console.desk.acknowledge(subjects, visit.who, visit.form.one("reason"))
+    except DeptbusError as error:
+        return _refused(visit, error)
+    _told(visit, Act.ACKNOWLEDGE, alarms=len(subjects))
+    return visit.redirect("/alarms", done="acknowledge", count=len(subjects))
+
+
 def _target(visit: Visit) -> tuple[str, str]:
     """(unit, dataset), one of them named and known."""
     unit, dataset = visit.form.one("unit"), visit.form.one("dataset")

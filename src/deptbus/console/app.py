@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.types import ASGIApp
+from starlette.routing import BaseRoute, Route
 
 from deptbus.console import acts, events, find, login, pages, show
 from deptbus.console.accounts import Accounts
@@ -141,23 +140,21 @@ def routes_of(console: Console) -> list[Route]:
         # Whether one may find at all depends on the unit as well: asked for inside.
         get("/find", find.show_find, Act.VIEW),
         post("/find", find.find, Act.VIEW),
+        get("/alarms", pages.show_alarms, Act.VIEW),
         get("/audit", pages.show_audit, Act.SEE_AUDIT),
         get("/events", events.follow, Act.VIEW),
         post("/quarantine/resend", acts.resend, Act.RESEND),
         post("/quarantine/dismiss", acts.dismiss, Act.DISMISS),
+        post("/alarms/acknowledge", acts.acknowledge, Act.ACKNOWLEDGE),
         post("/holds/hold", acts.hold, Act.HOLD),
         post("/holds/resume", acts.resume, Act.RESUME),
     ]
 
 
 def make_app(
-    console: Console,
-    mounted: Mapping[str, ASGIApp] | None = None,
-    lifespan: Any = None,
+    console: Console, for_machines: Sequence[Route] = (), lifespan: Any = None
 ) -> Starlette:
-    """`mounted`: prefix -> an app of its own for machines (metrics, schemas): no log-in there, and
-    any host name."""
-    others = mounted or {}
+    """`for_machines`: what is asked for without a log-in (metrics, schemas)."""
 
     async def static(request: Request) -> Response:
         return await console.static.serve(request)
@@ -166,14 +163,12 @@ def make_app(
         *routes_of(console),
         Route("/static/{digest}/{name}", static, methods=["GET"]),
         Route("/alive", _alive, methods=["GET"]),
-        *(Mount(prefix, app) for prefix, app in others.items()),
+        *for_machines,
     ]
     return Starlette(
         routes=routes,
         lifespan=lifespan,
-        middleware=[
-            Middleware(Guard, settings=console.settings, open_paths=tuple(others)),
-        ],
+        middleware=[Middleware(Guard, settings=console.settings)],
         exception_handlers={
             HTTPException: _told(console),
             Exception: _our_bug(console),

@@ -18,6 +18,7 @@ from deptbus.console.roles import Person
 from deptbus.contract.model import Contract
 from deptbus.errors import DeptbusError
 from deptbus.operations import audit, hold
+from deptbus.operations.alarms_board import acknowledge, chosen, read_alarms
 from deptbus.operations.describe import describe
 from deptbus.operations.quarantine import Case
 from deptbus.operations.quarantine_desk import ask_sources, codecs_of, dismiss, plan_of
@@ -48,6 +49,8 @@ class Desk(Protocol):
     async def resend(self, cases: Sequence[Case], person: Person, reason: str) -> Asked: ...
 
     async def dismiss(self, cases: Sequence[Case], person: Person, reason: str) -> None: ...
+
+    async def acknowledge(self, subjects: Sequence[str], person: Person, reason: str) -> None: ...
 
     async def show(self, case: Case) -> dict[str, Any] | None:
         """What lies at the place, masked; None: retention or compaction has taken it."""
@@ -100,6 +103,11 @@ class BusDesk:
     async def dismiss(self, cases: Sequence[Case], person: Person, reason: str) -> None:
         why, by = audit.checked_reason(reason), self._operator(person)
         await dismiss(self._connection, cases, by, why)
+
+    async def acknowledge(self, subjects: Sequence[str], person: Person, reason: str) -> None:
+        why, by = audit.checked_reason(reason), self._operator(person)
+        alarms = chosen(await read_alarms(self._connection), subjects)
+        await acknowledge(self._connection, alarms, by, why)
 
     async def show(self, case: Case) -> dict[str, Any] | None:
         history = await read_policies(self._connection)

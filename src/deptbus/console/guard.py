@@ -31,11 +31,8 @@ _BODY_BYTES = 256 * 1024  # a thousand ticked notes are 60 KB
 
 
 class Guard:
-    """`open_paths`: prefixes that machines ask for by any name (metrics, schemas); headers hold
-    there too."""
-
-    def __init__(self, app: ASGIApp, settings: Settings, open_paths: tuple[str, ...] = ()) -> None:
-        self._app, self._hosts, self._open = app, settings.hosts, open_paths
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._hosts = app, settings.hosts
         self._headers = dict(_HEADERS)
         if settings.is_secure:
             self._headers["Strict-Transport-Security"] = "max-age=31536000"
@@ -54,8 +51,7 @@ class Guard:
             await send(message)
 
         headers = Headers(scope=scope)
-        is_open = scope["path"].startswith(self._open) if self._open else False
-        if not is_open and headers.get("host", "").lower() not in self._hosts:
+        if headers.get("host", "").lower() not in self._hosts:
             refusal = PlainTextResponse("deptbus: this is not the name of this console", 421)
             await refusal(scope, receive, send_guarded)
             return

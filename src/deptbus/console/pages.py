@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 
@@ -18,6 +19,7 @@ from deptbus.operations.stages import StageReport
 
 _CASES_SHOWN = 200
 _ACTS_SHOWN = 200
+_SAID = ("unit", "stage", "dataset", "owner", "duty", "advice", "runbook")  # of an alarm
 
 
 async def show_map(visit: Visit) -> Response:
@@ -159,6 +161,14 @@ async def show_saved(visit: Visit) -> Response:
 
 async def show_holds(visit: Visit) -> Response:
     return visit.render("holds.html")
+
+
+async def show_alarms(visit: Visit) -> Response:
+    alarms = [
+        (told, seen, dict.fromkeys(_SAID) | json.loads(told.content))
+        for told, seen in visit.snapshot.alarms or ()
+    ]
+    return visit.render("alarms.html", alarms=alarms)
 
 
 async def show_audit(visit: Visit) -> Response:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import structlog
 import uvicorn
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from deptbus.connection import Connection
@@ -19,10 +20,16 @@ from deptbus.console.settings import Settings
 from deptbus.console.snapshot import Board
 from deptbus.console.watcher import Watcher
 from deptbus.errors import DeptbusError
+from deptbus.operations.alarm_settings import AlarmSettings
 from deptbus.operations.live_feed import BusFeed
+from deptbus.operations.lookout import Lookout, Pace
+from deptbus.operations.monitor import Monitor
+from deptbus.operations.monitor_http import schema_routes, watch_routes
+from deptbus.operations.verdicts import USUAL
 
 log = structlog.get_logger(__name__)
 
+PACE = Pace(look=2.0)
 _GRACE_SECONDS = 2.0  # for pages that are being drawn when it ends
 
 
@@ -30,18 +37,27 @@ async def serve(
     connection: Connection,
     settings: Settings,
     ready: Callable[[], None],
-    mounted: Mapping[str, ASGIApp] | None = None,
+    alarms: AlarmSettings | None = None,
 ) -> None:
     """Until SIGINT or SIGTERM. `ready` is called when it listens. Raises DeptbusError when it
-    cannot; a bus that is not there is shown on the pages."""
+    cannot; a bus that is not there is shown on the pages.
+
+    `alarms`: it is the monitor of this bus as well: tells people, and machines that ask."""
     board = Board()
-    watcher = Watcher(connection, board, BusFeed(connection))
+    monitor = None if alarms is None else Monitor(connection, alarms, pace=PACE)
+    lookout = Lookout(connection, USUAL, _nothing, PACE) if monitor is None else monitor.lookout
+    watcher = Watcher(connection, board, lookout, BusFeed(connection))
     desk = BusDesk(connection, settings.departments)
     console = console_of(settings, board, desk, watcher.wake)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
-        watching = asyncio.create_task(watcher.run(), name="watch the bus")
+        async def watch() -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task((monitor or lookout).run())
+                group.create_task(watcher.run())
+
+        watching = asyncio.create_task(watch(), name="watch the bus")
         watching.add_done_callback(_ended)
         try:
             yield
@@ -49,7 +65,11 @@ async def serve(
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    server = _Server(_configured(settings, make_app(console, mounted, lifespan)), board, ready)
+    for_machines: list[Route] = []
+    if monitor is not None:
+        for_machines = [*watch_routes(monitor), *schema_routes(monitor.schemas.registry)]
+    app = make_app(console, for_machines, lifespan)
+    server = _Server(_configured(settings, app), board, ready)
     watch_error: list[BaseException] = []
 
     def _ended(task: asyncio.Task[None]) -> None:
@@ -62,6 +82,10 @@ async def serve(
         raise watch_error[0]  # our own bug: whoever looks after processes starts us anew
     if not server.started:
         raise DeptbusError(f"{settings.listen} cannot be listened on", mend="Is it taken?")
+
+
+async def _nothing() -> None:
+    """Nobody is told of alarms here."""
 
 
 class _Server(uvicorn.Server):

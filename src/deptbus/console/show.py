@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -11,11 +11,13 @@ from deptbus.console.map_layout import state_of
 from deptbus.console.words import Words
 from deptbus.operations.advice import advice_template, page_of
 from deptbus.operations.arrival import NEVER
+from deptbus.operations.findings import duty_of
 from deptbus.operations.lag_report import is_bad
 from deptbus.operations.quarantine import UNRESOLVED, place_text
-from deptbus.operations.stages import BUS, OFFICE, StageReport
+from deptbus.operations.stages import BUS, OFFICE, Stage, StageReport
 from deptbus.operations.status import red_stages
-from deptbus.wire.control import Act
+from deptbus.operations.verdicts import Verdict
+from deptbus.wire.control import Act, AlarmTold
 
 _CHINA = timezone(timedelta(hours=8))  # the bus's days are China's, wherever the browser is
 
@@ -40,6 +42,15 @@ def seconds_of_us(at_us: int) -> float:
 
 def advised(t: Words, report: StageReport) -> str:
     return t.sentence(advice_template(report.verdict, report.stage), unit=report.unit)
+
+
+def told_advice(t: Words, told: AlarmTold, said: Mapping[str, Any]) -> str:
+    """What an alarm advises: of a verdict in the reader's language, else as it was told."""
+    unit = str(said.get("unit") or "")
+    if told.word in Verdict.__members__ and said.get("stage") in set(Stage):
+        template = advice_template(Verdict(told.word), Stage(said["stage"]))
+        return t.sentence(template, unit=unit)
+    return str(said.get("advice") or "")
 
 
 def owner(t: Words, name: str) -> str:
@@ -85,6 +96,8 @@ GLOBALS: dict[str, Any] = {
     "machine_time": machine_time,
     "seconds_of_us": seconds_of_us,
     "advised": advised,
+    "told_advice": told_advice,
+    "duty_of": duty_of,
     "owner": owner,
     "safe_until": safe_until,
     "arrival": arrival,

@@ -17,7 +17,7 @@ from deptbus.operations.freshness_report import FreshnessRow
 from deptbus.operations.lag_watch import LagReport
 from deptbus.operations.picture import Applied, DatasetSheet, Flow, SavedEntries, UnitSheet
 from deptbus.operations.quarantine import Case
-from deptbus.wire.control import Act
+from deptbus.wire.control import Act, AlarmSeen, AlarmTold
 
 _OfUnit = TypeVar("_OfUnit", FreshnessRow, Case)
 
@@ -38,6 +38,8 @@ class Snapshot:
     cases: tuple[Case, ...] | None = None
     cases_are_whole: bool = True
     acts: tuple[Act, ...] | None = None
+    # Those that are open, the worst first, and who has seen them.
+    alarms: tuple[tuple[AlarmTold, AlarmSeen | None], ...] | None = None
     units: Mapping[str, UnitSheet] = field(default_factory=dict)
     datasets: Mapping[str, DatasetSheet] = field(default_factory=dict)
     flows: tuple[Flow, ...] = ()  # of the last minute
@@ -61,6 +63,7 @@ def seen_by(snapshot: Snapshot, person: Person) -> Snapshot:
         freshness=_of(snapshot.freshness, unit),
         cases=_of(snapshot.cases, unit),
         acts=(),
+        alarms=tuple(pair for pair in snapshot.alarms or () if unit in pair[0].subject.split("/")),
         units={} if sheet is None else {unit: sheet},
         datasets={
             name: replace(

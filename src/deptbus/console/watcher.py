@@ -16,9 +16,9 @@ from deptbus.connection import Connection
 from deptbus.console.snapshot import FLOWS_SECONDS, Board
 from deptbus.console.tail import Tail
 from deptbus.errors import BusRefused, DeptbusError, WireRefused
+from deptbus.operations.alarms_board import Kept
 from deptbus.operations.catalogue import dataset_sheets
-from deptbus.operations.freshness_report import look_at_freshness
-from deptbus.operations.lag_watch import LagWatch
+from deptbus.operations.lookout import Lookout
 from deptbus.operations.picture import Flow, LiveFeed
 from deptbus.operations.quarantine import UNRESOLVED
 from deptbus.operations.quarantine_desk import read_quarantine
@@ -29,10 +29,9 @@ from deptbus.wire.control import Act, decode_control
 
 log = structlog.get_logger(__name__)
 
-LAG_SECONDS = 2.0
+SIGHT_SECONDS = 0.25
 LIVE_SECONDS = 0.5
 TOPICS_SECONDS = 2.0
-FRESHNESS_SECONDS = 60.0
 OVERTAKEN_SECONDS = 30.0  # so often it is looked whether cases of quarantine are superseded
 SHEETS_SECONDS = 300.0  # a grant may begin or end by the clock alone
 _SEARCH_SECONDS = 20.0
@@ -40,42 +39,39 @@ _BACKOFF_SECONDS = (1.0, 15.0)
 
 
 class Watcher:
-    """`run` until cancelled. `feed`: of what moves; it is started and stopped here."""
+    """`run` until cancelled. `lookout`: of lag and freshness; whoever made it runs it, because
+    others see through it as well. `feed`: of what moves; it is started and stopped here."""
 
-    def __init__(self, connection: Connection, board: Board, feed: LiveFeed | None = None) -> None:
-        self._connection, self._board, self._feed = connection, board, feed
+    def __init__(
+        self, connection: Connection, board: Board, lookout: Lookout, feed: LiveFeed
+    ) -> None:
+        self._connection, self._board = connection, board
+        self._lookout, self._feed = lookout, feed
         self._history = PolicyHistory()
         self._policies = Tail(connection, names.CONTRACT)
         self._audit = Tail(connection, names.AUDIT)
         self._notes = Tail(connection, names.QUARANTINE)
+        self._alarms = Tail(connection, names.ALARMS)
         self._acts: list[Act] = []
+        self._kept = Kept()
         self._cases_at = float("-inf")
         self._sheets_at = float("-inf")
         self._wake = asyncio.Event()
-
-    @property
-    def history(self) -> PolicyHistory:
-        """Every policy that was read so far."""
-        return self._history
 
     def wake(self) -> None:
         """Something was just done here: look at once whether it shows."""
         self._wake.set()
 
     async def run(self) -> None:
-        loops = [
-            self._for_ever("topics", self._look_at_topics, TOPICS_SECONDS, self._wake),
-            self._lag(),
-            self._for_ever("freshness", self._look_at_freshness, FRESHNESS_SECONDS),
-        ]
-        if self._feed is not None:
-            loops.append(self._live(self._feed))
         try:
             async with asyncio.TaskGroup() as group:
-                for one in loops:
-                    group.create_task(one)
+                group.create_task(
+                    self._for_ever("topics", self._look_at_topics, TOPICS_SECONDS, self._wake)
+                )
+                group.create_task(self._sight())
+                group.create_task(self._live(self._feed))
         finally:
-            for tail in (self._policies, self._audit, self._notes):
+            for tail in (self._policies, self._audit, self._notes, self._alarms):
                 await tail.stop()
 
     # --- loops --------------------------------------------------------------------------------
@@ -104,29 +100,22 @@ class Watcher:
                     await wake.wait()
             wake.clear()
 
-    async def _lag(self) -> None:
-        """Its own loop, because what it remembers of the readers has to outlive a bus that goes
-        away, and because it is this one that says whether the bus is there."""
-        watch = LagWatch(self._connection)
-        started = False
-
-        async def look() -> None:
-            nonlocal started
-            try:
-                if not started:
-                    await watch.start()
-                    started = True
-                report = await watch.look()
-            except DeptbusError as error:
-                await self._board.put(trouble=str(error))
-                raise
-            await self._board.put(lag=report, at=report.at, trouble="")
-
-        try:
-            await self._for_ever("lag", look, LAG_SECONDS)
-        finally:
-            if started:
-                await watch.stop()
+    async def _sight(self) -> None:
+        """What the lookout saw; it also says whether the bus is there. What was seen before stays
+        on the pages, with its time."""
+        looks = 0
+        freshness = None
+        while True:
+            sight = self._lookout.sight
+            if sight.looks != looks or sight.freshness is not freshness:
+                looks, freshness = sight.looks, sight.freshness
+                news: dict[str, object] = {"trouble": sight.trouble}
+                if sight.report is not None:
+                    news |= {"lag": sight.report.lag, "at": sight.report.lag.at}
+                if freshness is not None:
+                    news["freshness"] = tuple(freshness)
+                await self._board.put(**news)
+            await asyncio.sleep(SIGHT_SECONDS)
 
     async def _live(self, feed: LiveFeed) -> None:
         recent: list[Flow] = []
@@ -157,6 +146,7 @@ class Watcher:
     async def _look_at_topics(self) -> None:
         await self._look_at_policies()
         await self._look_at_acts()
+        await self._look_at_alarms()
         await self._look_at_cases()
 
     async def _look_at_policies(self) -> None:
@@ -208,10 +198,14 @@ class Watcher:
         self._cases_at = time.monotonic()
         await self._board.put(cases=found.cases, cases_are_whole=found.is_whole)
 
-    async def _look_at_freshness(self) -> None:
+    async def _look_at_alarms(self) -> None:
         try:
-            rows = await look_at_freshness(self._connection)
-        except BusRefused as error:
-            log.warning("freshness_unreadable", error=error.what)
-            rows = []
-        await self._board.put(freshness=tuple(rows))
+            records, is_another = await self._alarms.more()
+        except BusRefused:
+            return  # a bus of an earlier version keeps none
+        if is_another:
+            self._kept = Kept()
+        self._kept.take(records)
+        if records or is_another or self._board.snapshot.alarms is None:
+            kept = self._kept
+            await self._board.put(alarms=tuple((one, kept.seen_of(one)) for one in kept.open()))

@@ -21,6 +21,7 @@ ACTS = {
     "/quarantine/dismiss": {"place": "out.housing-330106/0/2", "reason": "a test"},
     "/holds/hold": {"unit": HOUSING, "reason": "its database moves"},
     "/holds/resume": {"unit": HEALTH, "reason": "it has moved"},
+    "/alarms/acknowledge": {"subject": f"lag/{HOUSING}/apply", "reason": "I look after it"},
     "/find": {"dataset": "housing_unit", "key": "00" * 16},
 }
 ALLOWED = {

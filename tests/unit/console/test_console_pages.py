@@ -25,6 +25,7 @@ PAGES = {
     "saved": "/saved",
     "holds": "/holds",
     "find": "/find",
+    "alarms": "/alarms",
     "audit": "/audit",
 }
 REFUSED = {
@@ -103,6 +104,15 @@ def test_says_of_a_unit_what_it_does_not_receive_and_why(world: World) -> None:
     assert re.search(r'data-dataset="resident" data-why="not_shared"', page)
     page = world.of(Role.VIEWER).get(f"/units/{HEALTH}").text
     assert 'data-why="held"' in page
+
+
+def test_an_alarm_says_whom_to_ring_and_what_to_do(world: World) -> None:
+    page = world.of(Role.OPERATOR, language="zh").get("/alarms").text
+    assert f"在 {HOUSING} 启动适配器" in page
+    assert "请联系：科技科" in page
+    assert page.count('action="/alarms/acknowledge"') == 1  # the other was seen already
+    assert "olga" in page
+    assert world.of(Role.CLERK).get("/alarms").text.count("data-alarm=") == 1
 
 
 def test_escapes_what_strangers_wrote(world: World) -> None:

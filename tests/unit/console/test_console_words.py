@@ -16,6 +16,7 @@ from deptbus.contract.model import Sharing
 from deptbus.errors import DeptbusError
 from deptbus.operations import audit
 from deptbus.operations.advice import advice_template
+from deptbus.operations.findings import Word
 from deptbus.operations.freshness import Fresh
 from deptbus.operations.lag import PartitionState
 from deptbus.operations.offsets import NO_COORDINATOR, NO_TOPIC
@@ -54,11 +55,13 @@ SECTIONS = {
         audit.HOLD,
         audit.RESUME,
         audit.CONTRACT_ACTIVATE,
+        audit.ALARM_ACK,
     ],
+    "alarm": [*(v for v in Verdict if v.needs_a_person), *Word],
     "saved": [SavedEntries().method],
     "theme": ["now_auto", "now_dark", "now_light", "to_auto", "to_dark", "to_light"],
     "pulse": ["well", "person", "unknown"],
-    "done": ["resend", "dismiss", "hold", "resume"],
+    "done": ["resend", "dismiss", "hold", "resume", "acknowledge"],
     "login": ["state", "token", "no_role", "provider_away", "provider_refused"],
     "error": [
         *(f"{code}{more}" for code in (400, 401, 403, 404, 405, 413, 415, 500, 503)
@@ -66,7 +69,10 @@ SECTIONS = {
         "csrf", "nothing_chosen", "one_target",
     ],
     "find": ["bad_natural", "bad_key"],
-    "nav": ["map", "units", "datasets", "lag", "quarantine", "holds", "saved", "find", "audit"],
+    "nav": [
+        "map", "units", "datasets", "lag", "quarantine", "holds", "saved", "find", "audit",
+        "alarms",
+    ],
     "unit": ["d", "h", "min", "s"],
 }  # fmt: skip
 
