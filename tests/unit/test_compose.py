@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 from compose import ROOT, broker_settings, brokers, compose, password_of, variables
 
 from deptbus.cli.main import NOUNS, load_noun
@@ -15,10 +16,13 @@ from deptbus.connection import Connection
 from deptbus.contract.department import load_department
 from deptbus.contract.department_check import check_department
 from deptbus.contract.load import load
+from deptbus.metrics.address import METRICS_ADDRESS, address_of
+from deptbus.metrics.catalogue import Teller
 
 SERVICES: dict[str, Any] = compose()["services"]
 OURS = {name: s for name, s in SERVICES.items() if s["image"] == "deptbus"}
 ADMIN = "admin"
+PROMETHEUS_FILE = "/etc/prometheus/prometheus.yml"
 
 
 @pytest.mark.parametrize("name", brokers())
@@ -116,6 +120,7 @@ def test_every_service_of_ours_can_be_a_connection_with_a_user_that_is_made(
         ("topics", ADMIN),
         ("contract", OPERATIONS_USER),
         ("operations", OPERATIONS_USER),
+        ("monitor", OPERATIONS_USER),
         ("worker", WORKER_USER),
         ("install", user_of("housing@330106")),
         ("adapter", user_of("housing@330106")),
@@ -162,6 +167,67 @@ def test_the_departments_file_is_right_under_the_contract(monkeypatch: pytest.Mo
         assert f"CREATE TABLE {publish.table} (" in own
         for column in publish.columns.values():
             assert re.search(rf"^    {column} ", own, re.MULTILINE)
+
+
+PROMETHEUS: dict[str, Any] = yaml.safe_load(
+    (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+)
+
+
+def mounts(service: str) -> dict[str, str]:
+    """What the container sees -> what it is here."""
+    parts = (mount.split(":") for mount in SERVICES[service]["volumes"])
+    return {inside: outside for outside, inside, *_ in parts}
+
+
+def scraped() -> dict[str, tuple[str, int]]:
+    """What Prometheus is told that a target is -> service, port."""
+    found = {}
+    for job in PROMETHEUS["scrape_configs"]:
+        for static in job.get("static_configs", []):
+            for target in static["targets"]:
+                service, _, port = target.partition(":")
+                found[static["labels"]["component"]] = service, int(port)
+        for by_name in job.get("dns_sd_configs", []):
+            (relabel,) = job["relabel_configs"]
+            assert relabel["target_label"] == "component"
+            found[relabel["replacement"]] = by_name["names"][0], by_name["port"]
+    return found
+
+
+def test_prometheus_scrapes_every_process_where_it_tells_its_figures() -> None:
+    told = {
+        name: address_of(service["environment"][METRICS_ADDRESS])
+        for name, service in OURS.items()
+        if METRICS_ADDRESS in service["environment"]
+    }
+    command = OURS["monitor"]["command"]
+    told["monitor"] = address_of(command[command.index("--listen") + 1])
+    assert scraped() == {teller.value: (teller.value, told[teller.value].port) for teller in Teller}
+    assert {address.host for address in told.values()} == {"0.0.0.0"}
+
+
+def test_prometheus_has_the_rules_and_grafana_the_dashboard_and_where_to_ask() -> None:
+    inside = mounts("prometheus")
+    assert [inside[rules] for rules in PROMETHEUS["rule_files"]] == [
+        "./deploy/prometheus/rules.yml"
+    ]
+    assert f"--config.file={PROMETHEUS_FILE}" in SERVICES["prometheus"]["command"]
+    assert inside[PROMETHEUS_FILE] == "./deploy/prometheus/prometheus.yml"
+    inside = mounts("grafana")
+    dashboards = yaml.safe_load((ROOT / "deploy/grafana/dashboards.yml").read_text("utf-8"))
+    (provider,) = dashboards["providers"]
+    assert inside[f"{provider['options']['path']}/deptbus.json"] == "./deploy/grafana/deptbus.json"
+    asked = yaml.safe_load((ROOT / "deploy/grafana/datasource.yml").read_text("utf-8"))
+    (source,) = asked["datasources"]
+    assert source["type"] == "prometheus"
+    assert source["url"] == "http://prometheus:9090"
+
+
+def test_what_is_published_is_published_on_the_loopback() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
 def test_every_password_is_asked_for_in_the_example_of_env() -> None:
