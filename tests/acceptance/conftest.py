@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from installed import Room, Said, is_ci
+from prometheus_tools import find_promtool
 from wheel_environment import build_wheel, make_environment
 
 from deptbus.cluster.jars import ensure_jars
@@ -16,6 +17,12 @@ from deptbus.cluster.postgres import PostgresServer
 from deptbus.errors import NoNetwork
 
 PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """The path of the program."""
+    return find_promtool()
 
 
 @pytest.fixture(scope="session")

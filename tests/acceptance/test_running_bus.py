@@ -6,6 +6,7 @@ All edits are plain SQL in one department's own file, all looks are into the oth
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sqlite3
 import statistics
@@ -18,8 +19,11 @@ from pathlib import Path
 import psutil
 import pytest
 from installed import Room, Said, Up, sql, wait_until
+from prometheus_tools import check_metrics
+from scrapes import Scrape, free_ports, scrape, wrongs
 
 from deptbus.demo.people import resident_id
+from deptbus.metrics.catalogue import Teller
 
 pytestmark = pytest.mark.service
 
@@ -88,7 +92,8 @@ class Running:
 @pytest.fixture(scope="module")
 def county(kept_county: tuple[Room, Path, Said]) -> Iterator[Running]:
     room, folder, _ = kept_county
-    with Up(room, folder) as up:
+    metrics = f"127.0.0.1:{free_ports(3)}"
+    with Up(room, folder, "--metrics-address", metrics) as up:
         yield Running(up)
     room.check_logs()
 
@@ -224,6 +229,94 @@ def test_who_edits_a_copy_is_not_an_author(county: Running) -> None:
     county.await_at(CUIYUAN, number, "翠苑路8号")
     sql(police, "DELETE FROM rkjbxx WHERE sfzh = ?", (number,))
     county.await_at(None, number)
+
+
+def targets(county: Running) -> dict[str, tuple[str, Teller]]:
+    """Process -> address, kind; as Prometheus reads it."""
+    listed = json.loads((county.up.data / "prometheus-targets.json").read_text(encoding="utf-8"))
+    return {
+        t["labels"]["process"]: (t["targets"][0], Teller(t["labels"]["component"])) for t in listed
+    }
+
+
+def test_every_process_tells_figures_that_promtool_takes(county: Running, promtool: str) -> None:
+    number = resident_id(_BORN, 105)
+    county.register(number, CUIYUAN, "翠苑路9号")
+    county.await_at(CUIYUAN, number, "翠苑路9号")
+    processes = targets(county)
+    assert list(processes) == ["worker-0", "adapter-0", "adapter-1"]
+    found = {name: scrape(address) for name, (address, _) in processes.items()}
+    for name, (_, teller) in processes.items():
+        assert check_metrics(promtool, found[name].text) == "", name
+        assert list(wrongs(found[name], teller)) == []
+        assert number.encode() not in found[name].text
+        assert found[name].of("deptbus_policy_number") == [1.0]
+    sql(county.file(POLICE[0]), "DELETE FROM rkjbxx WHERE sfzh = ?", (number,))
+    county.await_at(None, number)
+
+
+def test_figures_count_what_a_change_does(county: Running) -> None:
+    def told() -> tuple[Scrape, Scrape, Scrape]:
+        worker, *adapters = (scrape(address) for address, _ in targets(county).values())
+        return worker, adapters[0], adapters[1]
+
+    def of_adapters(found: tuple[Scrape, Scrape, Scrape], name: str, **labels: str) -> float:
+        return found[1].total(name, **labels) + found[2].total(name, **labels)
+
+    number, before = resident_id(_BORN, 106), told()
+    county.register(number, CUIYUAN, "翠苑路10号")
+    county.await_at(CUIYUAN, number, "翠苑路10号")
+    upto = "deptbus_end_to_end_seconds_bucket"
+    applied = "deptbus_deliveries_total"
+    least = {
+        "horizontal": 2,
+        "upward": 1,
+        "return": 2,
+        "downward": 1,
+    }  # of COPIES; others have it too
+
+    def gained(direction: str) -> tuple[float, float, float]:
+        after, labels = told(), {"dataset": "resident", "direction": direction}
+        return (
+            after[0].total("deptbus_delivered_total", direction=direction)
+            - before[0].total("deptbus_delivered_total", direction=direction),
+            of_adapters(after, applied, outcome="applied", **labels)
+            - of_adapters(before, applied, outcome="applied", **labels),
+            of_adapters(after, upto, le="60.0", **labels)
+            - of_adapters(before, upto, le="60.0", **labels),
+        )
+
+    def is_counted(direction: str) -> bool:
+        """By the worker, by the recipients, and as on time."""
+        delivered, settled, in_time = gained(direction)
+        return delivered == settled == in_time >= least[direction]
+
+    for direction in least:
+        wait_until(lambda d=direction: is_counted(d), SOON, lambda d=direction: (d, gained(d)))
+    after = told()
+    for name in ("deptbus_taken_in_records_total", "deptbus_routed_records_total"):
+        assert after[0].total(name, dataset="resident") > before[0].total(name, dataset="resident")
+    published = {"unit": "public_security@330106"}
+    assert of_adapters(after, "deptbus_published_changes_total", **published) > of_adapters(
+        before, "deptbus_published_changes_total", **published
+    )
+    parked = {"unit": "public_security@330106", "stage": "outbox"}
+    wait_until(
+        lambda: of_adapters(told(), "deptbus_parked_rows", **parked) == len(_parked(county)), SOON
+    )
+    sql(county.file(POLICE[0]), "DELETE FROM rkjbxx WHERE sfzh = ?", (number,))
+    county.await_at(None, number)
+
+
+def test_an_address_that_is_taken_is_said_in_one_line(county: Running) -> None:
+    address, _ = targets(county)["worker-0"]
+    config = county.up.data / "departments" / POLICE[0] / "department.yml"
+    for words in (("worker",), ("department", "run", "--config", str(config))):
+        said = county.up.room.run(
+            *words, "--metrics-address", address, "--bootstrap", county.up.bootstrap
+        )
+        assert said.code == 2, str(said)
+        assert f"metrics cannot be served at {address} (address already in use)" in said.told
 
 
 def _parked(county: Running) -> list[tuple[object, ...]]:

@@ -34,7 +34,6 @@ from deptbus.department.publisher import Publisher
 from deptbus.department.requests import RequestReader, Resend
 from deptbus.errors import (
     BusUnreachable,
-    ContractUnreadable,
     DeptbusError,
     Fenced,
     FileProblems,
@@ -47,7 +46,7 @@ from deptbus.metrics.catalogue import Teller
 from deptbus.metrics.counts import Counts
 from deptbus.readiness import tell_ready
 from deptbus.stream.log import Sender
-from deptbus.stream.policies import PolicyFollower
+from deptbus.stream.policies import PolicyFollower, tell_policy
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
 from deptbus.wire.control import ResendRequest
@@ -57,6 +56,7 @@ log = structlog.get_logger(__name__)
 STOP_SECONDS = 4.5
 _BACKOFF_SECONDS = (0.2, 5.0)
 _SETTLED_SECONDS = 60.0
+_POLICY_SECONDS = 5.0
 
 
 def run_adapter(
@@ -108,21 +108,24 @@ class Shared:
         self.schemas = SchemaFollower(connection, self.codecs)
         self.sender = Sender(connection)
         self.counts = Counts()
-        self.counts.ask("deptbus_policy_number", (), self._policy_number)
-
-    def _policy_number(self) -> int | None:
-        try:
-            return self.follower.current().number
-        except ContractUnreadable:
-            return None
+        self._telling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Waits for a bus that is not there yet, and says so once. Raises BusRefused."""
         await _patiently(self.follower.start)
         await _patiently(self.schemas.start)
         await _patiently(self.sender.start)
+        self._telling = asyncio.create_task(self._tell_policy())
+
+    async def _tell_policy(self) -> None:
+        while True:
+            tell_policy(self.counts, self.follower)
+            await asyncio.sleep(_POLICY_SECONDS)
 
     async def stop(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            await asyncio.gather(self._telling, return_exceptions=True)
         await self.sender.stop()
         await self.schemas.stop()
         await self.follower.stop()

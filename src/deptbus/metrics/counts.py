@@ -1,15 +1,16 @@
 """What one process counts: plain numbers, added to once a batch and read when somebody scrapes.
 
 No client library on the way of a row, and nothing of it is imported where nobody scrapes: a count
-is an addition to a number in a dict. Reading happens in the endpoint's thread; it copies, which no
-other thread can interrupt, and may see a batch half counted: the next scrape has it whole.
+is an addition to a number in a dict. Reading happens in the endpoint's thread. It copies, which no
+other thread can interrupt, and asks nobody: who tells a gauge may belong to his loop alone. It may
+see a batch half counted; the next scrape has it whole.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 from deptbus.metrics.catalogue import BY_NAME
@@ -64,7 +65,6 @@ class Counts:
         self._sums: dict[Key, int] = {}
         self._histograms: dict[Key, Histogram] = {}
         self._told: dict[Key, tuple[float, float]] = {}  # value, until when it counts
-        self._asked: dict[Key, Callable[[], float | None]] = {}
 
     def add(self, name: str, labels: tuple[str, ...], count: int) -> None:
         key = name, labels
@@ -95,16 +95,6 @@ class Counts:
                 self._told.pop((told, known), None)
         self.tell(name, (*labels, state), 1, for_good=True)
 
-    def ask(self, name: str, labels: tuple[str, ...], value: Callable[[], float | None]) -> None:
-        """A gauge that is asked for at each scrape, from another thread; None: it is not known."""
-        self._asked[name, labels] = value
-
-    def forget(self, names: Iterable[str], labels: tuple[str, ...]) -> None:
-        """These gauges are not known any more."""
-        for name in names:
-            self._told.pop((name, labels), None)
-            self._asked.pop((name, labels), None)
-
     # --- reading ------------------------------------------------------------------------------
 
     def sums(self) -> Iterator[tuple[Key, int]]:
@@ -118,7 +108,3 @@ class Counts:
         for key, (value, until) in list(self._told.items()):
             if now <= until:
                 yield key, value
-        for key, ask in list(self._asked.items()):
-            asked = ask()
-            if asked is not None:
-                yield key, asked

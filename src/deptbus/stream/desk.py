@@ -31,7 +31,7 @@ from deptbus.routing import Router
 from deptbus.stream.batches import Batch
 from deptbus.stream.delivery import Carrier
 from deptbus.stream.log import Sender
-from deptbus.stream.policies import LEASE_SECONDS, PolicyFollower
+from deptbus.stream.policies import LEASE_SECONDS, PolicyFollower, tell_policy
 from deptbus.stream.reports import PoliciesAtWork, Reporter, topics_digest
 from deptbus.stream.schemas import write_schemas
 from deptbus.wire.codecs import Codecs
@@ -76,7 +76,6 @@ class Desk:
     ) -> None:
         self.connection = connection
         self.counts = counts if counts is not None else Counts()
-        self.counts.ask("deptbus_policy_number", (), self._policy_number)
         self.topics_digest = topics_digest([*outboxes(contract), *canonical_topics(contract)])
         self.codecs = Codecs(contract)
         self.policies = PolicyFollower(connection)
@@ -167,13 +166,8 @@ class Desk:
         router = Router(policy)
         return Bench(policy, router, Carrier(router, self.codecs))
 
-    def _policy_number(self) -> int | None:
-        try:
-            return self.policies.current().number
-        except ContractUnreadable:
-            return None
-
     def _state(self) -> tuple[int, str]:
+        tell_policy(self.counts, self.policies)
         policy = self._bench.policy if self._bench is not None else self.policies.current()
         return self.at_work.oldest(policy.number), self.topics_digest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from deptbus.connection import Connection
 from deptbus.contract.model import Contract, Hold, Policy
 from deptbus.errors import ContractUnreadable, DeptbusError, WireRefused
+from deptbus.metrics.counts import Counts
 from deptbus.names import CONTRACT
 from deptbus.stream.follow import TopicFollower
 from deptbus.stream.log import LogRecord, Outgoing, Sender, read_to_end
@@ -199,3 +201,11 @@ def _check_next(history: PolicyHistory, policy: Policy) -> None:
             f"policy {policy.number} cannot follow policy {history.last}",
             mend="Activate again: another activation was quicker",
         )
+
+
+def tell_policy(counts: Counts, follower: PolicyFollower) -> None:
+    """For metrics; to be called again and again, or it is not known any more."""
+    number: int | None = None
+    with suppress(ContractUnreadable):
+        number = follower.current().number
+    counts.tell("deptbus_policy_number", (), number)

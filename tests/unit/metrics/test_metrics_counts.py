@@ -70,14 +70,6 @@ def test_of_states_one_holds() -> None:
     ]
 
 
-def test_what_is_asked_may_be_unknown() -> None:
-    counts = Counts()
-    answers = iter([3.0, None])
-    counts.ask("deptbus_policy_number", (), lambda: next(answers))
-    assert dict(counts.gauges()) == {("deptbus_policy_number", ()): 3.0}
-    assert dict(counts.gauges()) == {}
-
-
 def test_a_batch_is_counted_for_less_than_a_third_of_what_a_row_may_cost() -> None:
     """0.3 us a row would be felt in a bulk; here a batch of 2,000 rows of one transaction each,
     with all that is counted of a batch. CPU of this thread, the least of some rounds."""

@@ -12,7 +12,8 @@ from deptbus import __version__
 from deptbus.errors import DeptbusError, Exit
 from deptbus.metrics.address import Address, address_of
 from deptbus.metrics.catalogue import Teller
-from deptbus.metrics.endpoint import Endpoint, registry_of
+from deptbus.metrics.counts import Counts
+from deptbus.metrics.endpoint import CountsCollector, Endpoint, registry_of, text_of
 
 
 @pytest.fixture
@@ -38,6 +39,25 @@ def test_it_serves_what_it_is_and_what_the_process_takes(taken: Address) -> None
     assert "process_resident_memory_bytes " in text
     with pytest.raises(OSError):
         urllib.request.urlopen(f"http://{free}/metrics", timeout=10)
+
+
+def test_what_was_counted_is_told_in_prometheus_words() -> None:
+    counts, way = Counts(), ("resident", "upward")
+    counts.add("deptbus_delivered_total", ("upward",), 2)
+    counts.histogram("deptbus_end_to_end_seconds", way).observe(0.02)
+    counts.histogram("deptbus_end_to_end_seconds", way).observe(1e9)
+    counts.tell("deptbus_parked_rows", ("housing@330106", "main", "apply"), 3)
+    lines = text_of(registry_of(Teller.ADAPTER, CountsCollector(counts)))[0].decode().splitlines()
+    name, labels = "deptbus_end_to_end_seconds", 'dataset="resident",direction="upward"'
+    assert {
+        'deptbus_delivered_total{direction="upward"} 2.0',
+        'deptbus_parked_rows{stage="apply",system="main",unit="housing@330106"} 3.0',
+        f'{name}_bucket{{{labels},le="0.01"}} 0.0',
+        f'{name}_bucket{{{labels},le="0.025"}} 1.0',
+        f'{name}_bucket{{{labels},le="864000.0"}} 1.0',
+        f'{name}_bucket{{{labels},le="+Inf"}} 2.0',
+        f"{name}_count{{{labels}}} 2.0",
+    } <= set(lines)
 
 
 def test_an_address_in_use_is_said_in_one_line_with_exit_code_2(taken: Address) -> None:
