@@ -129,16 +129,23 @@ def test_freshness(contract: Contract) -> None:
         return FreshnessRow(POLICE, dataset, "o", 1.0, Freshness(state, NOW, NOW))
 
     states = {"a": Fresh.LATE, "b": Fresh.SILENT, "c": Fresh.CLOSED, "d": None, "e": Fresh.FRESH}
-    found = look(contract, freshness=[row(*one) for one in states.items()])
+    rows = [row(*one) for one in states.items()]
+    found = look(contract, stage(POLICE, Stage.OUTBOX, Verdict.OK), freshness=rows)
     severities = {f.subject.rpartition("/")[2]: f.severity for f in found.look.findings}
     assert severities == {
         "bus": 0,
+        "outbox": 0,
         "a": SEVERITY[Word.LATE],
         "b": SEVERITY[Word.SILENT],
         "c": None,
         "d": None,
         "e": 0,
     }
+
+
+def test_a_source_that_never_joined_keeps_no_promise(contract: Contract) -> None:
+    row = FreshnessRow(POLICE, "a", "o", 1.0, Freshness(Fresh.SILENT, None, None))
+    assert bad(look(contract, freshness=[row])) == {}
 
 
 def test_a_part_that_does_not_answer(contract: Contract) -> None:
