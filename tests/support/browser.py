@@ -54,10 +54,11 @@ _FONTS = """<?xml version="1.0"?>
   <dir>{folder}/usr/share/fonts</dir>
   <dir>/usr/share/fonts</dir>
   <cachedir>{folder}/fonts-cache</cachedir>
-  <alias><family>sans-serif</family><prefer>
-    <family>DejaVu Sans</family><family>WenQuanYi Micro Hei</family></prefer></alias>
+  <match><edit name="family" mode="append_last"><string>WenQuanYi Micro Hei</string></edit></match>
+  <alias><family>sans-serif</family><prefer><family>WenQuanYi Micro Hei</family></prefer></alias>
+  <alias><family>system-ui</family><prefer><family>WenQuanYi Micro Hei</family></prefer></alias>
   <alias><family>monospace</family><prefer>
-    <family>DejaVu Sans Mono</family><family>WenQuanYi Micro Hei Mono</family></prefer></alias>
+    <family>WenQuanYi Micro Hei Mono</family></prefer></alias>
 </fontconfig>
 """
 
@@ -246,10 +247,13 @@ _MARK = """() => {
     }
     const name = (++number) + ' ' + e.tagName.toLowerCase() + ' ' +
       (e.getAttribute('href') || e.name || e.textContent || '').trim().slice(0, 60);
-    e.setAttribute('data-walk', name);
     const plain = getComputedStyle(e);
-    e.setAttribute('data-plain', [plain.outlineStyle, plain.outlineWidth, plain.boxShadow,
-                                  plain.borderColor, plain.backgroundColor].join('|'));
+    // Not attributes: a page that renews itself takes away what its server did not send.
+    e.walkName = name;
+    e.walkPlain = [plain.outlineStyle, plain.outlineWidth, plain.boxShadow, plain.borderColor,
+                   plain.backgroundColor].join('|');
+    const inner = e.querySelector('rect');
+    e.walkDrawn = inner ? getComputedStyle(inner).strokeWidth : '';
     found.push(name);
   }
   return found;
@@ -257,9 +261,11 @@ _MARK = """() => {
 
 _FOCUSED = """() => {
   const e = document.activeElement;
-  if (!e || e === document.body || !e.hasAttribute('data-walk')) return null;
+  if (!e || !e.walkName) return null;
   const now = getComputedStyle(e);
   const looks = [now.outlineStyle, now.outlineWidth, now.boxShadow, now.borderColor,
                  now.backgroundColor].join('|');
-  return {name: e.getAttribute('data-walk'), shows: looks !== e.getAttribute('data-plain')};
+  const inner = e.querySelector('rect');       // a link in a drawing has no outline of its own
+  const drawn = inner ? getComputedStyle(inner).strokeWidth : '';
+  return {name: e.walkName, shows: looks !== e.walkPlain || drawn !== e.walkDrawn};
 }"""

@@ -1,15 +1,22 @@
-"""One browser for the whole session."""
+"""One browser for the whole session, and a console on a running bus."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from browser import chromium, program
 from debian import NotToBeHad
-from installed import is_ci
+from installed import Room, Said, Up, is_ci, wait_until
 from playwright.async_api import Browser
+from running_console import CLERKS_UNIT, PASSWORD, Office, is_alive
+
+from deptbus.cluster.ports import free_port
+from deptbus.console.accounts import Account, password_hash, write_accounts
+from deptbus.console.roles import Role, person_of
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -22,3 +29,25 @@ async def browser() -> AsyncIterator[Browser]:
         pytest.skip(str(error))
     async with chromium(found) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def office(kept_county: tuple[Room, Path, Said]) -> Iterator[Office]:
+    room, folder, _ = kept_county
+    accounts, base = room.folder / "accounts.json", f"http://127.0.0.1:{free_port()}"
+    hashed = password_hash(PASSWORD)
+    people = (person_of(r.value, frozenset({r}), CLERKS_UNIT * (r is Role.CLERK)) for r in Role)
+    write_accounts(accounts, {person.name: Account(person, hashed) for person in people})
+    police = folder / "departments" / "public_security-330106" / "department.yml"
+    with Up(room, folder, "--no-console") as up:
+        process, log = room.start(
+            "console", "--data", folder, "--accounts", accounts, "--department", police,
+            "--listen", base.removeprefix("http://"),
+        )  # fmt: skip
+        try:
+            wait_until(lambda: is_alive(base), 60, lambda: log.read_text())
+            yield Office(up, base, log)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0, log.read_text()
+    room.check_logs()
