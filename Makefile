@@ -7,6 +7,7 @@
 #   make bench    the main path beside its rivals; as in: make bench ARGS="--quick routing"
 #   make soak     half an hour of steady traffic: do latency or memory grow? ARGS="--minutes 5"
 #   make torture  kills, stops, cuts and poisons the bus and counts what went wrong; options by ARGS
+#   make screenshots: the pictures of the README, taken from the demonstration's own console
 
 ARGS ?=
 # The first Python on this machine that is young enough.
@@ -17,7 +18,7 @@ ENV := .make/env
 BIN := $(ENV)/bin
 READY := $(ENV)/.ready
 
-.PHONY: demo test quick lint bench soak torture lock clean
+.PHONY: demo test quick lint bench soak torture screenshots lock clean
 
 demo: $(READY)
 	$(BIN)/deptbus demo $(ARGS)
@@ -43,6 +44,9 @@ soak: $(READY)
 
 torture: $(READY)
 	$(BIN)/python -m tests.torture $(ARGS)
+
+screenshots: $(READY)
+	$(BIN)/python tools/screenshots.py
 
 # Everything comes from the lock, digest by digest; the project itself is built without downloads.
 $(READY): requirements.lock pyproject.toml Makefile

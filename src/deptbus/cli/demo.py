@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from deptbus.cli.options import who
 from deptbus.errors import DeptbusError, Exit
 
 if TYPE_CHECKING:
@@ -43,35 +45,48 @@ def demo(
     chaos: Annotated[
         bool, typer.Option("--chaos", help="Kill workers and adapters all day long.")
     ] = False,
+    console: Annotated[
+        bool,
+        typer.Option("--console", help="Keep the console open, with clerks at work, until Ctrl-C."),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the last line only: one JSON object.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Draws the same county again.")] = 2026,
 ) -> None:
     """Build the bundled county with synthetic people, let its clerks work while the bus runs, and
-    prove every copy equal. Exit code 1 when a copy differs or a mistake was not stopped."""
-    from rich.console import Console
-
-    from deptbus.demo.run import Plan, Silence, run
+    prove every copy equal. Exit code 1 when a copy differs or a mistake was not stopped; with
+    `--console` Ctrl-C is no failure."""
+    from deptbus.demo.run import Plan, run
 
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise DeptbusError(f"{keep} is not empty", mend="Name a folder that is empty or absent")
     # SIGTERM ends the demonstration the way Ctrl-C does: the bus is stopped, the folder removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console = Console(quiet=as_json, highlight=False)
     folder = keep or Path(tempfile.mkdtemp(prefix="deptbus-demo-"))
-    stage: Stage = Silence() if as_json else _Screen(console)
+    stage = _stage(folder, as_json=as_json)
     try:
-        outcome = run(Plan(folder, residents, seconds, postgres, chaos, seed), stage)
+        outcome = run(Plan(folder, residents, seconds, postgres, chaos, seed, console), stage)
     finally:
         stage.close()
         if keep is None:
             _remove(folder, postgres)
-    for part in _report(outcome):
-        console.print(part)
-    print(json.dumps(outcome.as_json(), ensure_ascii=False), flush=True)
     if not outcome.is_well:
         raise typer.Exit(Exit.ANSWER_IS_NO)
+
+
+def _stage(folder: Path, *, as_json: bool) -> Stage:
+    from rich.console import Console
+
+    from deptbus.demo.run import Silence
+
+    if as_json:
+        return Silence(_print_last_line)
+    return _Screen(Console(highlight=False), folder)
+
+
+def _print_last_line(outcome: Outcome) -> None:
+    print(json.dumps(outcome.as_json(), ensure_ascii=False), flush=True)
 
 
 def _remove(folder: Path, postgres: bool) -> None:
@@ -86,13 +101,14 @@ def _remove(folder: Path, postgres: bool) -> None:
 class _Screen:
     """What the demonstration says, and a picture of what moves, on a terminal or in a log."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, folder: Path) -> None:
+        self._console, self._folder = console, folder
         self._live: Live | None = None
 
     def say(self, line: str) -> None:
         self.close()
-        self._console.print(f"[bold]·[/bold] {line}")
+        # Not wrapped: a line may hold an address that somebody copies.
+        self._console.print(f"[bold]·[/bold] {line}", soft_wrap=True)
 
     def show(self, seen: Seen, edits: Counter[str], killed: Counter[str]) -> None:
         from rich.live import Live
@@ -103,6 +119,27 @@ class _Screen:
             self._live = Live(console=self._console, refresh_per_second=8, transient=True)
             self._live.start()
         self._live.update(_moving(seen, edits, killed))
+
+    def console(self) -> str | None:
+        """On a terminal with a link that lets one browser in once; elsewhere it would stand in a
+        log."""
+        from deptbus.cli.console import address_in, link_of
+
+        try:
+            if sys.stdout.isatty():
+                return f"the console: {link_of(self._folder, who(None))}"
+            return (
+                f"the console is at {address_in(self._folder)}; for a link that lets you in: "
+                f"deptbus console link --data {self._folder}"
+            )
+        except DeptbusError:
+            return None
+
+    def tell(self, outcome: Outcome) -> None:
+        self.close()
+        for part in _report(outcome):
+            self._console.print(part)
+        _print_last_line(outcome)
 
     def close(self) -> None:
         if self._live is not None:

@@ -35,6 +35,7 @@ START_SECONDS = 300.0  # the first start fetches the broker
 SETTLE_SECONDS = 120.0
 STOP_SECONDS = 60.0
 EDITS_PER_SECOND = 50.0
+CALM_EDITS_PER_SECOND = 4.0  # once the day is over, for whoever watches: slow enough to follow
 LOOK_SECONDS = 0.25
 POSTGRES_FOLDER = "postgres"
 
@@ -47,6 +48,7 @@ class Plan:
     postgres: bool
     chaos: bool
     seed: int
+    stays_open: bool = False  # after the proof, until Ctrl-C, with clerks who go on calmly
 
 
 @dataclass
@@ -103,11 +105,20 @@ class Stage(Protocol):
 
     def show(self, seen: Seen, edits: Counter[str], killed: Counter[str]) -> None: ...
 
+    def console(self) -> str | None:
+        """Where the console is, in words; None while it is not there."""
+
+    def tell(self, outcome: Outcome) -> None:
+        """The day is over and proved; the bus still runs."""
+
     def close(self) -> None: ...
 
 
 class Silence:
-    """The stage of a demonstration that nobody watches."""
+    """The stage of a demonstration that nobody watches. `tell`: what is done with its outcome."""
+
+    def __init__(self, tell: Callable[[Outcome], None]) -> None:
+        self.tell = tell
 
     def say(self, line: str) -> None:
         """Not heard."""
@@ -115,8 +126,25 @@ class Silence:
     def show(self, seen: Seen, edits: Counter[str], killed: Counter[str]) -> None:
         """Not seen."""
 
+    def console(self) -> str | None:
+        """Nobody goes there."""
+        return None
+
     def close(self) -> None:
         """Nothing was opened."""
+
+
+class Doorbell:
+    """Says where the console is, once, when it is there: it starts when all else is ready."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._has_rung = False
+
+    def look(self) -> None:
+        if not self._has_rung and (where := self._stage.console()) is not None:
+            self._has_rung = True
+            self._stage.say(where)
 
 
 def run(plan: Plan, stage: Stage) -> Outcome:
@@ -130,9 +158,13 @@ def run(plan: Plan, stage: Stage) -> Outcome:
         witness.start()
         referee = Referee(county.contract_folder, county.configs)
         stage.say("every department loads what it may have")
-        _settle(bus, lambda: referee.judge(), stage)
-        outcome = _working_day(plan, county, connection, witness, bus, stage)
+        bell = Doorbell(stage)
+        _settle(bus, lambda: referee.judge(), bell)
+        outcome = _working_day(plan, county, connection, witness, bus, stage, bell)
         outcome.seconds = time.monotonic() - began
+        stage.tell(outcome)
+        if plan.stays_open:
+            _stay_open(plan, county, bus, stage, bell)
         return outcome
     finally:
         _stop(bus)
@@ -159,7 +191,12 @@ def _start(plan: Plan, stage: Stage) -> subprocess.Popen[bytes]:
     argv += ["--data", str(plan.folder)]
     with (plan.folder / "up.log").open("wb") as log:
         return subprocess.Popen(
-            bound(argv), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            bound(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C on the terminal is for us, who end it in order: a second signal would kill.
+            start_new_session=True,
         )
 
 
@@ -203,6 +240,7 @@ def _working_day(
     witness: Witness,
     bus: subprocess.Popen[bytes],
     stage: Stage,
+    bell: Doorbell,
 ) -> Outcome:
     clerks, chaos = Clerks(county, plan.seed), Chaos(plan.folder, plan.seed)
     stage.say(f"a working day of {plan.seconds:.0f} seconds: clerks edit their own databases")
@@ -219,6 +257,7 @@ def _working_day(
         end = time.monotonic() + plan.seconds
         while time.monotonic() < end:
             _check_alive(bus, plan.folder)
+            bell.look()
             stage.show(witness.seen, clerks.so_far(), chaos.killed)
             time.sleep(LOOK_SECONDS)
     finally:
@@ -232,7 +271,7 @@ def _working_day(
     verdict = _settle(
         bus,
         lambda: referee.judge(ignore),
-        stage,
+        bell,
         also=lambda: parked_rows(county.departments.values()) == expected_parked,
     )
     seen = witness.finish()
@@ -250,15 +289,34 @@ def _working_day(
     )
 
 
+def _stay_open(
+    plan: Plan, county: County, bus: subprocess.Popen[bytes], stage: Stage, bell: Doorbell
+) -> None:
+    """Until Ctrl-C, which is its good end."""
+    clerks = Clerks(county, plan.seed + 1_000)
+    stage.say("the clerks go on calmly, and the console stays open; Ctrl-C ends it")
+    clerks.start(CALM_EDITS_PER_SECOND)
+    try:
+        while True:
+            bell.look()
+            _check_alive(bus, plan.folder)
+            time.sleep(LOOK_SECONDS)
+    except KeyboardInterrupt:
+        stage.say("the bus is stopped")
+    finally:
+        clerks.stop()
+
+
 def _settle(
     bus: subprocess.Popen[bytes],
     judge: Callable[[], Verdict],
-    stage: Stage,
+    bell: Doorbell,
     also: Callable[[], bool] = lambda: True,
 ) -> Verdict:
     """The verdict once every copy is equal, or the last one when the deadline is over."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:
+        bell.look()
         verdict = judge()
         if (verdict.equal and also()) or time.monotonic() > deadline or bus.poll() is not None:
             return verdict

@@ -117,9 +117,7 @@ def found_of(report: ClusterReport | None, trouble: str, now: float) -> Found:
         findings += _parked(report.lag, contract, about, now)
         if report.freshness is not None:
             scopes.add(Scope.FRESHNESS)
-            joined = {s.unit for s in report.lag.stages if s.stage is Stage.OUTBOX}
-            rows = [row for row in report.freshness if row.unit in joined]
-            findings += _freshness(rows, contract, about)
+            findings += _freshness(report.freshness, contract, about)
         if report.quarantine is not None:
             scopes.add(Scope.QUARANTINE)
             findings += _quarantine(report.quarantine, contract, about, now)
