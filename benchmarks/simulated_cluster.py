@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaConnectionError
 
 from deptbus.operations.offset_requests import EARLIEST, UNCOMMITTED
 
-METADATA, OFFSETS, COMMITS, COORDINATOR, GROUPS, SETTINGS = 3, 2, 9, 10, 16, 32
+METADATA, OFFSETS, COMMITS, COORDINATOR, MEMBERS, GROUPS, SETTINGS = 3, 2, 9, 10, 15, 16, 32
 Spot = tuple[str, int]
 
 
@@ -34,6 +34,8 @@ class SimulatedGroup:
     protocol: str = "consumer"
     commits: dict[Spot, int] = field(default_factory=dict)
     error: int = 0
+    members: int = 1
+    is_newer: bool = False  # of the protocol that a broker describes by another question only
 
 
 @dataclass
@@ -70,6 +72,7 @@ class SimulatedCluster:
             OFFSETS: self._offsets,
             COMMITS: self._commits,
             COORDINATOR: self._coordinators,
+            MEMBERS: self._members,
             GROUPS: self._groups,
             SETTINGS: self._settings,
         }[key]
@@ -94,6 +97,19 @@ class SimulatedCluster:
         out = [_int32(0), _int16(0), _count(len(mine))]
         for name, group in mine.items():
             out += [_text(name), _text(group.protocol), _text(group.state), b"\0"]
+        return b"".join([*out, b"\0"])
+
+    def _members(self, node: int, made: Any) -> bytes:
+        out = [_int32(0), _count(len(made.groups))]
+        for name in made.groups:
+            group = self.groups[name]
+            state = "Dead" if group.is_newer else group.state
+            out += [_int16(group.error), _text(name), _text(state), _text(group.protocol)]
+            out += [_text("range"), _count(0 if group.is_newer else group.members)]
+            for number in range(0 if group.is_newer else group.members):
+                out += [_text(f"member-{number}"), b"\0", _text("client"), _text("/127.0.0.1")]
+                out += [_text("subscribed"), _text("given"), b"\0"]
+            out += [_int32(-1), b"\0"]
         return b"".join([*out, b"\0"])
 
     def _coordinators(self, node: int, made: Any) -> bytes:

@@ -22,6 +22,7 @@ from installed import Room, Said, Up, sql, wait_until
 from prometheus_tools import check_metrics
 from scrapes import Scrape, free_ports, scrape, wrongs
 
+from deptbus.cluster.ports import answers
 from deptbus.demo.people import resident_id
 from deptbus.metrics.catalogue import Teller
 
@@ -244,21 +245,57 @@ def test_every_process_tells_figures_that_promtool_takes(county: Running, promto
     county.register(number, CUIYUAN, "翠苑路9号")
     county.await_at(CUIYUAN, number, "翠苑路9号")
     processes = targets(county)
-    assert list(processes) == ["worker-0", "adapter-0", "adapter-1"]
-    found = {name: scrape(address) for name, (address, _) in processes.items()}
-    for name, (_, teller) in processes.items():
-        assert check_metrics(promtool, found[name].text) == "", name
-        assert list(wrongs(found[name], teller)) == []
-        assert number.encode() not in found[name].text
-        assert found[name].of("deptbus_policy_number") == [1.0]
+    assert list(processes) == ["worker-0", "adapter-0", "adapter-1", "console"]
+    # It is started once the bus is ready, and has to look once.
+    wait_until(lambda: answers(int(processes["console"][0].rpartition(":")[2])), 2 * SOON)
+    wait_until(lambda: scrape(processes["console"][0]).of("deptbus_policy_number"), SOON)
+    for name, (address, teller) in processes.items():
+        found = scrape(address)
+        assert check_metrics(promtool, found.text) == "", name
+        assert list(wrongs(found, teller)) == []
+        assert number.encode() not in found.text
+        assert found.of("deptbus_policy_number") == [1.0]
     sql(county.file(POLICE[0]), "DELETE FROM rkjbxx WHERE sfzh = ?", (number,))
     county.await_at(None, number)
 
 
+def test_the_clusters_figures_are_those_of_lag(county: Running) -> None:
+    """At a standstill: nothing is typed here, so both say the same within some looks."""
+    address, _ = targets(county)["console"]
+
+    def by_lag() -> dict[tuple[str, str, str], float]:
+        said = county.up.room.run("lag", "-o", "json", "--data", county.up.data)
+        return {
+            (row["group"], row["topic"], str(row["partition"])): row["lag_records"]
+            for row in json.loads(said.out)["partitions"]
+            if row["lag_records"] is not None
+        }
+
+    def by_scrape() -> dict[tuple[str, ...], float]:
+        labels = ("consumergroup", "topic", "partition")
+        return {
+            tuple(have[label] for label in labels): value
+            for name, have, value in scrape(address).samples
+            if name == "kafka_consumergroup_lag"
+        }
+
+    wait_until(lambda: by_scrape() == by_lag() != {}, SOON, lambda: (by_scrape(), by_lag()))
+    found = scrape(address)
+    states = [have for name, have, _ in found.samples if name == "deptbus_partition_state"]
+    # A place without a number has a state that says why.
+    unknown = {tuple(h[w] for w in ("consumergroup", "topic", "partition")) for h in states}
+    assert unknown >= by_scrape().keys()
+    assert len(states) == len(unknown)
+    assert found.of("deptbus_unit_verdict", unit="bus", stage="routing", verdict="OK") == [1.0]
+
+
 def test_figures_count_what_a_change_does(county: Running) -> None:
     def told() -> tuple[Scrape, Scrape, Scrape]:
-        worker, *adapters = (scrape(address) for address, _ in targets(county).values())
-        return worker, adapters[0], adapters[1]
+        named = targets(county)
+        worker, first, second = (
+            scrape(named[name][0]) for name in ("worker-0", "adapter-0", "adapter-1")
+        )
+        return worker, first, second
 
     def of_adapters(found: tuple[Scrape, Scrape, Scrape], name: str, **labels: str) -> float:
         return found[1].total(name, **labels) + found[2].total(name, **labels)

@@ -54,8 +54,9 @@ class Town:
         consumer.commit(offsets=places, asynchronous=False)
         consumer.close()
 
-    def join(self, **words: Any) -> Consumer:
-        """A member of the group that has its partitions."""
+    def join(self, beside: Consumer | None = None, **words: Any) -> Consumer:
+        """A member of the group that has its partitions, or some; another one has to be polled
+        meanwhile."""
         joined: list[bool] = []
         consumer = Consumer(
             self._words
@@ -65,6 +66,8 @@ class Town:
         consumer.subscribe([self.topic], on_assign=lambda *_: joined.append(True))
         while not joined:
             assert consumer.poll(0.1) is None or joined
+            if beside is not None:
+                beside.poll(0.1)
         return consumer
 
     def read_to_end(self, *starts: int) -> list[int]:

@@ -220,15 +220,21 @@ class Bus:
 
     def _note_targets(self, parts: Iterable[Part]) -> None:
         """For Prometheus, whose `file_sd_configs` reads such a file again when it changes."""
-        told = [(p.name, address) for p in parts if (address := p.env.get(METRICS_ADDRESS))]
+        told = [
+            (part.name, part.name.partition("-")[0], address)
+            for part in parts
+            if (address := part.env.get(METRICS_ADDRESS))
+        ]
         if not told:
             return
+        if self._shape.console_port is not None:  # it watches the bus
+            told.append(("console", "monitor", f"{LOOPBACK}:{self._shape.console_port}"))
         targets = [
-            {"targets": [address], "labels": {"process": name, "component": name.partition("-")[0]}}
-            for name, address in told
+            {"targets": [address], "labels": {"process": name, "component": component}}
+            for name, component, address in told
         ]
         self._targets_file.write_text(json.dumps(targets, indent=2) + "\n", encoding="utf-8")
-        self._tell("metrics", f"at {', '.join(a for _, a in told)}; see {self._targets_file}")
+        self._tell("metrics", f"listed in {self._targets_file} for Prometheus")
 
     @property
     def _targets_file(self) -> Path:

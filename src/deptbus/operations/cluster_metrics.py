@@ -19,7 +19,6 @@ from deptbus.metrics.families import Families
 from deptbus.operations.freshness_report import FreshnessRow
 from deptbus.operations.lag import PartitionState, Place
 from deptbus.operations.lag_watch import LagReport
-from deptbus.operations.offset_requests import Group
 from deptbus.operations.quarantine import UNRESOLVED, Case
 from deptbus.operations.stages import Stage, StageReport, unit_report
 from deptbus.operations.verdicts import Track
@@ -136,10 +135,8 @@ def waiting_records(track: Track) -> int | None:
 
 
 def _tell_groups(told: Families, lag: LagReport) -> None:
-    for name, group in lag.picture.groups.items():
-        # A group that its broker lists as empty has none; how many others have was not asked.
-        is_empty = isinstance(group, Group) and group.state in ("Empty", "Dead")
-        told.tell("kafka_consumergroup_members", [name], 0 if is_empty else None)
+    for group, members in lag.picture.members.items():
+        told.tell("kafka_consumergroup_members", [group], members)
 
 
 def _tell_freshness(told: Families, rows: Iterable[FreshnessRow]) -> None:

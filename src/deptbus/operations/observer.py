@@ -28,12 +28,20 @@ from deptbus.operations.lag import Place, Seen, Unseen
 from deptbus.operations.looks import FETCH_BYTES, PARTITION_BYTES, Looks, Wanted
 from deptbus.operations.margin import SETTINGS, Keeping, keeping_of
 from deptbus.operations.offset_requests import LATEST, UNCOMMITTED, Cluster, Commits, Group
-from deptbus.operations.offsets import NO_COORDINATOR, NO_TOPIC, Offsets, Spot, Told, reason_of
+from deptbus.operations.offsets import (
+    NO_COORDINATOR,
+    NO_MEMBERS,
+    NO_TOPIC,
+    Listing,
+    Offsets,
+    Spot,
+    Told,
+    reason_of,
+)
 from deptbus.operations.verdicts import USUAL, Limits, Reader, Track, follow
 from deptbus.stream.brokers import open_consumer
 
 LOOK_SECONDS = 10.0  # at the most; it is needed where thousands of readers are behind at once
-_GONE = ("Empty", "Dead")
 
 
 @dataclass(slots=True)
@@ -45,6 +53,7 @@ class Picture:
     groups: dict[str, Group | str]  # or why nobody can tell
     is_whole: bool  # every broker told which groups it has
     tracks: dict[Place, Track] = field(default_factory=dict)
+    members: dict[str, int] = field(default_factory=dict)  # of groups of which it is known
 
 
 class Observer:
@@ -98,7 +107,9 @@ class Observer:
         """`reader_of`: what signs say of a group, which is None where no broker lists it."""
         now = self._now()
         starts = await self._offsets.starts(cluster)
-        groups, commits, is_whole = await self._commits(cluster, expected)
+        listing = await self._offsets.groups(cluster.brokers)
+        members = await self._offsets.members(listing)
+        groups, commits = await self._commits(listing, cluster, expected)
         places = dict(_places(cluster, commits, expected))
         for place in self._tracks:  # what cannot be told any more is not forgotten
             told = commits.get(place.group)
@@ -111,7 +122,7 @@ class Observer:
         highs = await self._highs(places, ends, cluster)
         self._forget_others(cluster)
         await self._look(places, starts, ends)
-        picture = Picture(now, cluster, groups, is_whole)
+        picture = Picture(now, cluster, groups, listing.is_whole, members=members)
         for place, committed in places.items():
             seen = self._seen(place, committed, cluster, starts, ends, highs)
             group = groups.get(place.group)
@@ -122,9 +133,8 @@ class Observer:
         return picture
 
     async def _commits(
-        self, cluster: Cluster, expected: Mapping[str, Iterable[str]]
-    ) -> tuple[dict[str, Group | str], dict[str, Commits | str], bool]:
-        listing = await self._offsets.groups(cluster.brokers)
+        self, listing: Listing, cluster: Cluster, expected: Mapping[str, Iterable[str]]
+    ) -> tuple[dict[str, Group | str], dict[str, Commits | str]]:
         coordinators = dict(listing.coordinators)
         unlisted = (self._known | expected.keys()) - coordinators.keys()
         coordinators |= await self._offsets.coordinators(unlisted, cluster.brokers)
@@ -134,7 +144,7 @@ class Observer:
             commits[group] = NO_COORDINATOR
         groups |= {group: told for group, told in commits.items() if isinstance(told, str)}
         self._known |= listing.groups.keys()
-        return groups, commits, listing.is_whole
+        return groups, commits
 
     async def _highs(
         self, places: Mapping[Place, int | str | None], ends: Told, cluster: Cluster
@@ -242,6 +252,6 @@ def _places(
 
 def reader_by_members(group: Group | None) -> Reader:
     """Of a group whose members share its partitions, or who commits without being in it."""
-    if group is None or (group.state in _GONE and not group.protocol):
+    if group is None or (group.state in NO_MEMBERS and not group.protocol):
         return Reader.UNKNOWN
-    return Reader.GONE if group.state in _GONE else Reader.ALIVE
+    return Reader.GONE if group.state in NO_MEMBERS else Reader.ALIVE

@@ -1,4 +1,4 @@
-"""The five questions of Kafka's protocol that lag is made of, each asked for everything at once.
+"""The questions of Kafka's protocol that lag is made of, each asked for everything at once.
 
 aiokafka's own calls ask for one group, or raise for all partitions where one has an error; those of
 librdkafka make one future a partition. Here one request names a thousand groups or twenty thousand
@@ -249,6 +249,42 @@ def coordinators_told(rest: bytes) -> dict[str, tuple[int, int]]:
         told.text()
         told.tags()
         found[group] = error, node
+    return found
+
+
+_Described = _question(
+    15,
+    5,
+    Schema(
+        ("groups", CompactArray(CompactString())),
+        ("include_authorized_operations", Boolean),
+        ("tags", TaggedFields),
+    ),
+    flexible=True,
+)
+
+
+def ask_members(groups: Iterable[str]) -> Request[Any]:
+    """Their coordinator has to be asked."""
+    return _Described(list(groups), False, {})
+
+
+def members_told(rest: bytes) -> dict[str, tuple[int, str, int]]:
+    """Group -> (error code, state, members)."""
+    told = Cursor(rest)
+    told.skip(4)
+    found = {}
+    for _ in range(told.count()):
+        (error,) = told.numbers(_INT16)
+        group, state, _, _ = told.text(), told.text(), told.text(), told.text()
+        members = told.count()
+        for _ in range(members):
+            for _ in range(6):  # ids, client, host, and what it subscribed to and was given
+                told.skip(max(0, told.number() - 1))
+            told.tags()
+        told.skip(4)  # what this client may do
+        told.tags()
+        found[group] = error, state, members
     return found
 
 

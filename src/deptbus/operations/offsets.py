@@ -22,18 +22,21 @@ from deptbus.operations.offset_requests import (
     ask_commits,
     ask_coordinators,
     ask_groups,
+    ask_members,
     ask_offsets,
     ask_settings,
     cluster_told,
     commits_told,
     coordinators_told,
     groups_told,
+    members_told,
     offsets_told,
     settings_told,
 )
 from deptbus.stream.brokers import translate
 
 GROUPS_AT_ONCE = 250  # in one request: their answers are some hundred kilobytes
+NO_MEMBERS = ("Empty", "Dead")  # states of a group
 AWAY = "broker_away"
 NO_TOPIC = "unknown_topic"
 NO_LEADER = "no_leader"
@@ -95,16 +98,22 @@ class Offsets:
                 return {group: node for group, (error, node) in told.items() if not error}
         return found
 
+    async def members(self, listing: Listing) -> dict[str, int]:
+        """How many members each listed group has; without those of which nobody can tell. A group
+        of the newer protocol (KIP-848) is dead to this question while its broker lists it."""
+        found = {name: 0 for name, group in listing.groups.items() if group.state in NO_MEMBERS}
+        parts = _by_node({g: n for g, n in listing.coordinators.items() if g not in found})
+        answers = await asyncio.gather(*(self._ask(n, ask_members(groups)) for n, groups in parts))
+        for rest in answers:
+            told = {} if rest is None else members_told(rest)
+            for group, (error, state, count) in told.items():
+                if not error and state not in NO_MEMBERS:
+                    found[group] = count
+        return found
+
     async def commits(self, coordinators: Mapping[str, int]) -> dict[str, Commits | str]:
         """Of each group what it committed, or why nobody can tell."""
-        by_node: dict[int, list[str]] = defaultdict(list)
-        for group, node in coordinators.items():
-            by_node[node].append(group)
-        parts = [
-            (node, groups[at : at + GROUPS_AT_ONCE])
-            for node, groups in by_node.items()
-            for at in range(0, len(groups), GROUPS_AT_ONCE)
-        ]
+        parts = _by_node(coordinators)
         answers = await asyncio.gather(*(self._ask(n, ask_commits(groups)) for n, groups in parts))
         found: dict[str, Commits | str] = {}
         for (_, groups), rest in zip(parts, answers, strict=True):
@@ -178,6 +187,18 @@ class Offsets:
             raise refused from error
         rest: bytes = answer.rest
         return rest
+
+
+def _by_node(coordinators: Mapping[str, int]) -> list[tuple[int, list[str]]]:
+    """Whom to ask for which groups at once."""
+    by_node: dict[int, list[str]] = defaultdict(list)
+    for group, node in coordinators.items():
+        by_node[node].append(group)
+    return [
+        (node, groups[at : at + GROUPS_AT_ONCE])
+        for node, groups in by_node.items()
+        for at in range(0, len(groups), GROUPS_AT_ONCE)
+    ]
 
 
 def reason_of(code: int) -> str:

@@ -280,3 +280,24 @@ async def test_groups_that_share_a_partition_have_each_its_own_age(town, eye, br
     ages = {p.group: t.lag.seconds for p, t in picture.tracks.items() if p.topic == town.topic}
     assert ages[town.group] == pytest.approx(400, abs=10)
     assert ages[other.group] == pytest.approx(200, abs=10)
+
+
+async def test_members_are_counted_where_brokers_tell_them(town, eye):
+    town.make()
+    first = town.join()
+    second = town.join(beside=first)
+    async with eye() as watching:
+        assert (await watching.picture()).members[town.group] == 2
+        first.close()
+        second.close()
+        assert (await watching.picture()).members[town.group] == 0
+
+
+async def test_members_of_the_newer_protocol_are_not_known_which_is_not_0(town, eye):
+    town.make()
+    member = town.join(**{"group.protocol": "consumer"})
+    async with eye() as watching:
+        picture = await watching.picture()
+        assert picture.groups[town.group].state == "Stable"
+        assert town.group not in picture.members
+    member.close()

@@ -72,7 +72,8 @@ def lag_report(**words: Any) -> LagReport:
         "others": "coordinator_away",
     }
     topics = {INBOX: Topic("id", False, (1, -1, 1, 1)), "orders": Topic("id", False, (2,))}
-    picture = Picture(NOW, Cluster((1, 2), topics), groups, True, tracks)
+    cluster, members = Cluster((1, 2), topics), {ADAPTER: 0, "theirs": 3}
+    picture = Picture(NOW, cluster, groups, True, tracks, members)
     units = {s.unit: unit_report([t for t in STAGES if t.unit == s.unit]) for s in STAGES}
     given: dict[str, Any] = {"has_contract": True, "policy": 7}
     return LagReport(NOW, picture, tuple(units.values()), STAGES, **(given | words))
@@ -146,7 +147,7 @@ def test_units_have_the_figures_of_lag(told: Any) -> None:
 
 
 def test_groups_topics_and_the_look(told: Any) -> None:
-    assert of(told, "kafka_consumergroup_members") == {(ADAPTER,): 0}
+    assert of(told, "kafka_consumergroup_members") == {(ADAPTER,): 0, ("theirs",): 3}
     assert of(told, "kafka_topic_partitions") == {(INBOX,): 4, ("orders",): 1}
     assert (INBOX, "1") not in of(told, "kafka_topic_partition_leader")
     assert told["kafka_brokers", ()] == 2

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.simulated_cluster import (
     COMMITS,
+    MEMBERS,
     OFFSETS,
     Log,
     SimulatedCluster,
@@ -71,6 +72,17 @@ async def test_what_is_there():
     assert late.lag == Lag(PartitionState.OK, 4, pytest.approx(61, abs=0.01), waits=True)
     assert late.verdict is Verdict.BEHIND
     assert (well.lag.records, well.verdict) == (0, Verdict.OK)
+
+
+async def test_members_are_counted_where_somebody_can_tell():
+    cluster = town()
+    cluster.groups[THEIRS].members = 3
+    cluster.groups["idle"] = SimulatedGroup(state="Empty")
+    cluster.groups["newer"] = SimulatedGroup(is_newer=True)
+    cluster.groups["elsewhere"] = SimulatedGroup(coordinator=2)
+    assert (await Eye(cluster).poll()).members == {THEIRS: 3, "idle": 0, "elsewhere": 1}
+    cluster.on_ask = lambda key: cluster.away.add(2) if key == MEMBERS else None
+    assert (await Eye(cluster).poll()).members == {THEIRS: 3, "idle": 0}
 
 
 @pytest.mark.parametrize("code", [3, 5, 6, 9, 29, 56])
@@ -192,8 +204,8 @@ def starts_late(observer: Observer) -> None:
     async def no_starts(cluster: Any) -> dict:
         return late
 
-    async def commits_first(cluster: Any, expected: Any) -> Any:
-        told = await right_commits(cluster, expected)
+    async def commits_first(listing: Any, cluster: Any, expected: Any) -> Any:
+        told = await right_commits(listing, cluster, expected)
         late.update(await right_starts(cluster))
         return told
 
