@@ -11,6 +11,7 @@ Reaches into the client, whose version is pinned; the codecs are its own (cramja
 
 from __future__ import annotations
 
+import mmap
 import struct
 import threading
 from collections.abc import Callable
@@ -176,11 +177,17 @@ class _Batches:
 # -- codecs ---------------------------------------------------------------------------------------
 
 
-def _scratch() -> bytearray:
-    """Each thread's own; pages that nothing was ever written to cost nothing."""
-    found: bytearray | None = getattr(_local, "scratch", None)
+def _scratch() -> memoryview:
+    """Each thread's own. Mapped, because a bytearray is written full of zeros when it is made: so
+    pages that no batch was ever unpacked to cost nothing."""
+    found: memoryview | None = getattr(_local, "scratch", None)
     if found is None or len(found) != INFLATED_BYTES:
-        found = _local.scratch = bytearray(INFLATED_BYTES)
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        try:
+            found = memoryview(mmap.mmap(-1, INFLATED_BYTES, flags=private))
+        except OSError:  # how a map says that memory ran out
+            raise MemoryError from None
+        _local.scratch = found
     return found
 
 
@@ -193,16 +200,16 @@ def _bounded(into: Callable[[Any, Any], int]) -> Callable[[Any], bytes]:
             # The one that says that `scratch` is full is told apart by its text only.
             is_full = "whole buffer" in str(error)
             raise _Refused(INFLATES_TOO_FAR if is_full else UNREADABLE_BATCH) from None
-        return bytes(memoryview(scratch)[:count])
+        return bytes(scratch[:count])
 
     return inflate
 
 
-def _snappy_into(payload: Any, scratch: bytearray) -> int:
+def _snappy_into(payload: Any, scratch: memoryview) -> int:
     """Blocks of the Java library, each with its length before it, or one block and nothing else."""
     view = memoryview(payload)
     if bytes(view[: len(_XERIAL_HEADER)]) != _XERIAL_HEADER:
-        return _snappy_block(view, memoryview(scratch))
+        return _snappy_block(view, scratch)
     filled, at = 0, _XERIAL_HEADER_BYTES
     while at < len(view):
         if at + _BLOCK.size > len(view):
@@ -211,7 +218,7 @@ def _snappy_into(payload: Any, scratch: bytearray) -> int:
         at += _BLOCK.size
         if not 0 < length <= len(view) - at:
             raise _Refused(UNREADABLE_BATCH)
-        filled += _snappy_block(view[at : at + length], memoryview(scratch)[filled:])
+        filled += _snappy_block(view[at : at + length], scratch[filled:])
         at += length
     return filled
 

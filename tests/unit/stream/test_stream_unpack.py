@@ -3,11 +3,13 @@ record each, at a bounded cost, and what lies around them is read."""
 
 from __future__ import annotations
 
+import threading
 import time
 import tracemalloc
 
 import cramjam
 import foreign_batches as foreign
+import psutil
 import pytest
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
@@ -155,6 +157,23 @@ def test_memory_that_runs_out_is_told_with_its_place(monkeypatch: pytest.MonkeyP
         between(foreign.batch(GOOD * 3, 3, codec=foreign.ZSTD, base=1), 3)
     assert (told.value.topic, told.value.partition) == TP
     assert (told.value.first, told.value.last) == (1, 3)
+
+
+def test_what_is_kept_to_unpack_into_costs_what_was_unpacked() -> None:
+    """A worker with 32 MiB full of zeros is a third larger than it need be."""
+    before = psutil.Process().memory_info().rss
+
+    def unpack_one() -> None:  # in a thread of its own, which has no room yet
+        batch = foreign.batch(GOOD, 1, codec=foreign.ZSTD, base=1)
+        taken.append((len(between(batch)), psutil.Process().memory_info().rss - before))
+
+    taken: list[tuple[int, int]] = []
+    thread = threading.Thread(target=unpack_one)
+    thread.start()
+    thread.join()
+    ((records, more),) = taken
+    assert records > 0
+    assert more < unpack.INFLATED_BYTES // 2
 
 
 def test_a_condemned_batch_is_not_touched(monkeypatch: pytest.MonkeyPatch, zeros: bytes) -> None:
