@@ -62,6 +62,7 @@ class Row:
 class Column:
     line: str
     title: str
+    lines: tuple[str, ...]
     x: int
 
 
@@ -103,11 +104,15 @@ def lay_out(contract: Contract, snapshot: Snapshot, words: Words, *, only: str =
             Row(code, contract.territories[code], ys[code], _depth(code, codes) * _INDENT)
             for code in codes
         ),
-        tuple(Column(name, words.title(contract.lines[name]), xs[name]) for name in lines),
+        tuple(_column(name, words.title(contract.lines[name]), xs[name]) for name in lines),
         nodes,
         _edges(snapshot, {node.unit: (node.x, node.y) for node in nodes}),
         said.get(BUS),
     )
+
+
+def _column(line: str, title: str, x: int) -> Column:
+    return Column(line, title, wrapped(title), x)
 
 
 def _shown(contract: Contract, snapshot: Snapshot, only: str) -> Sequence[Unit]:
@@ -177,8 +182,10 @@ def path(start: tuple[int, int], end: tuple[int, int], lane: int = 0) -> str:
             return f"M{x1 + aside} {leave} L{x2 + aside} {arrive}"
         edge = x1 + WIDE // 2
         return f"M{edge} {y1} C{side + 12} {y1} {side + 12} {y2} {edge} {y2}"
-    middle = (leave + arrive) // 2
-    return f"M{x1 + aside} {leave} C{x1 + aside} {middle} {x2 + aside} {middle} {x2} {arrive}"
+    edge = x2 + (WIDE // 2 if x2 < x1 else -WIDE // 2)  # from the side: what lies in its column
+    near = edge + (40 if x2 < x1 else -40)
+    y2 += aside // 2
+    return f"M{x1 + aside} {leave} C{x1 + aside} {(leave + y2) // 2} {near} {y2} {edge} {y2}"
 
 
 def wrapped(title: str) -> tuple[str, ...]:
