@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from deptbus.connection import Connection
@@ -15,6 +23,11 @@ from deptbus.operations.observer import Observer, Picture, reader_by_members
 from deptbus.operations.verdicts import Limits, Reader, Track
 
 TIMEOUT_SECONDS = 20
+_NO_COORDINATOR = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
 
 
 class Town:
@@ -51,7 +64,14 @@ class Town:
         """By partition, as a program does that is in no group."""
         consumer = Consumer(self._words | {"group.id": self.group})
         places = [TopicPartition(topic or self.topic, n, o) for n, o in enumerate(offsets)]
-        consumer.commit(offsets=places, asynchronous=False)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                consumer.commit(offsets=places, asynchronous=False)
+                break
+            except KafkaException as error:  # of a young broker, which makes its topic of offsets
+                if error.args[0].code() not in _NO_COORDINATOR or time.monotonic() > deadline:
+                    raise
         consumer.close()
 
     def join(self, beside: Consumer | None = None, **words: Any) -> Consumer:
