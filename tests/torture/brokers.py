@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +29,7 @@ from confluent_kafka.admin import (
 
 from .county import ARCHIVE, AUDIT, HOUSING, PARTITIONS, REGISTRY, SOURCES
 from .disks import NoSmallDisk, mounted
+from .gauges import command
 from .scenario import Bug, Scenario
 from .verdict import Verdict
 from .witness import settled
@@ -227,22 +226,20 @@ def _make_again(world: World, topic: str) -> None:
     typed(world, 60, 2.0)
 
 
-def _ask(world: World, command: str, unit: str, adapter: str) -> None:
+def _ask(world: World, verb: str, unit: str, adapter: str) -> None:
     """The command that the log asks for, and then the adapter again. A worker has said it."""
     settled(
-        lambda: f"deptbus department {command}" in _logs(world),
+        lambda: f"deptbus department {verb}" in _logs(world),
         SOON_SECONDS,
-        f"somebody asks for `deptbus department {command}`",
+        f"somebody asks for `deptbus department {verb}`",
     )
     settled(lambda: not world.tend() and world.children["worker-0"].is_ready, SOON_SECONDS,
             "the worker is back")  # fmt: skip
-    argv = [sys.executable, "-m", "deptbus.cli.main", "department", command]
-    argv += ["--config", str(world.county.config(unit))]
-    done = subprocess.run(
-        argv, env=world.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=SOON_SECONDS, check=False,
-    )  # fmt: skip
-    world.verdict.check(done.returncode in (0, 1), f"{command}: {done.stderr[-300:]}")
+    words = ["department", verb, "--config", str(world.county.config(unit))]
+    if verb == "resync":  # rejoin asks the bus nothing
+        words += ["--bootstrap", world.connection.bootstrap]
+    code, _, err = command(*words)
+    world.verdict.check(code in (0, 1), f"{verb}: {err[-300:]}")
     child = world.children[adapter]
     if child.is_alive:
         child.stop()
