@@ -101,13 +101,13 @@ def _start(world: World) -> None:
     content["systems"]["main"]["outbox_cap_rows"] = CAP_ROWS
     config.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
     words = ("--config", str(config), "--contract", str(world.county.contract_folder))
-    _done(world, "department", "install", *words)
+    _done("department", "install", *words)
 
 
-def _done(world: World, *words: str) -> None:
-    said = command(world, *words)
-    if said.returncode:
-        raise RuntimeError(f"{' '.join(words)} ended with {said.returncode}: {said.stderr}")
+def _done(*words: str) -> None:
+    code, _, err = command(*words)
+    if code:
+        raise RuntimeError(f"{' '.join(words)} ended with {code}: {err}")
 
 
 # -- 1 and 2 --------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def _resync(world: World) -> None:
     """As status says it: the command, then the adapter again."""
     adapter = world.children["adapter-registry"]
     words = ("--config", str(world.county.config(REGISTRY)))
-    _done(world, "department", "resync", *words, "--bootstrap", world.connection.bootstrap)
+    _done("department", "resync", *words, "--bootstrap", world.connection.bootstrap)
     settled(lambda: not adapter.is_alive, SOON, "the adapter that was taken over ends")
     adapter.start().wait_ready()
     world.verdict.check(

@@ -53,6 +53,12 @@ BUGS = {
         {"adapter": ["moments:publisher", "patches:forgets_before_ack"]},
         ("published",),
     ),
+    "rows_before_offset": Bug(
+        "a recipient commits rows without its offset, and dies before that",
+        ("doubled",),
+        {"adapter": ["patches:rows_before_offset"]},
+        ("inside-sql",),
+    ),
     "every_field_flows": Bug(
         "a worker delivers whole records",
         ("unentitled",),

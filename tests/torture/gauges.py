@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from deptbus.change import Received
+from deptbus.cli.main import run
 from deptbus.names import in_topic
 from deptbus.stream.log import LogReader, end_offsets
 from deptbus.wire.codecs import Codecs
@@ -68,26 +69,23 @@ def cpu_seconds(children: Iterable[Child]) -> float:
     return sum(sum(psutil.Process(child.pid).cpu_times()[:2]) for child in children)
 
 
-def command(world: World, *words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
-    """`deptbus ...` to its end, on the world's bus."""
-    return subprocess.run(
-        [sys.executable, "-m", "deptbus.cli.main", *words],
-        env=world.environment(),
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
+def command(*words: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `deptbus ...`, run to its end in this process: who asks
+    again and again would wait for a start of Python each time."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(words)
+    return code, out.getvalue(), err.getvalue()
 
 
 def status(world: World, unit: str) -> tuple[int, dict[str, Any]]:
     """Exit code and the one system of `deptbus department status`, as it is installed."""
-    words = ("department", "status", "--config", str(world.county.config(unit)), "-o", "json")
-    done = command(world, *words)
-    if done.returncode not in (0, 1):
-        raise RuntimeError(f"status of {unit} ended with {done.returncode}: {done.stderr}")
-    (system,) = json.loads(done.stdout)["systems"]
-    return done.returncode, system
+    config = str(world.county.config(unit))
+    code, out, err = command("department", "status", "--config", config, "-o", "json")
+    if code not in (0, 1):
+        raise RuntimeError(f"status of {unit} ended with {code}: {err}")
+    (system,) = json.loads(out)["systems"]
+    return code, system
 
 
 def inbox_ends(world: World, units: Iterable[str]) -> dict[str, list[int]]:

@@ -24,7 +24,7 @@ from .county import AUDIT, LOG_TABLE
 from .scenario import Bug, Scenario
 from .verdict import Verdict
 from .witness import settled
-from .world import World
+from .world import SMALL_INDEXES, World
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 
@@ -49,7 +49,7 @@ SMALL = {
         "num.recovery.threads.per.data.dir",
         "offsets.topic.num.partitions",
     )
-} | {"log.index.size.max.bytes": "65536"}  # each replica's is laid out whole, and read by the hunt
+} | SMALL_INDEXES
 
 
 def run(world: World, seed: int, short: bool) -> Verdict:

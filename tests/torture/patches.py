@@ -137,6 +137,24 @@ def no_version_check() -> None:
     fold.__kwdefaults__["is_newer"] = lambda pair, cause, known: True
 
 
+def rows_before_offset() -> None:
+    """A recipient's rows are committed, and what is known of them and how far it has read in a
+    transaction of their own; between the two it may be killed."""
+    from deptbus.department.store_sqlite import SqliteStore
+
+    from .moments import at
+
+    write_books = SqliteStore._write_books
+
+    def apart(self: SqliteStore, connection: Any, work: Any) -> None:
+        connection.execute("COMMIT")
+        at("inside-sql")
+        connection.execute("BEGIN IMMEDIATE")
+        write_books(self, connection, work)
+
+    SqliteStore._write_books = apart  # type: ignore[method-assign]
+
+
 def forgets_before_ack() -> None:
     """Outbox rows are deleted as soon as they were read; the bus gets them a moment later."""
     from deptbus.department.publisher import Publisher

@@ -58,6 +58,7 @@ AUTHORIZED = {
 CLOCK = "clock"  # in the world's folder: by how many seconds workers and operations are ahead
 HOLD, HELD = "hold", "held"  # there too: deliveries are to wait; some do
 LEASE_SECONDS = 3.0
+LOOK_SECONDS = 0.3
 RULES, ENDS, UNREADABLE = "rules change", "grants end", "contract unreadable"
 GRANTS = ("audit_calls", "tax_of_town")
 BESIDE = ("housing@330106", AUDIT, "archive@330106", BANK)
@@ -199,7 +200,8 @@ def _reported(world: World) -> Cut:
         live = _live_agents(world)
         return bool(live) and all(policy >= number for policy in live.values())
 
-    settled(has_reported, SOON, f"every agent reports policy {number}")
+    # Each look reads a topic whole, which takes from those that are waited for.
+    settled(has_reported, SOON, f"every agent reports policy {number}", every=LOOK_SECONDS)
     units = sorted(unit.unit for unit in world.contract.units)
     return Cut(number, inbox_ends(world, units))
 
@@ -278,7 +280,8 @@ def _grants_end(town: Town) -> None:
     world.witness.past_rights.append(world.witness.rights)
     world.witness.rights = town.rights()
     world.policies += 1
-    settled(lambda: _number(world) > number, SOON, "the end of the grants is the next policy")
+    settled(lambda: _number(world) > number, SOON, "the end of the grants is the next policy",
+            every=LOOK_SECONDS)  # fmt: skip
     cut = _reported(world)
     world.write_until(world.changes + 10)
     world.wait_written()

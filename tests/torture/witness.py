@@ -311,10 +311,13 @@ def _compare(
             yield "lost", f"{where}: {no} is there, but was deleted at its source"
 
 
-def settled(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """Waits for a condition. Raises TimeoutError that says what did not happen."""
+def settled(
+    condition: Callable[[], object], seconds: float, what: str, *, every: float = 0.05
+) -> None:
+    """Waits for a condition, which is looked at `every` so many seconds. Raises TimeoutError that
+    says what did not happen."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:.0f} s: {what}")
-        time.sleep(0.05)
+        time.sleep(every)

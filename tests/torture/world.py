@@ -48,6 +48,8 @@ SETTLE_SECONDS = 180.0
 STILL_SECONDS = 8.0  # what a planted bug lost does not come
 KEEP = "DEPTBUS_TORTURE_KEEP"  # in the environment: leave the folder for whoever looks why
 EXISTING_ROWS = 60  # of each source, before the bus is there
+# A partition's are laid out whole, and the hunt reads every file: two gigabytes by default.
+SMALL_INDEXES = {"log.index.size.max.bytes": "65536"}
 
 
 class Bus(Protocol):
@@ -210,7 +212,9 @@ class World:
             self.writers[unit] = writer
         self.witness = Witness(self.county, self.writers, self.verdict)
         self.witness.rights = now
-        self.broker = EmbeddedBroker(self.folder / "broker", **(broker or {}))
+        words = dict(broker or {})
+        words["extra_settings"] = SMALL_INDEXES | words.get("extra_settings", {})
+        self.broker = EmbeddedBroker(self.folder / "broker", **words)
         self.bus = self.broker if bus is None else bus
         self.foreign_rights = now
         self.foreign = Foreign(
@@ -411,9 +415,8 @@ class World:
             return False
         if any(self.verdict.counts[kind] for kind in self.bug.shows):
             return True
-        return still_seconds > STILL_SECONDS and not {"lost", "unentitled"}.isdisjoint(
-            self.bug.shows
-        )
+        stays_wrong = {"lost", "unentitled", "doubled"}
+        return still_seconds > STILL_SECONDS and not stays_wrong.isdisjoint(self.bug.shows)
 
     def wait_written(self, seconds: float = 1200) -> None:
         for writer in self.writers.values():

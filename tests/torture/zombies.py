@@ -226,6 +226,12 @@ BUGS = {
         {"worker": ["patches:no_announcement_check"]},
         ("adapters",),
     ),
+    "last_record_wins": Bug(
+        "a recipient takes what comes last for the newest",
+        ("disordered", "stale"),
+        {"adapter": ["patches:no_version_check"]},
+        ("late send",),
+    ),
     "idle_keeper": Bug(
         "the keeper does nothing",
         ("stale",),

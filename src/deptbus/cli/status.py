@@ -14,6 +14,7 @@ from deptbus.errors import DeptbusError
 if TYPE_CHECKING:
     from deptbus.connection import Connection
     from deptbus.operations.lag_watch import LagReport
+    from deptbus.operations.status import Beside
 
 app = typer.Typer(help="Show on one screen whether all is well, and whom to ring.")
 
@@ -33,14 +34,14 @@ def status(
     from deptbus.cli.status_view import status_screen
     from deptbus.operations.status import status_document, status_exit_code
 
-    report = asyncio.run(_look(connect(data, bootstrap, client_file)))
+    report, beside = asyncio.run(_look(connect(data, bootstrap, client_file)))
     if not report.has_contract:
         raise DeptbusError(
             "no contract is in force on this bus",
             mend="Activate one with `deptbus contract activate DIR`; `deptbus groups` shows what "
             "else is on this cluster",
         )
-    document = status_document(report)
+    document = status_document(report, beside)
     if output is Output.JSON:
         print(json.dumps(document, ensure_ascii=False))
     else:
@@ -48,8 +49,10 @@ def status(
     return status_exit_code(document)
 
 
-async def _look(connection: Connection) -> LagReport:
+async def _look(connection: Connection) -> tuple[LagReport, Beside]:
     from deptbus.operations.lag_watch import LagWatch
+    from deptbus.operations.status import look_beside
 
     async with LagWatch(connection) as watch:
-        return await watch.look()
+        report = await watch.look()
+    return report, await look_beside(connection)

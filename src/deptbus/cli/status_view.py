@@ -29,6 +29,8 @@ def status_screen(document: dict[str, Any]) -> None:
         console.print(f"[bold]and {more} more[/]  type `deptbus lag --only-bad`")
     for row in document["parked"]:
         _parked(console, row)
+    _late(console, document.get("late", ()))
+    _notes(console, document.get("quarantine", ()))
     if document["closed"]:
         shown = ", ".join(row["unit"] for row in document["closed"][:_NAMES_SHOWN])
         more = len(document["closed"]) - _NAMES_SHOWN
@@ -59,6 +61,35 @@ def _parked(console: Console, row: dict[str, Any]) -> None:
     for one in row["reasons"][:_REASONS_SHOWN]:
         line = f"    {one['rows']} of {one['dataset']}: {one['reason']}"
         console.print(line, markup=False)
+
+
+def _late(console: Console, rows: list[dict[str, Any]] | None) -> None:
+    if rows is None:
+        console.print(f"whether sources keep their promises: {UNKNOWN}")
+        return
+    for row in rows[:_RED_SHOWN]:
+        since = "never refreshed" if row["due"] is None else f"since {row['due']}"
+        console.print(
+            f"[yellow]{row['unit']}[/]  {row['dataset']} is {row['state']}, {since}; ring "
+            f"{row['owner']}; {row['advice']}"
+        )
+    if len(rows) > _RED_SHOWN:
+        console.print(f"[bold]and {len(rows) - _RED_SHOWN} more[/]  type `deptbus freshness`")
+
+
+def _notes(console: Console, rows: list[dict[str, Any]] | None) -> None:
+    if rows is None:
+        console.print(f"what was not accepted: {UNKNOWN}")
+        return
+    for row in rows[:_RED_SHOWN]:
+        unit = row["unit"] or "of nobody known"
+        asked = f", {row['resend_asked']} asked to be resent" if row["resend_asked"] else ""
+        console.print(
+            f"[yellow]{unit}[/]  {row['open']} notes of quarantine are open{asked}, since "
+            f"{row['since']}; ring {row['owner']}; type `deptbus quarantine ls`"
+        )
+    if len(rows) > _RED_SHOWN:
+        console.print(f"[bold]and {len(rows) - _RED_SHOWN} more[/]  type `deptbus quarantine ls`")
 
 
 def _not_joined(console: Console, rows: list[dict[str, Any]]) -> None:

@@ -44,6 +44,7 @@ _POLL_SECONDS = (0.001, 0.02)  # while writers hold the doorbell, from the first
 _INSTALL_SECONDS = 30.0  # how long a lock on the department's tables is tried for
 _WORK_OFF_ROWS = 200
 _DRAWN_MEANWHILE = 1_000_000
+_LIFTS_A_CAP = 10  # room is made for others after each tenth of the cap that was published
 
 
 class PostgresCapture(Capture):
@@ -55,6 +56,8 @@ class PostgresCapture(Capture):
         self._place = database.place
         self._durable_lock = asyncio.Lock()
         self._light_lock = asyncio.Lock()
+        self._forgotten = 0  # rows since room was last made for others
+        self._cap_rows = 0  # not known yet
         self._layouts: dict[int, Layout] = {}
         self._numbers: dict[str, list[int]] = {}  # dataset -> numbers of its layouts
         self._rung = asyncio.Event()
@@ -238,8 +241,12 @@ class PostgresCapture(Capture):
         if not positions:
             return
         async with self._lightly() as c:
-            if not await c.fetchval(rows_of.FORGET, token, list(positions), max(positions)):
+            if not await c.fetchval(rows_of.FORGET, token, list(positions)):
                 raise Fenced(fence.FENCED, mend=fence.FENCED_MEND)
+            self._forgotten += len(positions)
+            if self._forgotten * _LIFTS_A_CAP >= self._cap_rows:
+                await c.execute(rows_of.LIFT)
+                self._forgotten = 0
 
     async def wait(self, timeout_seconds: float) -> bool:
         if self._is_idle:
@@ -593,9 +600,10 @@ class PostgresCapture(Capture):
         async with self._lightly() as c:
             await c.execute(rows_of.LIFT)
             row = await c.fetchrow(
-                f"SELECT publication, version, {rows_of.GAVE_WAY} FROM deptbus.published"
+                f"SELECT publication, version, {rows_of.GAVE_WAY}, cap_rows FROM deptbus.published"
             )
-        return SourceState(*row)
+        *state, self._cap_rows = row
+        return SourceState(*state)
 
     async def status(self) -> CaptureStatus:
         async with self._durable() as c:

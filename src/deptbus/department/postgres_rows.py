@@ -52,12 +52,11 @@ COUNT = (
 FORGET = (
     "WITH mine AS MATERIALIZED (SELECT true FROM deptbus.adapter WHERE token = $1 FOR SHARE), "
     "gone AS (DELETE FROM deptbus.outbox WHERE position = ANY($2::bigint[]) "
-    "  AND EXISTS (SELECT 1 FROM mine)), "
-    "room AS (UPDATE deptbus.published SET limit_position = $3 + cap_rows "
-    "  WHERE limit_position < $3 + cap_rows - cap_rows / 10 AND EXISTS (SELECT 1 FROM mine)) "
+    "  AND EXISTS (SELECT 1 FROM mine)) "
     "SELECT count(*) FROM mine"
 )
-# Positions are also used up by transactions that roll back.
+# The cap counts from the oldest row that waits; an empty outbox has all its room again. (Positions
+# are also used up by transactions that roll back.)
 LIFT = (
     "UPDATE deptbus.published SET limit_position = cap_rows + waiting.least FROM ("
     "SELECT coalesce((SELECT min(position) FROM deptbus.outbox), "

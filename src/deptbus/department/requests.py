@@ -8,6 +8,7 @@ is read twice is one resend more. What else lies there is for the unit's other s
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection
 
 import structlog
@@ -19,9 +20,11 @@ from deptbus.errors import BusRefused, BusUnreachable, WireRefused
 from deptbus.names import in_topic, requests_group
 from deptbus.stream.brokers import open_consumer, partitions_of, translate, wait_long
 from deptbus.stream.group import LagCommitter
+from deptbus.stream.identity import topic_identity
 from deptbus.wire.control import ResendRequest, decode_control
 
 _BACKOFF_SECONDS = (0.2, 5.0)
+_LOOK_SECONDS = 1.0  # between two questions for the topic's id
 
 Resend = Callable[[ResendRequest], Awaitable[None]]
 
@@ -42,6 +45,7 @@ class RequestReader:
         self._topic, self._group = in_topic(unit), requests_group(unit, system)
         self._published, self._resend = published, resend
         self._pause, self._told = _BACKOFF_SECONDS[0], ""
+        self._topic_id = ""  # of the inbox that was read last
         self._log = structlog.get_logger(__name__).bind(unit=unit, system=system)
 
     async def run(self) -> None:
@@ -56,13 +60,23 @@ class RequestReader:
             self._pause = min(self._pause * 2, _BACKOFF_SECONDS[1])
 
     async def _read(self) -> None:
-        """Until the bus fails."""
+        """Until the bus fails, or the inbox is another one."""
         consumer = await open_consumer(self._connection, group=self._group)
         try:
+            _, topic_id = await topic_identity(consumer._client, self._topic)
+            is_another = self._topic_id not in ("", topic_id)
             committer = LagCommitter(consumer._client, self._group)
-            places = await self._begin(consumer)
+            places = await self._begin(consumer, is_another=is_another)
+            self._topic_id, looked_at = topic_id, time.monotonic()
+            if is_another:  # what was committed counts records of the one before
+                starts = {place.partition: await consumer.position(place) for place in places}
+                await committer.commit(self._topic, starts)
             while True:
                 found = await consumer.getmany(*places, timeout_ms=1000, max_records=2000)
+                if time.monotonic() - looked_at > _LOOK_SECONDS:
+                    looked_at = time.monotonic()
+                    if (await topic_identity(consumer._client, self._topic))[1] != topic_id:
+                        return
                 wait_long(consumer, not found)
                 for records in found.values():
                     for record in records:
@@ -70,20 +84,20 @@ class RequestReader:
                 read = {p.partition: r[-1].offset + 1 for p, r in found.items() if r}
                 if read:
                     await committer.commit(self._topic, read)
-                    self._pause, self._told = _BACKOFF_SECONDS[0], ""  # the next failure is news
+                self._pause, self._told = _BACKOFF_SECONDS[0], ""  # the next failure is news
         except (KafkaError, OSError, TimeoutError) as error:
             raise translate(error, topic=self._topic) from error
         finally:
             await consumer.stop()
 
-    async def _begin(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
+    async def _begin(self, consumer: AIOKafkaConsumer, *, is_another: bool) -> list[TopicPartition]:
         """Where it stopped; at the beginning when it never read, or the topic was made again."""
         places = await partitions_of(consumer, self._topic)
         starts = await consumer.beginning_offsets(places)
         ends = await consumer.end_offsets(places)
         consumer.assign(places)
         for place in places:
-            known = await consumer.committed(place) or 0
+            known = 0 if is_another else await consumer.committed(place) or 0
             within = starts[place] <= known <= ends[place]
             consumer.seek(place, known if within else starts[place])
         return places

@@ -35,6 +35,14 @@ async def note_topic(sender: Sender, topic: str, topic_id: str) -> None:
     await sender.send([Outgoing(names.JOBS, 0, key_of(note), encode_control(note))])
 
 
+async def request_all(sender: Sender, unit: str, dataset: str, name: str, reason: str) -> None:
+    """Asks a source unit for a whole dataset; returns when that lies in its inbox. An adapter that
+    reads it twice under one name goes on with the same snapshot."""
+    request = ResendRequest(name, dataset, None, reason)
+    await sender.send([Outgoing(names.in_topic(unit), 0, None, encode_control(request))])
+    log.info("resend_requested", unit=unit, dataset=dataset)
+
+
 class Canonicals:
     """`look` again and again, with a board that was refreshed; whose requests are acked is kept, so
     that a unit whose inbox takes nothing has no other one asked twice."""
@@ -71,15 +79,7 @@ class Canonicals:
             )
         for unit in units:
             if (topic_id, unit) not in self._asked and names.in_topic(unit) in ids:
-                await self._request(unit, dataset, topic_id)
+                name, reason = f"{topic}/{topic_id}", f"{topic} was deleted and made again"
+                await request_all(self._sender, unit, dataset, name, reason)
                 self._asked.add((topic_id, unit))
         return all((topic_id, unit) in self._asked for unit in units)
-
-    async def _request(self, unit: str, dataset: str, topic_id: str) -> None:
-        """Named after the topic: an adapter that reads it twice goes on with the same snapshot."""
-        topic = names.data_topic(dataset)
-        request = ResendRequest(
-            f"{topic}/{topic_id}", dataset, None, f"{topic} was deleted and made again"
-        )
-        await self._sender.send([Outgoing(names.in_topic(unit), 0, None, encode_control(request))])
-        log.info("resend_requested", unit=unit, dataset=dataset)

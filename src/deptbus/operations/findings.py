@@ -117,7 +117,9 @@ def found_of(report: ClusterReport | None, trouble: str, now: float) -> Found:
         findings += _parked(report.lag, contract, about, now)
         if report.freshness is not None:
             scopes.add(Scope.FRESHNESS)
-            findings += _freshness(report.freshness, contract, about)
+            joined = {s.unit for s in report.lag.stages if s.stage is Stage.OUTBOX}
+            rows = [row for row in report.freshness if row.unit in joined]
+            findings += _freshness(rows, contract, about)
         if report.quarantine is not None:
             scopes.add(Scope.QUARANTINE)
             findings += _quarantine(report.quarantine, contract, about, now)

@@ -8,27 +8,76 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from deptbus.errors import Exit
+import structlog
+
+from deptbus.connection import Connection
+from deptbus.errors import DeptbusError, Exit
+from deptbus.operations.freshness import Fresh
+from deptbus.operations.freshness_report import FreshnessRow, freshness_document, look_at_freshness
 from deptbus.operations.lag_report import exit_code, is_bad, unit_row, when
 from deptbus.operations.lag_watch import LagReport
-from deptbus.operations.stages import StageReport, unit_report
+from deptbus.operations.quarantine import UNRESOLVED, Case, State
+from deptbus.operations.quarantine_desk import read_quarantine
+from deptbus.operations.search import deadline_in
+from deptbus.operations.stages import OFFICE, Stage, StageReport, unit_report
 from deptbus.operations.verdicts import Verdict
+from deptbus.stream.policies import read_policies
 
+log = structlog.get_logger(__name__)
+
+_SEARCH_SECONDS = 20.0
 FOREVER = "for_ever"
 
 
-def status_document(report: LagReport) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What else was looked at; None: it could not be."""
+
+    freshness: Sequence[FreshnessRow] | None
+    quarantine: Sequence[Case] | None
+
+
+async def look_beside(connection: Connection) -> Beside:
+    """What cannot be read is told, and is None; the rest of the screen is worth having."""
+    freshness: list[FreshnessRow] | None = None
+    quarantine: tuple[Case, ...] | None = None
+    try:
+        freshness = await look_at_freshness(connection)
+    except DeptbusError as error:
+        log.warning("freshness_unreadable", error=error.what)
+    try:
+        history = await read_policies(connection)
+        found = await read_quarantine(connection, history, deadline=deadline_in(_SEARCH_SECONDS))
+        quarantine = found.cases
+    except DeptbusError as error:
+        log.warning("quarantine_unreadable", error=error.what)
+    return Beside(freshness, quarantine)
+
+
+def status_document(report: LagReport, beside: Beside | None = None) -> dict[str, Any]:
     """`red`: what somebody has to look at, one stage for each owner that a unit's way has, the
     worst first; `not_joined`: units whose adapter never began while something waits for them;
     `parked`: rows at sources and recipients; `holds`: deliveries that the data office itself keeps
-    back, which nobody has to mend; `closed`: units that have switched off until they work again."""
+    back, which nobody has to mend; `closed`: units that have switched off until they work again.
+    `beside` None: nobody looked, and `late` and `quarantine` are not there. Those are datasets of
+    units that have joined which are late or silent, and units with notes that are not resolved:
+    `open` need a person; for `resend_asked` a source was asked that has not answered yet."""
     waiting = [s for s in report.stages if is_bad(s.verdict) and not s.has_lived]
     parked = [stage for stage in report.stages if stage.parked]
     verdicts = [stage.verdict for stage in report.stages]
     if parked:
         verdicts.append(Verdict.BEHIND)  # somebody has to look at what is parked
+    late = _late(report, beside)
+    notes = _notes(report, beside)
+    if late or any(note["open"] for note in notes or ()):
+        verdicts.append(Verdict.BEHIND)
+    if beside is not None and None in (late, notes):
+        verdicts.append(None)
+    more = {} if beside is None else {"late": late, "quarantine": notes}
     counts = Counter(str(u.verdict) if u.verdict else "UNKNOWN" for u in report.units)
     return {
         "at": when(report.at),
@@ -47,7 +96,40 @@ def status_document(report: LagReport) -> dict[str, Any]:
             if u.closed_until is not None
         ],
         "is_whole": report.picture.is_whole,
-    }
+    } | more
+
+
+def _late(report: LagReport, beside: Beside | None) -> list[dict[str, Any]] | None:
+    if beside is None or beside.freshness is None:
+        return None
+    joined = {stage.unit for stage in report.stages if stage.stage is Stage.OUTBOX}
+    rows = [
+        row
+        for row in beside.freshness
+        if row.unit in joined and row.said.state in (Fresh.LATE, Fresh.SILENT)
+    ]
+    return freshness_document(rows, report.at, only_bad=True)["datasets"]
+
+
+def _notes(report: LagReport, beside: Beside | None) -> list[dict[str, Any]] | None:
+    """By unit; the empty one is nobody's that the contract has."""
+    if beside is None or beside.quarantine is None:
+        return None
+    owners = {unit.unit: unit.owner for unit in report.contract.units} if report.contract else {}
+    by_unit: dict[str, list[Case]] = defaultdict(list)
+    for case in beside.quarantine:
+        if case.state in UNRESOLVED:
+            by_unit[case.unit].append(case)
+    return [
+        {
+            "unit": unit,
+            "owner": owners.get(unit, OFFICE),
+            "open": sum(case.state is State.OPEN for case in cases),
+            "resend_asked": sum(case.state is State.RESEND_ASKED for case in cases),
+            "since": when(min(case.note.noted_at_us for case in cases) / 1e6),
+        }
+        for unit, cases in sorted(by_unit.items())
+    ]
 
 
 def red_stages(report: LagReport) -> list[StageReport]:

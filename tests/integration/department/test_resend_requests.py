@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
 from fault_desks import SourceDesk, running, until
 from source_world import PLACES
 
@@ -99,3 +102,34 @@ async def test_planted_reading_from_the_beginning_each_time_is_caught(
     broker: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await _asked_twice(await opened(broker, tmp_path), monkeypatch, forgets=True) > 3
+
+
+async def test_what_it_is_asked_in_an_inbox_that_was_made_again_is_heard(
+    broker: Connection, tmp_path: Path
+) -> None:
+    """It stands behind a record of the inbox before; the new one's first record is a request."""
+    desk = await opened(broker, tmp_path)
+    async with running(desk.bus, [desk]):
+        await until(desk.is_published, "the first rows")
+        first = (await changes(desk))[0]
+        await ask(desk, first.key)
+        await until(lambda: _are_resent(desk, 1), "it is sent again")
+        await _make_inbox_again(desk)
+        await ask(desk, first.key)
+        await until(lambda: _are_resent(desk, 2), "it is sent again, as the new inbox says")
+
+
+async def _make_inbox_again(desk: SourceDesk) -> None:
+    admin, topic = AdminClient(desk.bus.librdkafka()), in_topic(desk.unit)
+    deleted = admin.delete_topics([topic], operation_timeout=30)[topic]
+    await asyncio.to_thread(deleted.result, 30)
+
+    async def is_made() -> bool:
+        made = admin.create_topics([NewTopic(topic, 4, 1)])[topic]
+        try:
+            await asyncio.to_thread(made.result, 30)
+        except KafkaException:
+            return False  # marked for deletion still
+        return True
+
+    await until(is_made, "the inbox is made again")

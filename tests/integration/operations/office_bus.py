@@ -29,7 +29,14 @@ from deptbus.stream.log import Outgoing, Sender, read_to_end
 from deptbus.stream.policies import append_policy, read_policies
 from deptbus.stream.schemas import write_schemas
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import AgentReport, JobProgress, decode_control, encode_control, key_of
+from deptbus.wire.control import (
+    AgentReport,
+    JobProgress,
+    ResendRequest,
+    decode_control,
+    encode_control,
+    key_of,
+)
 from deptbus.wire.partitioner import partition_of
 
 SOURCE, HOUSING, GRID = "police@330106", "housing@330106", "grid@330106109"
@@ -416,3 +423,10 @@ def moved(changes: Iterable[Change], codecs: Codecs, place: str) -> list[Change]
 
 def days(count: int) -> timedelta:
     return timedelta(days=count)
+
+
+async def requests_at(bus: Bus, unit: str = SOURCE) -> list[ResendRequest]:
+    """What lies in its inbox."""
+    records = await read_to_end(bus.connection, names.in_topic(unit))
+    found = [decode_control(record.value) for record in records if record.key is None]
+    return [request for request in found if isinstance(request, ResendRequest)]

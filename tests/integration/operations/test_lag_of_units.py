@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
-from office_bus import GRID, HOUSING, PARTITIONS, SOURCE
+from office_bus import GRID, HOUSING, PARTITIONS, SOURCE, person
 from office_town import HOUR, ME, Town
 
 from deptbus import names
@@ -178,6 +180,15 @@ async def command(town: Town, *words: str) -> tuple[int | None, str]:
 
 
 async def test_the_commands(town: Town):
+    code, text = await command(town, "status")
+    assert code == 1
+    assert (
+        f"{SOURCE}  person is late, never refreshed" in text
+    )  # what is in its outbox is no change
+    fresh = replace(person(town.bus.codecs, 1), source_time_us=int(time.time() * 1e6))
+    value = town.bus.codecs.encode_change(fresh)
+    await town.bus.sender.send([Outgoing(names.out_topic(SOURCE), 0, fresh.key, value)])
+    await town.commit(names.WORKER_GROUP, names.out_topic(SOURCE), 3, 2, 2, 2)
     code, text = await command(town, "status")
     assert (code, "all is well" in text) == (0, True)
     await town.deliver(GRID, 5)

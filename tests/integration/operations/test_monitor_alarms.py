@@ -21,7 +21,9 @@ from office_town import Town
 from prometheus_client.parser import text_string_to_metric_families
 from webhook import Webhook
 
+from deptbus.cluster.embedded import EmbeddedBroker
 from deptbus.cluster.ports import free_port
+from deptbus.connection import Connection
 from deptbus.operations.alarm_desk import AlarmDesk
 from deptbus.operations.alarm_settings import AlarmSettings, Way
 from deptbus.operations.alarms_board import acknowledge, chosen, read_alarms
@@ -203,6 +205,38 @@ async def _soon(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
+
+
+async def test_a_broker_that_goes_and_comes_back_is_unknown_and_an_alarm(
+    broker: Connection, service_folder: Path, hook: Webhook
+) -> None:
+    """On a cluster without contract, too: figures are absent meanwhile, never 0."""
+    # Started from the main thread, whose end would be its own (cluster.lifeline).
+    server = EmbeddedBroker(service_folder / "monitor-broker")
+    connection = server.start()
+    hook.subject = "cluster/bus"
+    monitor = Monitor(connection, settings(hook), pace=Pace(look=0.2, rare=0.5))
+    running = asyncio.create_task(monitor.run())
+    try:
+        await until(lambda: monitor.lookout.sight.report is not None)
+        assert ("deptbus_look_state", ("whole",)) in sample(monitor)
+        assert ("kafka_brokers", ()) in sample(monitor)
+        server.stop()
+        await until(lambda: hook.got)
+        assert hook.told("word") == ["UNREACHABLE"]
+        told = sample(monitor)
+        assert ("deptbus_look_state", ("unreachable",)) in told
+        assert not [name for name, _ in told if name.startswith("kafka_")]
+        assert monitor.trouble()
+        server.start()
+        await until(lambda: len(hook.got) == 2)
+        assert hook.told() == ["raised", "over"]
+        assert ("kafka_brokers", ()) in sample(monitor)
+        assert monitor.trouble() == ""
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        server.stop()
 
 
 # --- the process --------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from fault_desks import SourceDesk, running
-from office_bus import SOURCE, Bus, contract, make_again, until
+from office_bus import SOURCE, Bus, contract, make_again, requests_at, until
 from source_bus import BusSource
 from source_world import PLACES
 from structlog.testing import capture_logs
@@ -24,17 +24,11 @@ from deptbus.operations import canonicals
 from deptbus.operations.canonicals import Canonicals
 from deptbus.stream.log import end_offsets, read_to_end
 from deptbus.stream.policies import append_policy
-from deptbus.wire.control import ResendRequest, TopicNoted, decode_control
+from deptbus.wire.control import TopicNoted, decode_control
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
 
 TOPIC = data_topic("person")
-
-
-async def requests_at(bus: Bus, unit: str = SOURCE) -> list[ResendRequest]:
-    records = await read_to_end(bus.connection, in_topic(unit))
-    found = [decode_control(record.value) for record in records if record.key is None]
-    return [request for request in found if isinstance(request, ResendRequest)]
 
 
 async def noted(bus: Bus) -> list[str]:

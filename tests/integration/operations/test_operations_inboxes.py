@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from office_bus import (
     HOUSING,
+    SOURCE,
     Agent,
     Bus,
     Recipient,
@@ -16,6 +17,7 @@ from office_bus import (
     entitled,
     make_again,
     person,
+    requests_at,
     until,
 )
 
@@ -81,3 +83,35 @@ async def test_planted_blindness_to_inboxes_is_caught(
     async with new_bus() as bus:
         with pytest.raises(AssertionError, match="fills it anew"):
             await loses_what_was_unread(bus, office_sees_it=True)
+
+
+@pytest.mark.parametrize("office_sees_it", [True, False])
+async def test_a_source_whose_inbox_was_made_again_is_asked_for_all_it_has(
+    new_bus: Callable[[], Bus], office_sees_it: bool
+) -> None:
+    """What it was asked for before is lost with the old one. It receives nothing, so no job fills
+    the new one; its id is noted all the same."""
+    inbox = in_topic(SOURCE)
+    async with new_bus() as bus:
+        await bus.activate(contract())
+        async with bus.office() as office:
+            await until(lambda: inbox in office.jobs.topic_ids, "its id is noted")
+            before = office.jobs.topic_ids[inbox]
+            if office_sees_it:
+                await make_again(bus, inbox)
+                await _noted_anew(office, inbox, before)
+        if not office_sees_it:
+            await make_again(bus, inbox)
+        async with bus.office() as office:
+            await _noted_anew(office, inbox, before)
+            (request,) = await requests_at(bus)
+            assert (request.dataset, request.key) == ("person", None)
+            assert request.request == f"{inbox}/{office.jobs.topic_ids[inbox]}"
+
+
+async def _noted_anew(office, topic: str, before: str) -> None:
+    async def is_noted() -> bool:
+        await office.jobs.refresh()
+        return office.jobs.topic_ids.get(topic) not in (None, before)
+
+    await until(is_noted, "its new id is noted")

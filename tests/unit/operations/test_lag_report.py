@@ -15,18 +15,23 @@ from deptbus.cli.lag_view import duration, groups_table, lag_table
 from deptbus.cli.status_view import status_screen
 from deptbus.contract.model import Hold
 from deptbus.errors import Exit
+from deptbus.operations.freshness import Fresh, Freshness
+from deptbus.operations.freshness_report import FreshnessRow
 from deptbus.operations.lag import Lag, PartitionState, Place, Seen
 from deptbus.operations.lag_report import exit_code, groups_document, lag_document
 from deptbus.operations.lag_watch import LagReport
 from deptbus.operations.observer import Picture
 from deptbus.operations.offset_requests import Cluster, Group
+from deptbus.operations.quarantine import Case
 from deptbus.operations.stages import BUS, OFFICE, Stage, StageReport, unit_report
-from deptbus.operations.status import status_document, status_exit_code
+from deptbus.operations.status import Beside, status_document, status_exit_code
 from deptbus.operations.verdicts import Track, Verdict
+from deptbus.wire.control import QuarantineNote, Resolution
 
 NOW = 1_800_000_000.0
 HOUSING, POLICE, NEW = "housing@330106", "public_security@330106", "health@330106"
 LATE = Lag(PartitionState.OK, 5, 300.04, waits=True)
+_NOTE = (None, None, 1)  # its key, version, and when it was noted
 AWAY = Lag(PartitionState.UNREACHABLE, reason="not_leader_for_partition")
 ADAPTER = "deptbus.adapter.housing-330106.main"
 
@@ -236,3 +241,37 @@ def test_a_bad_day_is_one_screen(screen):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_what_is_late_and_what_was_not_accepted_is_on_the_screen(screen):
+    outbox = stage(POLICE, Verdict.OK, Stage.OUTBOX, lag_records=0, lag_seconds=0.0)
+
+    def row(unit: str, dataset: str, state: Fresh) -> FreshnessRow:
+        return FreshnessRow(unit, dataset, "o", 1.0, Freshness(state, None, NOW))
+
+    def case(offset: int, **words: Any) -> Case:
+        note = QuarantineNote("out.x", 0, offset, offset, "malformed", "o", POLICE, "d", *_NOTE)
+        return Case(note, **words)
+
+    asked = Resolution("out.x", 0, 2, "resend_asked", "a", "o", "r", "q", ("d",), None, 1)
+    rows = [
+        row(POLICE, "d", Fresh.LATE),
+        row(POLICE, "e", Fresh.FRESH),
+        row(NEW, "f", Fresh.SILENT),
+    ]
+    cases = [case(1), case(2, resolution=asked), case(3, superseded=True)]
+    document = status_document(report(outbox), Beside(rows, cases))
+    assert [(late["unit"], late["dataset"]) for late in document["late"]] == [(POLICE, "d")]
+    (notes,) = document["quarantine"]
+    assert (notes["unit"], notes["open"], notes["resend_asked"]) == (POLICE, 1, 1)
+    assert document["exit_code"] == 1
+    assert status_document(report(outbox), Beside([], cases[1:]))["exit_code"] == 0
+    assert status_document(report(outbox), Beside(rows[1:], []))["exit_code"] == 0
+    assert status_document(report(outbox), Beside(None, []))["exit_code"] == 2
+    status_screen(document)
+    status_screen(status_document(report(outbox), Beside(None, None)))
+    text = screen.getvalue()
+    assert f"{POLICE}  d is late, since" in text
+    assert "1 notes of quarantine are open, 1 asked to be resent" in text
+    assert "whether sources keep their promises: ?" in text
+    assert "what was not accepted: ?" in text
