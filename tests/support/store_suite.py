@@ -105,6 +105,31 @@ class StoreSuite:
         assert rows == [("id000001", "李雷"), ("id000002", "韩梅梅")]
         await store.close()
 
+    async def test_times_are_told_of_what_happened_and_nothing_else(self, database: Any) -> None:
+        """Loads, resends and what is read again would look late."""
+        store = await self.opened(database)
+        came = (person(1, 5), person(2, 6, cause=Cause.SNAPSHOT), person(3, 7, cause=Cause.RESEND))
+        begin = came[0].source_time_us - 5
+
+        async def ages(*items: Received) -> list[int]:
+            told = (await self.feed(store, *items)).times_us
+            assert told.keys() <= {("person", "horizontal")}
+            return [at - begin for times in told.values() for at in times]
+
+        assert await ages(*came) == [5]
+        assert await ages(*came) == []
+        assert await ages(gone(1, 8, op=DeliveryOp.DELETE)) == [8]
+        assert await ages(person(4, 9), person(4, 10)) == [10]
+        # In bulk: rows that are new, that are renewed, and that are only read again.
+        for version, told in ((20, 300), (21, 300), (21, 0)):
+            bulk = [person(n, version) for n in range(100, 400)]
+            assert await ages(*bulk) == [version] * told
+        mixed = [
+            person(n, 22, cause=Cause.LIVE if n % 3 else Cause.SNAPSHOT) for n in range(100, 400)
+        ]
+        assert await ages(*mixed) == [22] * 200
+        await store.close()
+
     async def test_a_closed_field_is_cleared(self, database: Any) -> None:
         store = await self.opened(database, {"defaults": {"income": 0}})
         await self.feed(store, person(1))
