@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from browser import Visit
 from installed import Up, sql
+
+from deptbus.cluster.up import TARGETS_FILE
 
 PASSWORD = "correct horse battery staple"
 CLERKS_UNIT = "housing@330106"
@@ -44,12 +47,25 @@ class Office:
         yield from (self.log, self.up.data / "up.log")
         yield from (self.up.data / "logs").glob("*.log*")
 
+    def figures(self) -> dict[str, str]:
+        """What every process of the bus tells Prometheus, by address."""
+        told = json.loads((self.up.data / TARGETS_FILE).read_text())
+        return {
+            address: _asked(f"http://{address}/metrics")
+            for entry in told
+            for address in entry["targets"]
+        }
 
-def is_alive(base: str) -> bool:
+
+def _asked(address: str) -> str:
     # Not by a proxy that whoever runs the tests may have set.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(address, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def is_alive(base: str) -> bool:
     try:
-        with opener.open(f"{base}/alive", timeout=5) as answer:
-            return bool(answer.status == 200)
+        return _asked(f"{base}/alive").strip() == "alive"
     except OSError:
         return False

@@ -58,6 +58,7 @@ NOUNS: dict[str, Noun] = {
     "freshness": Noun(
         "freshness", False, "Show which source units keep the promises of their datasets."
     ),
+    "saved": Noun("saved", False, "Show how many entries nobody typed, and count them again."),
     "monitor": Noun(
         "monitor", False, "Watch the bus: figures for Prometheus, alarms, a schema registry."
     ),

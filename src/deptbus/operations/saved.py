@@ -9,7 +9,7 @@ dataset for which the recipient's `department.yml` says what it replaced: a form
    change of rights or a hold were typed by nobody, bus or not; deletes and withdrawals neither.
 3. Days are days in China (UTC+8) of the apply.
 4. A change is a delivery, also where it touched only fields that this unit does not receive: nobody
-   compares there. `recount` reads the inboxes again and says how many those are.
+   compares there. `recount.py` counts again from the inbox, and says how many those are.
 """
 
 from __future__ import annotations

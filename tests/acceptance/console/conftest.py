@@ -39,7 +39,8 @@ def office(kept_county: tuple[Room, Path, Said]) -> Iterator[Office]:
     people = (person_of(r.value, frozenset({r}), CLERKS_UNIT * (r is Role.CLERK)) for r in Role)
     write_accounts(accounts, {person.name: Account(person, hashed) for person in people})
     police = folder / "departments" / "public_security-330106" / "department.yml"
-    with Up(room, folder, "--no-console") as up:
+    figures = f"127.0.0.1:{free_port()}"  # of the worker; the two adapters take the next ports
+    with Up(room, folder, "--no-console", "--metrics-address", figures) as up:
         process, log = room.start(
             "console", "--data", folder, "--accounts", accounts, "--department", police,
             "--listen", base.removeprefix("http://"),

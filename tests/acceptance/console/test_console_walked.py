@@ -31,6 +31,7 @@ PAGES = (
     "/quarantine",
     "/holds",
     "/saved",
+    "/alarms",
     "/find",
 )
 WORDS = {"en": "Quarantine", "zh": "隔离区"}
@@ -75,6 +76,9 @@ async def test_every_page_is_well(browser: Browser, office: Office, language: st
     async with visit(browser, office.base, language=language) as seen:
         await office.log_in(seen, "operator")
         await _seen_whole(seen)
+        links = seen.page.locator("header nav a")
+        found = await links.evaluate_all("all => all.map(a => a.getAttribute('href'))")
+        assert set(found) <= set(PAGES), "a page that is not walked"
         for path in (*PAGES, await _case(seen)):
             await seen.page.set_viewport_size(DESK)  # type: ignore[arg-type]
             await seen.open(path)
@@ -174,6 +178,7 @@ ACTS = {
     "/quarantine/dismiss": {"place": "out.housing-330106/0/0", "reason": "a test"},
     "/holds/hold": {"unit": OTHER, "reason": "a test"},
     "/holds/resume": {"unit": OTHER, "reason": "a test"},
+    "/alarms/acknowledge": {"subject": "a test", "reason": "a test"},
 }
 REFUSED = {
     "viewer": ({"/audit", "/find"}, set(ACTS)),
@@ -267,7 +272,7 @@ _LISTEN = """() => {
 }"""
 
 
-async def test_no_log_and_no_stream_holds_what_nobody_may_see(
+async def test_no_log_metric_or_stream_holds_what_nobody_may_see(
     browser: Browser, office: Office
 ) -> None:
     residents = office.residents()
@@ -275,6 +280,9 @@ async def test_no_log_and_no_stream_holds_what_nobody_may_see(
     for log in office.logs():
         found = pattern.search(log.read_text(errors="replace"))
         assert found is None, log
+    figures = office.figures()
+    assert all("deptbus_" in told for told in figures.values())
+    assert [address for address, told in figures.items() if pattern.search(told)] == []
     async with visit(browser, office.base) as seen:
         await office.log_in(seen, "operator")
         await seen.open("/")
