@@ -387,6 +387,24 @@ class CaptureSuite:
         assert fill_percent(empty) == 0.0
         assert 35 <= empty.room_rows <= 40
 
+    async def test_the_cap_counts_from_the_oldest_row_that_waits(self, capture: Capture) -> None:
+        """Whatever was published behind it: a dataset that is held for ever fills no disk."""
+        await capture.install(LAYOUTS, 40)
+        token = await self.token(capture)
+        for n in range(60):
+            await self.desk.do(person(n))
+            _, *others = await capture.read(CAP)
+            await capture.delete(token, [row.position for row in others])
+        assert (await capture.state()).gave_way >= 60 - 40 - 1
+        full = await capture.status()
+        assert (full.outbox_rows, full.room_rows, fill_percent(full)) == (1, 0, 100.0)
+        (oldest,) = await capture.read(CAP)
+        await capture.delete(token, [oldest.position])
+        await capture.state()
+        assert fill_percent(await capture.status()) == 0.0
+        await self.desk.do(person("later"))
+        assert [r.raw[0] for r in await capture.read(CAP)] == ["later"]
+
     async def test_signs_of_life_are_kept_and_a_zombie_does_not_overwrite_them(
         self, capture: Capture
     ) -> None:

@@ -32,6 +32,7 @@ from deptbus.contract.department import load_department
 from deptbus.department import install
 from deptbus.department.adapter import SystemRun
 from deptbus.department.resync import Resynced
+from deptbus.metrics.counts import Counts
 from deptbus.names import SCHEMAS, control_topic, in_topic, out_topic
 from deptbus.stream.log import Sender, read_to_end
 from deptbus.stream.schemas import SchemaFollower
@@ -248,6 +249,7 @@ async def running(
                     follower=follower or getattr(desk, "follower", None) or FixedPolicy(),
                     schemas=schemas,
                     sender=sender,
+                    counts=Counts(),
                 ),
                 desk.department,
                 system,
@@ -257,8 +259,12 @@ async def running(
         ]
         tasks = [asyncio.create_task(run.run()) for run in runs]
         try:
-            for run in runs:
-                await run.settled.wait()
+            for run, task in zip(runs, tasks, strict=True):
+                settled = asyncio.create_task(run.settled.wait())
+                await asyncio.wait((settled, task), return_when=asyncio.FIRST_COMPLETED)
+                if not settled.done():
+                    settled.cancel()
+                    task.result()  # raises what ended it before it had begun
             yield runs
         finally:
             for run in runs:
