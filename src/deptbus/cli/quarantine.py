@@ -24,6 +24,7 @@ from deptbus.errors import DeptbusError, Exit
 
 if TYPE_CHECKING:
     from deptbus.connection import Connection
+    from deptbus.operations.parked import ParkedRows
     from deptbus.operations.quarantine import Case, Place, Selection
     from deptbus.operations.quarantine_desk import Quarantine
     from deptbus.stream.policies import PolicyHistory
@@ -64,22 +65,28 @@ def ls(
     client_file: ClientFile = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """List what was not accepted: reason, owner, since when, overtaken or not, who resolved it.
-    Exit code 1: something is not resolved."""
-    from deptbus.cli.quarantine_view import document, print_cases
+    """List what was not accepted: reason, owner, since when, overtaken or not, who resolved it; and
+    the rows that recipients parked. Exit code 1: something is not resolved."""
+    from deptbus.cli.quarantine_view import document, parked_document, print_cases, print_parked
     from deptbus.operations.quarantine import UNRESOLVED, Selection, State
 
     states = tuple(State) if every else UNRESOLVED
     chosen = Selection(frozenset(), _key(key), refused_for, unit, dataset, states)
     connection = connect(data, bootstrap, client_file)
-    quarantine = asyncio.run(_read(connection, seconds))[1]
+    quarantine, every_parked = asyncio.run(_read_all(connection, seconds))
     cases = [case for case in quarantine.cases if chosen.has(case)]
+    parked = [row for row in every_parked if key is None and row.is_of(unit, dataset, refused_for)]
     if output is Output.JSON:
-        found = {"notes": [document(case) for case in cases], "is_whole": quarantine.is_whole}
+        found = {
+            "notes": [document(case) for case in cases],
+            "parked": [parked_document(row) for row in parked],
+            "is_whole": quarantine.is_whole,
+        }
         print(json.dumps(found, ensure_ascii=False))
     else:
         print_cases(cases, limit, is_whole=quarantine.is_whole)
-    if any(case.state in UNRESOLVED for case in cases):
+        print_parked(parked, limit)
+    if parked or any(case.state in UNRESOLVED for case in cases):
         raise typer.Exit(Exit.ANSWER_IS_NO)
 
 
@@ -200,6 +207,13 @@ async def _read(connection: Connection, seconds: float) -> tuple[PolicyHistory, 
     history = await read_policies(connection)
     deadline = deadline_in(seconds)
     return history, await read_quarantine(connection, history, deadline=deadline)
+
+
+async def _read_all(connection: Connection, seconds: float) -> tuple[Quarantine, list[ParkedRows]]:
+    from deptbus.operations.parked import read_parked
+
+    history, quarantine = await _read(connection, seconds)
+    return quarantine, await read_parked(connection, history.current().contract)
 
 
 async def _record(

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from deptbus.cli.options import instant
+from deptbus.operations.parked import ParkedRows
 from deptbus.operations.quarantine import Case, place_text
 from deptbus.stream.quarantine import REASONS as STREAM_REASONS
 from deptbus.wire.guard import REASONS as WIRE_REASONS
@@ -42,6 +43,33 @@ def document(case: Case) -> dict[str, Any]:
             "request": resolution.request or None,
         },
     }
+
+
+def parked_document(row: ParkedRows) -> dict[str, Any]:
+    return {
+        "unit": row.unit,
+        "owner": row.owner,
+        "dataset": row.dataset,
+        "reason": row.reason,
+        "rows": row.rows,
+        "told_at": instant(row.told_at_us),
+    }
+
+
+def print_parked(rows: Sequence[ParkedRows], limit: int) -> None:
+    """Nothing where there is nothing: most buses have none."""
+    if not rows:
+        return
+    console = Console()
+    table = Table(title="parked by recipients: their adapters try again by themselves")
+    for head in ("unit", "dataset", "rows", "reason", "owner", "told"):
+        table.add_column(head, overflow="fold")
+    for row in rows[:limit]:
+        cells = (row.unit, row.dataset, str(row.rows), row.reason, row.owner)
+        table.add_row(*map(escape, (*cells, instant(row.told_at_us))))
+    console.print(table)
+    if len(rows) > limit:
+        console.print(f"and {len(rows) - limit} more")
 
 
 def print_cases(cases: Sequence[Case], limit: int, *, is_whole: bool) -> None:

@@ -140,6 +140,9 @@ class AlarmDesk:
                 if error.what != said:
                     log.warning("alarms_unreadable", error=error.what)
                 said, pause = error.what, _BACKOFF_SECONDS[0]
+            except Exception as error:
+                log.error("alarms_broke", error=type(error).__name__, exc_info=True)
+                pause = _BACKOFF_SECONDS[1]
             finally:
                 self._board = self._sender = None
             await asyncio.sleep(pause)
@@ -151,9 +154,16 @@ class AlarmDesk:
                 self._place = Place.STANDS_BY
             await lead.gained.wait()
             await board.refresh()
-            mine = {s: self._told[s] for s in self._unkept}  # told while the bus was away
+            # Told while the bus was away, unless another desk has told something since.
+            kept = board.kept.told
+            self._unkept = {
+                s
+                for s in self._unkept
+                if s not in kept or kept[s].told_at_us < self._told[s].told_at_us
+            }
+            mine = {s: self._told[s] for s in self._unkept}
             alarms = {s: self._alarms[s] for s in mine}
-            self._told = dict(board.kept.told) | mine
+            self._told = dict(kept) | mine
             self._alarms = {s: alarm_of(told) for s, told in self._told.items()} | alarms
             self._place = Place.LEADS
             await self._keep()
@@ -165,8 +175,8 @@ class AlarmDesk:
         """What the bus does not have yet. What it does not take now is kept at the next look."""
         async with self._keeping:
             sender = self._sender
-            if sender is None or not self._unkept:
-                return
+            if sender is None or not self._unkept or not self.tells:
+                return  # whoever leads meanwhile writes
             now = {subject: self._told[subject] for subject in sorted(self._unkept)}
             try:
                 async with asyncio.timeout(_WRITE_SECONDS):

@@ -37,7 +37,8 @@ def _address(text: str) -> str:
 
 def _headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
     for name, value in headers.items():
-        if not (_HEADER.fullmatch(name) and value.get_secret_value().isprintable()):
+        text = value.get_secret_value()
+        if not (_HEADER.fullmatch(name) and text.isascii() and text.isprintable()):
             raise ValueError("has a line that is no header|Write `Name: value` lines")
     return headers
 

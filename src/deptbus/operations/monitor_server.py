@@ -56,6 +56,7 @@ async def serve(monitor: Monitor, address: Address, begun: Callable[[], None]) -
             log_config=None,
             access_log=False,
             server_header=False,
+            ws="none",
             timeout_graceful_shutdown=int(_ANSWERS_SECONDS),
         )
         server = _Server(config, begun)

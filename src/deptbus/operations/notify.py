@@ -40,6 +40,10 @@ async def deliver(way: Way, content: str) -> None:
                 await _call(way, content)
     except TimeoutError:
         raise NotDelivered("no answer in time") from None
+    except NotDelivered:
+        raise
+    except Exception as error:  # noqa: BLE001 - one way's failure must not end the others
+        raise NotDelivered(f"our own bug: {type(error).__name__}") from None
 
 
 async def _run(way: Way, content: str) -> None:

@@ -56,6 +56,7 @@ def test_an_empty_file_is_as_none(tmp_path: Path) -> None:
         ('command: [/bin/true, "1"]', "webhook: ftp://x/", 6, "is not an address"),
         ("name: chat\n", "name: chat\n    command: [x]\n", 7, "needs a command or a webhook"),
         ("X-Token: sesame", '"X Token": sesame', 9, "has a line that is no header"),
+        ("X-Token: sesame", "X-Token: 芝麻", 9, "has a line that is no header"),
         ("timeout_seconds: 3", "timeout_seconds: 0", 10, "is too small"),
         ("repeat_hours", "repeat_hour", 3, "Did you mean `repeat_hours`"),
         ("over_after_seconds: 90", "over_after_seconds: -1", 2, "is too small"),
