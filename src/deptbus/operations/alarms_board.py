@@ -74,7 +74,11 @@ class AlarmsBoard(TopicFollower):
         self.kept = Kept()
 
     async def __aenter__(self) -> AlarmsBoard:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

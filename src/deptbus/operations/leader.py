@@ -50,9 +50,11 @@ class Leadership(ConsumerRebalanceListener):
         consumer.subscribe([self._topic], listener=self)
         try:
             await consumer.start()
-        except (KafkaError, OSError, TimeoutError) as error:
+        except BaseException as error:
             await consumer.stop()
-            raise translate(error, topic=self._topic) from error
+            if isinstance(error, KafkaError | OSError | TimeoutError):
+                raise translate(error, topic=self._topic) from error
+            raise
         self._consumer = consumer
         self._polling = asyncio.create_task(self._poll(consumer))
 

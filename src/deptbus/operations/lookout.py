@@ -134,7 +134,11 @@ class Lookout:
     async def _look(self) -> None:
         if self._watch is None:
             watch = LagWatch(self._connection, self._limits, self._now)
-            await watch.start()
+            try:
+                await watch.start()
+            except BaseException:
+                await watch.stop()
+                raise
             self._watch = watch
         self._put(await self._watch.look())
 

@@ -62,7 +62,11 @@ async def test_a_case_is_listed_asked_for_and_closed_by_the_newer_version(new_bu
         assert (notes[place]["superseded"], notes[unreadable]["superseded"]) == (False, None)
         code, out, err = await run(bus, "quarantine", "ls", "-o", "json")
         assert (code, err) == (1, "")  # something is not resolved
-        assert json.loads(out) == {"notes": list(notes.values()), "is_whole": True}
+        assert json.loads(out) == {
+            "notes": list(notes.values()),
+            "parked": [],
+            "is_whole": True,
+        }
         assert notes[place]["key"] == key_of_person(3).hex()
         assert (notes[place]["owner"], notes[place]["unit"]) == ("office", SOURCE)
 
