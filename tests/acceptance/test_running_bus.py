@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sqlite3
 import statistics
 import time
@@ -16,6 +17,7 @@ from contextlib import closing
 from datetime import date
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
 from installed import Room, Said, Up, sql, wait_until
@@ -94,18 +96,35 @@ class Running:
 def county(kept_county: tuple[Room, Path, Said]) -> Iterator[Running]:
     room, folder, _ = kept_county
     metrics = f"127.0.0.1:{free_ports(3)}"
-    with Up(room, folder, "--metrics-address", metrics) as up:
+    with Up(room, folder, "--metrics-address", metrics, "--console") as up:
         yield Running(up)
     room.check_logs()
+
+
+def test_the_installed_console_lets_its_owner_in_and_shows_every_unit(county: Running) -> None:
+    link = county.up.room.run("console", "link", "--data", county.up.data).out.strip()
+    address, _, ticket = link.partition("/enter#")
+    with httpx2.Client(base_url=address, timeout=30) as browser:
+        token = re.search(r'name="csrf" value="(\w+)"', browser.get("/enter").text)
+        assert token is not None
+        form = {"csrf": token[1], "ticket": ticket}
+        assert browser.post("/enter", data=form).status_code == 303
+        wait_until(lambda: browser.get("/").text.count("data-unit=") == 22, 30)
+        assert "public_security@330106" in browser.get("/units").text
+        assert browser.get("/subjects").status_code == 200
+    with httpx2.Client(base_url=address) as stranger:
+        assert stranger.get("/").headers["location"] == "/login"
 
 
 def test_run_file_says_what_runs(county: Running) -> None:
     said = county.up.run_file()
     assert set(said) == {"bootstrap", "contract", "processes", "units"}
     names = [p["name"] for p in said["processes"]]
-    assert names == ["broker", "worker-0", "operations", "adapter-0", "adapter-1"]
+    assert names == ["broker", "worker-0", "operations", "adapter-0", "adapter-1", "console"]
     for process in said["processes"]:
         assert psutil.Process(process["pid"]).ppid() == county.up.pid
+    console = next(p["pid"] for p in said["processes"] if p["name"] == "console")
+    assert psutil.Process(console).memory_info().rss < 90 * 2**20
     assert len(said["units"]) == 22
     police = said["units"]["public_security@330106"]
     assert set(police) == {"config", "systems"}

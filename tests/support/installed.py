@@ -180,13 +180,18 @@ class Room:
 
 
 class Up:
-    """`deptbus up --embedded` on one folder; `start` returns when run.json is there."""
+    """`deptbus up --embedded` on one folder; `start` returns when run.json is there. Without the
+    console, which is one more process, unless `--console` is among the words."""
 
     def __init__(self, room: Room, data: Path, *words: str | Path, **env: str) -> None:
         self.room, self.data = room, data
         self._words, self._env = words, env
         self._process: subprocess.Popen[bytes] | None = None
         self._said = Path()
+
+    @property
+    def _has_console(self) -> bool:
+        return "--console" in self._words
 
     @property
     def pid(self) -> int:
@@ -199,7 +204,9 @@ class Up:
 
     def launch(self) -> None:
         """Starts it and does not wait."""
-        words = ("up", "--embedded", "--data", self.data, *self._words)
+        words = ["up", "--embedded", "--data", self.data, *self._words]
+        if not self._has_console:
+            words.append("--no-console")
         self._process, self._said = self.room.start(*words, **self._env)
 
     def start(self, seconds: float = START_SECONDS) -> Up:
@@ -210,7 +217,9 @@ class Up:
     def _is_ready(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"ended with {self._process.returncode}: {self.said}"
-        return (self.data / "run.json").exists() and "bus          ready" in self.said
+        wanted = ["bus          ready"] + ["console      ready"] * self._has_console
+        said = self.said
+        return (self.data / "run.json").exists() and all(word in said for word in wanted)
 
     def run_file(self) -> dict[str, Any]:
         content: dict[str, Any] = json.loads((self.data / "run.json").read_text(encoding="utf-8"))

@@ -36,7 +36,6 @@ class OpenIdProvider:
     key: jwk.RSAKey = field(default_factory=lambda: rsa_key(1))
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     asked: list[dict[str, str]] = field(default_factory=list)  # to authorize
-    named_issuer: str = ""  # in the discovery document; empty: its own
 
     def authorize(self, query: dict[str, str]) -> str:
         """As if the person had just given his password there: where the browser is sent."""
@@ -70,7 +69,7 @@ class OpenIdProvider:
 
     def document(self) -> dict[str, str]:
         return {
-            "issuer": self.named_issuer or self.issuer,
+            "issuer": self.issuer,
             "authorization_endpoint": f"{self.issuer}/authorize",
             "token_endpoint": f"{self.issuer}/token",
             "jwks_uri": f"{self.issuer}/keys",

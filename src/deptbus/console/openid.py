@@ -66,7 +66,7 @@ class Provider:
         """Sends the browser to the provider. A POST, so that no other page can begin it."""
         try:
             metadata = await self._discover()
-        except (HTTPError, ValueError, OAuthError) as error:
+        except (HTTPError, ValueError, KeyError, TypeError) as error:
             return self._refuse(visit, "provider_away", error)
         now = time.monotonic()
         self._begun = {s: b for s, b in self._begun.items() if now - b.began_at < _ANSWER_SECONDS}

@@ -33,8 +33,6 @@ class Act(StrEnum):
     SEE_AUDIT = "see_audit"
 
 
-CHANGES = frozenset({Act.RESEND, Act.DISMISS, Act.HOLD, Act.RESUME, Act.ACKNOWLEDGE})
-
 # Whoever changes nothing sees no natural key either: an auditor proves acts, not residents.
 _MAY: dict[Role, frozenset[Act]] = {
     Role.VIEWER: frozenset({Act.VIEW, Act.SEE_QUARANTINE}),

@@ -187,11 +187,12 @@ def test_a_provider_that_says_no_or_is_away_is_told(world: World, provider: Open
 
 
 def test_a_discovery_document_of_another_is_refused(world: World, provider: OpenIdProvider) -> None:
-    provider.named_issuer = "http://127.0.0.1:1"
     browser = world.browser()
     token = token_of(browser.get("/login").text)
-    answer = browser.post("/openid/begin", data={"csrf": token})
-    assert answer.headers["location"] == "/login?refused=provider_away"
+    for document in ({**provider.document(), "issuer": "http://127.0.0.1:1"}, {}, []):
+        provider.document = lambda said=document: said  # type: ignore[assignment]
+        answer = browser.post("/openid/begin", data={"csrf": token})
+        assert answer.headers["location"] == "/login?refused=provider_away"
 
 
 def test_addresses_that_the_provider_names_are_asked_as_it_is() -> None:

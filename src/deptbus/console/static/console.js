@@ -106,12 +106,16 @@ function leave() {
 }
 
 function follow() {
-  // A page that shows the answer to a form cannot be asked for again.
-  const isAnswer = ["refused", "error"].includes(document.body.dataset.page)
+  // The answer to a form cannot be asked for again; a note's page reads the bus for itself alone.
+  const isAnswer = ["refused", "error", "case"].includes(document.body.dataset.page)
     || document.getElementById("found");
   const events = new EventSource("/events");
   events.addEventListener("open", () => tell(true));
-  events.addEventListener("error", lost);
+  events.addEventListener("error", () => {
+    lost();
+    // It tries again by itself, unless it was refused: then the session is over.
+    if (events.readyState === EventSource.CLOSED) setTimeout(renew, PAUSE_MS);
+  });
   events.addEventListener("changed", () => {
     tell(true);
     if (!isAnswer) renew();
