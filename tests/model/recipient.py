@@ -6,11 +6,13 @@ way around refused rows are the product's.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from deptbus.change import Received
 from deptbus.department.decide import Action, Clear, Decision, Remove, Write
+from deptbus.department.fold import Tally
 from deptbus.department.ledger import Entry, RecordId, Row, Sender
 from deptbus.department.plain import Known, entries_of
 from deptbus.department.store import (
@@ -165,6 +167,12 @@ class ModelStore(Store):
         return values
 
     async def status(self, now_us: int) -> list[DatasetStatus]:
+        raise NotImplementedError("nobody asks in the model")
+
+    async def parked_rows(self) -> dict[tuple[str, str], int]:
+        raise NotImplementedError("nobody asks in the model")
+
+    async def tallies_since(self, day: str) -> dict[str, Counter[Tally]]:
         raise NotImplementedError("nobody asks in the model")
 
 
