@@ -28,7 +28,7 @@ end. Times are seconds since 1970.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -191,14 +191,3 @@ def _well(alarm: Alarm, finding: Finding, now: float, patience: Patience) -> Ala
 
 def _following(told: Notice, kind: Kind, word: str, severity: int, now: float) -> Notice:
     return Notice(told.alarm, told.number + 1, kind, told.subject, word, severity, now)
-
-
-def open_alarms(alarms: Iterable[Alarm]) -> list[Alarm]:
-    """The worst first, then the oldest."""
-    found = [alarm for alarm in alarms if alarm.is_open]
-    return sorted(found, key=_worst_first)
-
-
-def _worst_first(alarm: Alarm) -> tuple[int, float, str]:
-    severity = alarm.told.severity if alarm.told is not None else WELL
-    return -severity, alarm.raised_at or 0.0, alarm.subject

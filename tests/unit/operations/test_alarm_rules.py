@@ -20,7 +20,6 @@ from deptbus.operations.alarms import (
     Notice,
     Patience,
     judge,
-    open_alarms,
 )
 
 SUBJECT = "lag/housing@330106/apply"
@@ -175,14 +174,6 @@ def test_what_is_well_is_forgotten() -> None:
     watch = Watch()
     watch.play((0, 3), (10, 0))
     assert watch.alarms == {}
-
-
-def test_open_ones_the_worst_first() -> None:
-    def alarm(subject: str, severity: int, kind: Kind = R) -> Alarm:
-        return Alarm(subject, 1.0, Notice("a", 1, kind, subject, "", severity, 1.0))
-
-    mild, bad = alarm("lag/a", 2), alarm("lag/b", 5)
-    assert open_alarms([mild, alarm("lag/c", 9, O), bad]) == [bad, mild]
 
 
 # --- whatever comes -----------------------------------------------------------------------------
