@@ -68,11 +68,16 @@ async def _open(base: str, data: str) -> None:
         await _take(browser, base, data)
 
 
+_IS_CALM = """() => {
+  const ways = document.querySelectorAll('#edges path').length;
+  return ways > 20 && ways < 75 && document.querySelectorAll('#dots circle').length > 3;
+}"""
+
+
 async def _take(browser: Browser, base: str, data: str) -> None:
     async with _entered(browser, base, data, "light", "en") as seen:
-        for what, count in (("#edges path", 25), ("#dots circle", 5)):
-            is_there = f"() => document.querySelectorAll('{what}').length > {count}"
-            await seen.page.wait_for_function(is_there, timeout=90_000)
+        # The day's own bustle is over after a minute.
+        await seen.page.wait_for_function(_IS_CALM, timeout=150_000)
         await _shot(seen, "console-map")
         await seen.open("/units/civil_affairs@330106")
         await seen.page.evaluate(

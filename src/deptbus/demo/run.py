@@ -35,7 +35,7 @@ START_SECONDS = 300.0  # the first start fetches the broker
 SETTLE_SECONDS = 120.0
 STOP_SECONDS = 60.0
 EDITS_PER_SECOND = 50.0
-CALM_EDITS_PER_SECOND = 4.0  # once the day is over, for whoever watches: slow enough to follow
+CALM_EDITS_PER_SECOND = 2.0  # once the day is over, for whoever watches: slow enough to follow
 LOOK_SECONDS = 0.25
 POSTGRES_FOLDER = "postgres"
 
