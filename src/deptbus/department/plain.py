@@ -61,15 +61,34 @@ class Plain(NamedTuple):
     received: Received
 
 
+class Lot(NamedTuple):
+    """Plain records of one dataset, in the order of their rows; `terms` has those that occur, and
+    `places` which of them each record is under."""
+
+    plain: list[Plain]
+    terms: list[Terms]
+    places: list[int]
+
+
+class Presumed(NamedTuple):
+    """What a batch writes when `presume` is right of it, by dataset; `packed`: the lots as the
+    database takes them, where it takes them as bytes."""
+
+    lots: Mapping[str, Lot]
+    packed: Mapping[str, bytes]
+
+
 @dataclass(slots=True)
 class Sifted:
     """First look at a batch. `keys` names every record of it, by sender and key: with what may be
     plain, and None for those that go the long way; their deliveries are `others`, by partition.
-    `floors`: partition -> dataset -> least policy that is accepted in it."""
+    `floors`: partition -> dataset -> least policy that is accepted in it. `presumed`: where that
+    was worth while, what is to be written when all of it is as in a bulk of changes."""
 
     floors: Mapping[int, Mapping[str, int]]
     keys: dict[Sender, dict[bytes, _Candidate | None]] = field(default_factory=dict)
     others: dict[int, list[Received]] = field(default_factory=dict)
+    presumed: Presumed | None = None
 
 
 def sift(
@@ -168,15 +187,6 @@ def judge(
                 taken[2], item,
             )  # fmt: skip
     return found
-
-
-class Lot(NamedTuple):
-    """Plain records of one dataset, in the order of their rows; `terms` has those that occur, and
-    `places` which of them each record is under."""
-
-    plain: list[Plain]
-    terms: list[Terms]
-    places: list[int]
 
 
 def lot_of(plain: Iterable[Plain]) -> Lot:

@@ -6,7 +6,8 @@ have in common come as arrays, by the place that each staged row names.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
+from io import BytesIO
 from struct import Struct
 
 import asyncpg
@@ -57,9 +58,25 @@ class PlainStage:
             await connection.execute(self._make)
             self._made = True
 
-    async def fill(self, connection: asyncpg.Connection, lot: Lot) -> None:
+    def pack(self, lot: Lot) -> bytes:
+        """The lot as COPY takes it."""
+        count = self._fields
+        parts: list[bytes] = [COPY_HEAD]
+        for one, place in zip(lot.plain, lot.places, strict=True):
+            row, key, version, time, record, delivered, written, payload, _ = one
+            parts.append(
+                _HEAD(
+                    count, 4, place + 1, 16, key, 8, version, 8, time, 16, delivered, 16, written,
+                    len(record),
+                )
+            )  # fmt: skip
+            parts += (record, len(row).to_bytes(4, "big"), row, payload)
+        parts.append(COPY_END)
+        return b"".join(parts)
+
+    async def fill(self, connection: asyncpg.Connection, packed: bytes) -> None:
         await connection.copy_to_table(
-            self.name, schema_name="pg_temp", source=self._pieces(lot), format="binary"
+            self.name, schema_name="pg_temp", source=BytesIO(packed), format="binary"
         )
 
     def write_books(self, first: int) -> str:
@@ -77,21 +94,6 @@ class PlainStage:
             f"AND l.source_unit = {_of_terms('source_unit', first)} AND l.key = s.key "
             "AND l.version < s.version AND l.held AND l.row_key = s.row_key"
         )
-
-    async def _pieces(self, lot: Lot) -> AsyncIterator[bytes]:
-        count = self._fields
-        parts: list[bytes] = [COPY_HEAD]
-        for one, place in zip(lot.plain, lot.places, strict=True):
-            row, key, version, time, record, delivered, written, payload, _ = one
-            parts.append(
-                _HEAD(
-                    count, 4, place + 1, 16, key, 8, version, 8, time, 16, delivered, 16, written,
-                    len(record),
-                )
-            )  # fmt: skip
-            parts += (record, len(row).to_bytes(4, "big"), row, payload)
-        parts.append(COPY_END)
-        yield b"".join(parts)
 
 
 def _of_terms(name: str, first: int) -> str:

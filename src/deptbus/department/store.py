@@ -43,6 +43,7 @@ from deptbus.department.plain import (
     Known,
     Lot,
     Plain,
+    Presumed,
     Sifted,
     fresh_rows,
     judge,
@@ -60,6 +61,7 @@ log = structlog.get_logger(__name__)
 
 RETRIES_AT_ONCE = 100
 _SOURCE_TIME = attrgetter("source_time_us")
+_SLICE_ROWS = 250  # prepared at a time while the batch before them is applied
 REFERENCE = "foreign key"  # in the reason of a row whose parent is not there yet
 
 
@@ -203,6 +205,11 @@ class Store(ABC):
     @abstractmethod
     async def next_retry_us(self) -> int | None: ...
 
+    def pack(self, dataset: str, lot: Lot) -> bytes | None:
+        """The lot as `commit` hands it over, where that can be made before; it goes along with it
+        in Work."""
+        return None
+
     @abstractmethod
     async def parked_rows(self) -> dict[tuple[str, str], int]:
         """How many are parked, by dataset and reason."""
@@ -244,8 +251,8 @@ class Store(ABC):
             sifted = None
         elif sifted is None or sifted.floors != self._floors(batch):
             sifted = await self.look_ahead(batch)
-        if sifted is not None and self._presumes and not due:
-            presumed = await self._apply_presumed(batch, sifted, now_us, replacing)
+        if sifted is not None and sifted.presumed is not None and self._presumes and not due:
+            presumed = await self._apply_presumed(batch, sifted.presumed, now_us, replacing)
             if presumed is not None:
                 return presumed
         known_of = await self._look(batch, sifted)
@@ -282,7 +289,30 @@ class Store(ABC):
         for number, items in received.items():
             sift({number: cast(list[Received], items)}, self.targets, sifted)
             await asyncio.sleep(0)
+        if self._presumes and sum(map(len, sifted.keys.values())) >= self.presume_from:
+            sifted.presumed = await self._presume(sifted)
         return sifted
+
+    async def _presume(self, sifted: Sifted) -> Presumed | None:
+        """A slice at a time: the transaction before this one must not wait for all of it."""
+        plain: dict[str, dict[bytes, Plain]] = {}
+        for sender, keys in sifted.keys.items():
+            rows, pairs = plain.setdefault(sender[0], {}), list(keys.items())
+            for start in range(0, len(pairs), _SLICE_ROWS):
+                some = {sender: dict(pairs[start : start + _SLICE_ROWS])}
+                found = presume(Sifted(sifted.floors, some, sifted.others))
+                if found is None or not rows.keys().isdisjoint(found[sender[0]]):
+                    return None
+                rows |= found[sender[0]]
+                await asyncio.sleep(0)
+        lots, packed = {}, {}
+        for dataset, rows in plain.items():
+            lots[dataset] = lot = lot_of(rows.values())
+            await asyncio.sleep(0)
+            pack = self.pack(dataset, lot)
+            if pack is not None:
+                packed[dataset] = pack
+        return Presumed(lots, packed)
 
     def _floors(self, batch: Iterable[int]) -> dict[int, Mapping[str, int]]:
         return {number: self.positions[number].floors for number in batch}
@@ -290,24 +320,19 @@ class Store(ABC):
     async def _apply_presumed(
         self,
         batch: Mapping[int, PartitionBatch],
-        sifted: Sifted,
+        presumed: Presumed,
         now_us: int,
         replacing: frozenset[str],
     ) -> Applied | None:
         """In a bulk each record is newer than what is known of it and holds its row: the database
         finds that out while it writes. None when it is not so; then nothing is done."""
-        enough = sum(map(len, sifted.keys.values())) >= self.presume_from
-        plain = presume(sifted) if enough else None
-        if plain is None:
-            return None
         moves = {
             number: (at := self.positions[number], Position(part.next_offset, at.floors))
             for number, part in batch.items()
         }
         work = _work(batch, moves, now_us)
-        lots = {dataset: lot_of(rows.values()) for dataset, rows in plain.items()}
-        tally_plain(lots.values(), replacing, work.tallies)
-        work = replace(work, lots=lots, is_presumed=True)
+        tally_plain(presumed.lots.values(), replacing, work.tallies)
+        work = replace(work, lots=presumed.lots, packed=presumed.packed, is_presumed=True)
         try:
             await self.commit(work)
         except (Mistaken, RowRefused):
@@ -479,6 +504,7 @@ class Work:
     now_us: int
     decision: Decision = field(default_factory=Decision)
     lots: Mapping[str, Lot] = field(default_factory=dict)  # by dataset
+    packed: Mapping[str, bytes] = field(default_factory=dict)  # of `pack`, by dataset
     tallies: Counter[Tally] = field(default_factory=Counter)
     is_presumed: bool = False  # that all are newer than what is known, and hold their rows
 

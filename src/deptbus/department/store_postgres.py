@@ -234,6 +234,9 @@ class PostgresStore(Store):
 
     # -- writing ---------------------------------------------------------------------------------
 
+    def pack(self, dataset: str, lot: Lot) -> bytes:
+        return self._tables[dataset].stage.pack(lot)
+
     async def commit(self, work: Work) -> None:
         """Few plain records go with the others, in one statement for rows and ledger."""
         few = {
@@ -253,7 +256,9 @@ class PostgresStore(Store):
             try:
                 await self._begin_work(work, [dataset for _, dataset, _ in groups])
                 for dataset, lot in copied.items():
-                    await self._tables[dataset].stage.fill(self._connection, lot)
+                    stage = self._tables[dataset].stage
+                    packed = work.packed.get(dataset) or stage.pack(lot)
+                    await stage.fill(self._connection, packed)
                 began = time.monotonic()  # until here nothing of the department's is locked
                 left = await self._write_rows(groups, entries, work)
                 await self._write_books(work, left)
