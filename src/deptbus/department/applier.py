@@ -192,9 +192,9 @@ class Applier:
         self, store: Store, inbox: Inbox, database: SqliteDatabase | PostgresDatabase
     ) -> None:
         reading: asyncio.Task[Arrived] | None = None
-        stopping = asyncio.create_task(self._stopping.wait())
         self.parked = await store.parked_rows()
         await self._count_days(store)
+        stopping = asyncio.create_task(self._stopping.wait())
         checked_at = time.monotonic()
         applied = asyncio.Event()
         committing = asyncio.create_task(_commit_always(store, inbox, applied))
