@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from deptbus.cli.main import NOUNS, load_noun
 from deptbus.cluster.rights import OPERATIONS_USER, WORKER_USER, user_of
 from deptbus.cluster.settings import SHARED, SINGLE_NODE
 from deptbus.connection import Connection
+from deptbus.console.settings import Settings
 from deptbus.contract.department import load_department
 from deptbus.contract.department_check import check_department
 from deptbus.contract.load import load
+from deptbus.errors import DeptbusError
 from deptbus.metrics.address import METRICS_ADDRESS, address_of
 from deptbus.metrics.catalogue import Teller
 
@@ -121,6 +124,7 @@ def test_every_service_of_ours_can_be_a_connection_with_a_user_that_is_made(
         ("contract", OPERATIONS_USER),
         ("operations", OPERATIONS_USER),
         ("monitor", OPERATIONS_USER),
+        ("console", OPERATIONS_USER),
         ("worker", WORKER_USER),
         ("install", user_of("housing@330106")),
         ("adapter", user_of("housing@330106")),
@@ -135,7 +139,7 @@ def test_each_part_has_the_user_that_its_rights_are_given_to(service: str, user:
 def test_every_command_is_one_that_the_command_line_takes(name: str) -> None:
     noun, *words = OURS[name]["command"]
     command = load_noun(noun, NOUNS[noun])
-    if NOUNS[noun].is_group:
+    if NOUNS[noun].is_group and not words[0].startswith("-"):
         verb, *words = words
         command = command.commands[verb]
     command.make_context(noun, list(words), resilient_parsing=False)
@@ -205,6 +209,22 @@ def test_prometheus_scrapes_every_process_where_it_tells_its_figures() -> None:
     told["monitor"] = address_of(command[command.index("--listen") + 1])
     assert scraped() == {teller.value: (teller.value, told[teller.value].port) for teller in Teller}
     assert {address.host for address in told.values()} == {"0.0.0.0"}
+
+
+def test_the_console_is_reached_through_a_proxy_that_ends_tls() -> None:
+    service = OURS["console"]
+    words = service["command"]
+    listen, url = (words[words.index(name) + 1] for name in ("--listen", "--public-url"))
+    assert url == password_of("CONSOLE_URL")
+    accounts = Path(service["environment"]["DEPTBUS_ACCOUNTS"])
+    Settings(listen=listen, public_url="https://bus.example", accounts=accounts).check()
+    with pytest.raises(DeptbusError, match="in clear"):
+        Settings(listen=listen, public_url="http://bus.example", accounts=accounts).check()
+    assert service["ports"] == [f"127.0.0.1:{address_of(listen).port}:{address_of(listen).port}"]
+    # The account's file has to be the user's who writes it.
+    assert mounts("console") == {str(accounts.parent): "console"}
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert f"install -d -o deptbus -m 700 {accounts.parent}" in dockerfile
 
 
 def test_prometheus_has_the_rules_and_grafana_the_dashboard_and_where_to_ask() -> None:
