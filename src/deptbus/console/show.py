@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from deptbus.console.map_layout import state_of
+from deptbus.console.snapshot import Snapshot
 from deptbus.console.words import Words
+from deptbus.errors import Exit
 from deptbus.operations.advice import advice_template, page_of
 from deptbus.operations.arrival import NEVER
 from deptbus.operations.findings import duty_of
 from deptbus.operations.lag_report import is_bad
 from deptbus.operations.quarantine import UNRESOLVED, place_text
 from deptbus.operations.stages import BUS, OFFICE, Stage, StageReport
-from deptbus.operations.status import red_stages
+from deptbus.operations.status import Beside, red_stages, status_document
 from deptbus.operations.verdicts import Verdict
 from deptbus.wire.control import Act, AlarmTold
 
@@ -74,14 +76,15 @@ def arrival(t: Words, report: StageReport) -> str:
     return t("lag.arrives_in", time=t.duration(report.expected_seconds))
 
 
-def well(reports: Iterable[StageReport] | None) -> str:
-    """`well`, `person`, `unknown`: the one word of the whole bus."""
-    if reports is None:
+_WORDS = {Exit.DONE: "well", Exit.ANSWER_IS_NO: "person", Exit.COULD_NOT: "unknown"}
+
+
+def well(snapshot: Snapshot) -> str:
+    """The one word of the whole bus, as `deptbus status` says it by its exit code."""
+    if snapshot.lag is None:
         return "unknown"
-    verdicts = [r.verdict for r in reports if r.has_lived or not is_bad(r.verdict)]
-    if any(v is not None and is_bad(v) for v in verdicts):
-        return "person"
-    return "unknown" if None in verdicts else "well"
+    beside = Beside(snapshot.freshness, snapshot.cases)
+    return _WORDS[Exit(status_document(snapshot.lag, beside)["exit_code"])]
 
 
 def act_subject(act: Act) -> str:

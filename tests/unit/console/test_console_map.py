@@ -5,17 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from console_world import HOUSING, NOW, POLICE, World, console_world, contract, snapshot, stage
+from console_world import (
+    HOUSING,
+    NOW,
+    POLICE,
+    World,
+    case,
+    console_world,
+    contract,
+    lag_report,
+    snapshot,
+    stage,
+)
 
 from deptbus.console.map_layout import COLUMN, HIGH, ROW, WIDE, lay_out, path, state_of, wrapped
 from deptbus.console.roles import Role
 from deptbus.console.show import well
-from deptbus.console.snapshot import Board
+from deptbus.console.snapshot import Board, Snapshot
 from deptbus.console.words import LANGUAGES, Words
 from deptbus.operations.picture import Flow
-from deptbus.operations.stages import Stage
+from deptbus.operations.stages import Stage, StageReport
 from deptbus.operations.verdicts import Verdict
 
 
@@ -97,16 +110,27 @@ class TestStates:
 
     def test_nothing_known_is_not_well(self) -> None:
         assert state_of(None) == "quiet"
-        assert well(None) == "unknown"
+        assert well(Snapshot()) == "unknown"
 
-    def test_the_word_of_the_whole_bus(self) -> None:
+    def test_the_word_of_the_whole_bus_is_that_of_status(self) -> None:
         fine = stage(HOUSING, Stage.APPLY, Verdict.OK)
         dark = stage(POLICE, Stage.APPLY, None)
         bad = stage(POLICE, Stage.APPLY, Verdict.LOST)
         absent = stage(POLICE, Stage.APPLY, Verdict.STOPPED, has_lived=False)
-        assert well([fine, absent]) == "well"
-        assert well([fine, dark]) == "unknown"
-        assert well([fine, dark, bad]) == "person"
+        holding = replace(fine, parked=2)
+        calm = Snapshot(lag=lag_report(), freshness=(), cases=())
+
+        def word(*stages: StageReport, **more: Any) -> str:
+            return well(replace(calm, lag=replace(lag_report(), stages=stages), **more))
+
+        assert word(fine) == "well"
+        assert word(fine, absent) == "person"  # something waits for who never joined
+        assert word(fine, dark) == "unknown"
+        assert word(fine, dark, bad) == "person"
+        assert word(holding) == "person"
+        assert word(fine, cases=(case(HOUSING, 1),)) == "person"
+        assert word(fine, cases=None) == "unknown"
+        assert word(fine, freshness=None) == "unknown"
 
 
 class TestBoard:
