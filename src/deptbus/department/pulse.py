@@ -108,7 +108,10 @@ def read_sqlite(c: sqlite3.Connection) -> Pulse | None:
 async def write_postgres(c: asyncpg.Connection, token: bytes | None, pulse: Pulse) -> None:
     """As `write_sqlite`. Locks nothing but its own row."""
     if await c.fetchval("SELECT to_regclass('deptbus.pulse')") is None:
-        await c.execute(POSTGRES_TABLE)
+        # Of two adapters one makes the table: IF NOT EXISTS does not see what is not committed yet.
+        await c.execute(
+            f"SELECT pg_advisory_xact_lock(hashtext('deptbus.pulse')); {POSTGRES_TABLE}"
+        )
     await c.execute(
         "INSERT INTO deptbus.pulse AS p SELECT true, $1, $2, $3, $4, $5 "
         "WHERE EXISTS (SELECT 1 FROM deptbus.adapter WHERE token = $6) "

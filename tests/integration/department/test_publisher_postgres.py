@@ -14,6 +14,7 @@ from source_world import PLACES, PUBLISH, TABLE
 from deptbus.connection import Connection
 from deptbus.department.layout import layout_of
 from deptbus.department.opening import open_capture
+from deptbus.department.pulse import Publishing, Pulse, read_postgres, write_postgres
 from deptbus.errors import DatabaseUnavailable, Fenced
 from deptbus.names import out_topic
 from deptbus.stream.log import read_to_end
@@ -107,6 +108,30 @@ async def test_a_younger_adapter_takes_over_from_one_that_holds_the_row(
                 await old.run()
             await source.drained()
         stuck.terminate()
+
+
+async def test_two_adapters_that_make_the_table_of_their_signs_do_not_collide(
+    source: Source,
+) -> None:
+    """Two that start at once: the second finds the table that the first has not committed yet."""
+    said = Pulse(Publishing.GOING_ON, None, {}, 1, 1)
+    first, second = [await asyncpg.connect(source.url) for _ in range(2)]
+    await first.execute("DROP TABLE IF EXISTS deptbus.pulse")
+    transaction = first.transaction()
+    await transaction.start()
+    await write_postgres(first, None, said)
+    writing = asyncio.create_task(write_postgres(second, None, said))
+
+    async def waits() -> bool:
+        blocked = "SELECT count(*) FROM pg_locks WHERE pid = $1 AND NOT granted"
+        return bool(await source.desk.fetchval(blocked, second.get_server_pid()))
+
+    await until(waits)
+    await transaction.commit()
+    await writing
+    assert await read_postgres(second) is not None
+    await first.close()
+    await second.close()
 
 
 async def test_a_server_that_goes_away_is_said(source: Source) -> None:
