@@ -254,7 +254,8 @@ async def test_a_record_is_found_by_its_number_which_is_shown_nowhere(
     async with visit(browser, office.base) as seen:
         await office.log_in(seen, "operator")
         await seen.open("/find")
-        form = seen.page.locator("form[data-natural='public_security@330106/resident']")
+        form = seen.page.locator("form[data-natural='resident']")
+        await form.locator("select[name=unit]").select_option("public_security@330106")
         await form.locator("input[name=natural]").fill(wanted[0])
         await form.locator("button").click()
         await seen.page.wait_for_selector("#found", timeout=60_000)
