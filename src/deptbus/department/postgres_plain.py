@@ -6,8 +6,7 @@ have in common come as arrays, by the place that each staged row names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from io import BytesIO
+from collections.abc import AsyncIterator, Iterable
 from struct import Struct
 
 import asyncpg
@@ -75,8 +74,13 @@ class PlainStage:
         return b"".join(parts)
 
     async def fill(self, connection: asyncpg.Connection, packed: bytes) -> None:
+        async def whole() -> AsyncIterator[bytes]:
+            # A file is read in a thread, which waits for the interpreter's lock while other batches
+            # are prepared.
+            yield packed
+
         await connection.copy_to_table(
-            self.name, schema_name="pg_temp", source=BytesIO(packed), format="binary"
+            self.name, schema_name="pg_temp", source=whole(), format="binary"
         )
 
     def write_books(self, first: int) -> str:
