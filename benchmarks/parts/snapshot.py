@@ -27,7 +27,7 @@ _LOOK_SECONDS = 0.05
 
 
 async def run(bench: Bench) -> list[Figure]:
-    rows = bench.scaled(1_000_000, 100_000)
+    rows = bench.scaled(1_000_000, 60_000)
     rates: list[float] = []
     costs: list[float] = []
     async with town(bench, "postgresql") as place:

@@ -23,7 +23,7 @@ app.add_typer(account, name="account")
 
 TICKETS_FOLDER = ".run/tickets"  # below the folder of a bus
 ADDRESS_FILE = ".run/console-address"
-_NICE = 5  # pages may wait for a processor, deliveries may not
+_NICE = 10  # pages may wait for a processor, deliveries may not
 
 Accounts = Annotated[
     Path, typer.Option("--accounts", help="The file of local accounts.", envvar="DEPTBUS_ACCOUNTS")
