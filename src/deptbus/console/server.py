@@ -19,12 +19,13 @@ from deptbus.console.desk import BusDesk
 from deptbus.console.settings import Settings
 from deptbus.console.snapshot import Board
 from deptbus.console.watcher import Watcher
-from deptbus.errors import DeptbusError
+from deptbus.metrics.address import address_of
 from deptbus.operations.alarm_settings import AlarmSettings
 from deptbus.operations.live_feed import BusFeed
 from deptbus.operations.lookout import Lookout, Pace
 from deptbus.operations.monitor import Monitor
 from deptbus.operations.monitor_http import schema_routes, watch_routes
+from deptbus.operations.monitor_server import taken
 from deptbus.operations.verdicts import USUAL
 
 log = structlog.get_logger(__name__)
@@ -77,11 +78,10 @@ async def serve(
             watch_error.append(error)
             server.should_exit = True
 
-    await server.serve()
+    with taken(address_of(settings.listen), "the console") as listening:
+        await server.serve([listening])
     if watch_error:
         raise watch_error[0]  # our own bug: whoever looks after processes starts us anew
-    if not server.started:
-        raise DeptbusError(f"{settings.listen} cannot be listened on", mend="Is it taken?")
 
 
 async def _nothing() -> None:
@@ -125,8 +125,6 @@ class _Server(uvicorn.Server):
 def _configured(settings: Settings, app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
         log_config=None,  # ours stands

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from deptbus.console.roles import Role
 from deptbus.errors import DeptbusError
+from deptbus.metrics.address import address_of
 
 DEFAULT_LISTEN = "127.0.0.1:8420"
 _PAGE = "See docs/console.md, section 'Settings'"
@@ -149,12 +150,12 @@ def load_settings(path: Path | None, **given: Any) -> Settings:
     words |= {name: value for name, value in given.items() if value is not None}
     try:
         settings = Settings(**words)
-        settings.port  # noqa: B018 - a listen address without a port is told here
+        address_of(settings.listen)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise DeptbusError(f"setting {where}: {first['msg']}", mend=_PAGE) from None
-    except ValueError:
+    except DeptbusError:
         raise DeptbusError(f"setting listen: {words.get('listen')!r}", mend="HOST:PORT") from None
     settings.check()
     return settings

@@ -48,7 +48,7 @@ async def serve(monitor: Monitor, address: Address, begun: Callable[[], None]) -
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, asked.set)
-    with _taken(address) as taken:
+    with taken(address, "the monitor") as listening:
         # Nothing of what is asked is logged: paths are whatever a stranger writes.
         config = uvicorn.Config(
             monitor_app(monitor),
@@ -61,7 +61,7 @@ async def serve(monitor: Monitor, address: Address, begun: Callable[[], None]) -
         )
         server = _Server(config, begun)
         parts = [
-            asyncio.create_task(server.serve([taken])),
+            asyncio.create_task(server.serve([listening])),
             asyncio.create_task(monitor.run()),
         ]
         stopping = asyncio.create_task(asked.wait())
@@ -80,14 +80,15 @@ async def serve(monitor: Monitor, address: Address, begun: Callable[[], None]) -
 
 
 @contextmanager
-def _taken(address: Address) -> Iterator[socket.socket]:
+def taken(address: Address, who: str) -> Iterator[socket.socket]:
+    """Listens there, before a server that would end the process by itself where it cannot."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         found = socket.create_server((address.host, address.port), family=family)
     except OSError as error:
         why = (error.strerror or type(error).__name__).lower()
         raise DeptbusError(
-            f"the monitor cannot listen at {address} ({why})",
+            f"{who} cannot listen at {address} ({why})",
             mend="Name another one with --listen HOST:PORT, or end what has that one",
         ) from None
     with found:

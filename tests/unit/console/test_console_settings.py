@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from deptbus.console.roles import Role
 from deptbus.console.settings import Settings, load_settings
 from deptbus.errors import DeptbusError
+from deptbus.metrics.address import Address
+from deptbus.operations.monitor_server import taken
 
 
 def test_without_a_word_it_is_for_this_machine_alone(tmp_path: Path) -> None:
@@ -50,11 +53,20 @@ def test_what_does_not_go_together_is_told(tmp_path: Path) -> None:
         {"public_url": "bus.example"},
         {"listen": "127.0.0.1"},
         {"listen": "127.0.0.1:x"},
+        {"listen": "127.0.0.1:99999"},
     ):
         with pytest.raises(DeptbusError):
             load_settings(None, tickets=tmp_path, **given)
     with pytest.raises(DeptbusError, match="nobody could log in"):
         load_settings(None)
+
+
+def test_a_port_that_is_taken_is_told_in_one_line_and_nothing_ends_by_itself() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = Address("127.0.0.1", other.getsockname()[1])
+        refused = pytest.raises(DeptbusError, match=f"the console cannot listen at {address}")
+        with refused, taken(address, "the console"):
+            pass
 
 
 FILE = """
