@@ -36,8 +36,12 @@ from deptbus.wire.control import (
     Inventory,
     InventoryEnd,
     InventoryRequest,
+    JobOrder,
     JobProgress,
+    JobSteer,
     Marker,
+    OrderedKeys,
+    OrderProgress,
     OutboxSeen,
     PolicyMarker,
     PolicyRecord,
@@ -207,6 +211,19 @@ CONTROL: tuple[Control, ...] = (
     JobProgress(
         "policy-4/housing@330106", "housing@330106", 4, ("person",), "sending",
         ("data.person/0",), 1000, 3, TIME_US, TIME_US + 1,
+    ),
+    JobOrder(
+        "replay-0123456789ab", "housing@330106", "replay", ("person",),
+        ("0b5e2a4c-0000-0000-0000-000000000001",), ("person/0", "person/2"), (10, 0), (20, 7), 1, 9,
+        "ab" * 32, 4, "王五", "deptbus-operations", "their disk failed", TIME_US,
+    ),
+    OrderedKeys("repair-0123456789ab", 1, "person", (KEY, bytes(16))),
+    JobSteer(
+        "replay-0123456789ab", "paused", "王五", "deptbus-operations", "their busy hour", TIME_US
+    ),
+    OrderProgress(
+        "replay-0123456789ab", "housing@330106", 4, "refused", "data.person was made again",
+        ("person/0",), "person/2", 5, 1000, 3, TIME_US, TIME_US + 1,
     ),
     TopicNoted("in.housing-330106", "0d6c8f1e-0000-4000-8000-000000000001", TIME_US),
     AlarmTold(

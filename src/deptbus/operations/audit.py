@@ -30,6 +30,13 @@ HOLD = "hold"
 RESUME = "resume"
 ALARM_ACK = "alarm_ack"
 CONTRACT_ACTIVATE = "contract_activate"
+REPLAY_PLAN = "replay_plan"
+REPLAY_APPLY = "replay_apply"
+REPAIR_ORDER = "repair_order"
+JOB_PAUSE = "job_pause"
+JOB_RESUME = "job_resume"
+JOB_CANCEL = "job_cancel"
+JOB_ENDED = "job_ended"  # by whom it was ordered; written by the operations process
 
 _REASON_LETTERS = 500
 _OPERATOR_LETTERS = 100

@@ -12,6 +12,7 @@ import structlog
 from deptbus import names
 from deptbus.connection import Connection
 from deptbus.errors import WireRefused
+from deptbus.operations.replay_orders import ORDER_RECORDS, Orders
 from deptbus.stream.follow import TopicFollower
 from deptbus.stream.log import LogRecord
 from deptbus.stream.policies import LEASE_SECONDS
@@ -87,20 +88,24 @@ class AgentsBoard(TopicFollower):
 
 
 class JobsBoard(TopicFollower):
-    """The last progress of every job, by the job's name; and the ids of topics that were noted."""
+    """The last progress of every job, by the job's name; the ids of topics that were noted; and
+    what people ordered."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection, names.JOBS)
         self.jobs: dict[str, JobProgress] = {}
         self.topic_ids: dict[str, str] = {}
+        self.orders = Orders()
 
     def take(self, records: list[LogRecord]) -> None:
         for record in records:
-            found = _decoded(record, JobProgress, TopicNoted)
+            found = _decoded(record, JobProgress, TopicNoted, *ORDER_RECORDS)
             if isinstance(found, JobProgress):
                 self.jobs[found.job] = found
             elif isinstance(found, TopicNoted):
                 self.topic_ids[found.topic] = found.topic_id
+            elif isinstance(found, ORDER_RECORDS):
+                self.orders.take(found)
 
 
 def _decoded(record: LogRecord, *kinds: type[Kind]) -> Kind | None:

@@ -1,4 +1,7 @@
-"""Runs every job that is due, several recipients at a time, and goes on after any failure."""
+"""Runs every job that is due or ordered, several recipients at a time, and goes on after failures.
+
+One job a recipient: what a policy makes due goes before what a person ordered.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ from contextlib import suppress
 
 import structlog
 
+from deptbus.connection import Connection
 from deptbus.errors import DeptbusError
 from deptbus.operations.board import JobsBoard
 from deptbus.operations.due import DueJob, due_jobs, last_completed
 from deptbus.operations.inboxes import Inboxes
 from deptbus.operations.jobs import Job, Tools
+from deptbus.operations.replay_job import OrderedJob
+from deptbus.operations.replay_orders import DueOrder
+from deptbus.stream.follow import TopicFollower
 from deptbus.stream.policies import PolicyFollower
 
 log = structlog.get_logger(__name__)
@@ -27,26 +34,36 @@ class Desk:
     """
 
     def __init__(
-        self, tools: Tools, policies: PolicyFollower, jobs: JobsBoard, inboxes: Inboxes
+        self,
+        connection: Connection,
+        tools: Tools,
+        policies: PolicyFollower,
+        jobs: JobsBoard,
+        inboxes: Inboxes,
     ) -> None:
+        self._connection = connection
         self._tools = tools
         self._inboxes = inboxes
         self._policies = policies
         self._jobs = jobs
-        self._running: dict[str, tuple[DueJob, asyncio.Task[None]]] = {}
+        self._running: dict[str, tuple[DueJob | DueOrder, asyncio.Task[None]]] = {}
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
         try:
             # A job that this process thinks due may have been completed by a former leader.
             await self._jobs.refresh()
-            watching = asyncio.create_task(self._wake_on_policy())
+            watching = [
+                asyncio.create_task(self._wake_on(follower))
+                for follower in (self._policies, self._jobs)
+            ]
             try:
                 while True:
                     await self._settle()
                     await self._next_look()
             finally:
-                watching.cancel()
+                for task in watching:
+                    task.cancel()
         finally:
             await self._cancel(list(self._running))
 
@@ -60,24 +77,25 @@ class Desk:
 
     async def _settle(self) -> None:
         """Bring the running tasks in line with what is due."""
-        due = self.due()
+        wanted: dict[str, DueJob | DueOrder] = {**self._jobs.orders.due(), **self.due()}
         for unit, (_, task) in list(self._running.items()):
-            if task.done() and unit in self._running and due.get(unit) is None:
+            if task.done() and unit in self._running:
+                _look_at(task)
                 del self._running[unit]
-        stale = [u for u, (job, _) in self._running.items() if due.get(u) != job]
+        stale = [u for u, (job, _) in self._running.items() if wanted.get(u) != job]
         await self._cancel(stale)
-        for unit, job in due.items():
+        for unit, job in wanted.items():
             if unit not in self._running:
                 task = asyncio.create_task(self._run_job(job), name=f"job {job.job}")
                 self._running[unit] = (job, task)
 
-    async def _run_job(self, due: DueJob) -> None:
+    async def _run_job(self, due: DueJob | DueOrder) -> None:
         """The job again and again until it is completed; a failure of one disturbs no other."""
         pause = _BACKOFF_SECONDS[0]
         while True:
-            before = self._jobs.jobs.get(due.job)
+            before = self._progress(due)
             try:
-                await Job(due, self._tools, before).run()
+                await self._made(due).run()
                 # Only what is read back from the bus makes a job completed.
                 await self._jobs.refresh()
                 self._wake.set()
@@ -87,8 +105,18 @@ class Desk:
             await asyncio.sleep(pause)
             with suppress(DeptbusError):
                 await self._jobs.refresh()
-            moved = self._jobs.jobs.get(due.job) != before
+            moved = self._progress(due) != before
             pause = _BACKOFF_SECONDS[0] if moved else min(pause * 2, _BACKOFF_SECONDS[1])
+
+    def _made(self, due: DueJob | DueOrder) -> Job | OrderedJob:
+        if isinstance(due, DueJob):
+            return Job(due, self._tools, self._jobs.jobs.get(due.job))
+        orders = self._jobs.orders
+        return OrderedJob(due, self._tools, orders, self._connection, self._policies)
+
+    def _progress(self, due: DueJob | DueOrder) -> object:
+        ordered = self._jobs.orders.progress
+        return (self._jobs.jobs if isinstance(due, DueJob) else ordered).get(due.job)
 
     async def _cancel(self, units: list[str]) -> None:
         tasks = [self._running.pop(unit)[1] for unit in units]
@@ -96,10 +124,10 @@ class Desk:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _wake_on_policy(self) -> None:
+    async def _wake_on(self, follower: TopicFollower) -> None:
         while True:
-            async with self._policies.changed:
-                await self._policies.changed.wait()
+            async with follower.changed:
+                await follower.changed.wait()
             self._wake.set()
 
     async def _next_look(self) -> None:
@@ -108,5 +136,10 @@ class Desk:
                 await self._wake.wait()
         self._wake.clear()
         for _, task in self._running.values():
-            if task.done() and not task.cancelled():
-                task.result()  # anything but a DeptbusError is our own bug, and ends the process
+            _look_at(task)
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """Anything but a DeptbusError is our own bug, and ends the process."""
+    if task.done() and not task.cancelled():
+        task.result()

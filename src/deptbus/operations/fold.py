@@ -8,21 +8,24 @@ worker wakes and its late send lands after a newer version. So whoever reads it 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 
 class Winners:
     """The offsets that hold the highest version of some key, in [start, end): one bit an offset."""
 
-    __slots__ = ("_bits", "count", "end", "start")
+    __slots__ = ("_bits", "count", "end", "first", "start")
 
     def __init__(self, start: int, end: int, offsets: Iterable[int]) -> None:
         self.start = start
         self.end = end
+        self.first = end  # of them; the end when there is none
         self.count = 0
         self._bits = bytearray((max(0, end - start) + 7) // 8)
         for offset in offsets:
             place = offset - start
             self._bits[place >> 3] |= 1 << (place & 7)
+            self.first = min(self.first, offset)
             self.count += 1
 
     def __contains__(self, offset: int) -> bool:
@@ -59,6 +62,11 @@ class Fold:
         """All offsets that were added must lie in [start, end)."""
         offsets = (head[1] for heads in self._heads.values() for head in heads.values())
         return Winners(start, end, offsets)
+
+    def chosen(self, keys: AbstractSet[tuple[str, bytes]], start: int, end: int) -> Winners:
+        """As `winners`, of these keys (source unit, key) alone; unknown ones are left out."""
+        heads = (self._heads.get(unit, {}).get(key) for unit, key in keys)
+        return Winners(start, end, (head[1] for head in heads if head is not None))
 
     def misplaced(self) -> list[int]:
         """Ascending offsets of records to append once more: a lower version lies last behind

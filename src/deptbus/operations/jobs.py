@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
@@ -27,16 +26,15 @@ from typing import Literal
 import structlog
 
 from deptbus import names
-from deptbus.change import Cause, Change, DeliveryOp
+from deptbus.change import Cause
 from deptbus.errors import BusRefused
 from deptbus.operations.board import AgentsBoard
-from deptbus.operations.due import DueJob, older_policies
-from deptbus.operations.fold import Winners
+from deptbus.operations.carrier import Carrier, Owed
+from deptbus.operations.due import DueJob
 from deptbus.operations.inbox import Inbox
 from deptbus.operations.library import Library
 from deptbus.operations.logs import CanonicalLogs, Span
-from deptbus.routing import Router, settle
-from deptbus.stream.log import LogRecord, Outgoing, Sender
+from deptbus.stream.log import Outgoing, Sender
 from deptbus.stream.schemas import write_schemas
 from deptbus.wire.control import JobProgress, PolicyMarker, encode_control, key_of
 
@@ -44,12 +42,8 @@ State = Literal["waiting", "marking", "sending", "done"]
 
 log = structlog.get_logger(__name__)
 
-# A recipient that takes nothing for so long gives its place to the jobs of others.
-PATIENCE_SECONDS = 1.0
 AGENTS_LOOK_SECONDS = 1.0
 REPORT_SECONDS = 2.0  # while it sends, beside the report after every partition
-# Records handled at a stretch, before other tasks of the process come to their turn.
-_STRETCH = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +87,6 @@ class Job:
     def __init__(self, due: DueJob, tools: Tools, progress: JobProgress | None) -> None:
         self.due = due
         self._tools = tools
-        self._older: dict[str, list[Router]] = {}
         self._inbox = tools.inbox_of(due.unit)
         self._reported_at = time.monotonic()
         self._is_marked = progress is not None and progress.state == "sending"
@@ -189,81 +182,27 @@ class Job:
 
     async def _send_partition(self, dataset: str, partition: int, span: Span) -> None:
         winners = await self._tools.logs.winners(dataset, partition, span.end)
-        position = winners.start
-        while position < winners.end:
-            # The place among those who send is not held while the recipient takes nothing.
-            await self._inbox.room(1, None)
-            async with self._tools.sending:
-                position = await self._send_some(dataset, partition, winners, position)
-
-    async def _send_some(
-        self, dataset: str, partition: int, winners: Winners, position: int
-    ) -> int:
-        """Send from `position` on; returns where to go on (the end, or where there was no room)."""
-        batches = self._tools.logs.read(dataset, partition, Span(position, winners.end))
-        async with aclosing(batches):
-            async for records in batches:
-                for start in range(0, len(records), _STRETCH):
-                    stretch = records[start : start + _STRETCH]
-                    sent = await self._send_stretch(stretch, winners)
-                    if sent is not None:
-                        return sent
-                    await asyncio.sleep(0)
-        return winners.end
-
-    async def _send_stretch(self, records: Iterable[LogRecord], winners: Winners) -> int | None:
-        """None when all is sent, else the offset of the first record for which was no room."""
-        ready: list[tuple[int, DeliveryOp, Outgoing]] = []
-        for record in records:
-            if record.offset in winners:
-                change = await self._tools.logs.decode(record)
-                if change is not None:
-                    ready += self._delivery(record, change)
-        await self._tools.schemas.write()
-        while ready:
-            room = await self._inbox.room(len(ready), PATIENCE_SECONDS)
-            if room == 0:
-                return ready[0][0]
-            now, ready = ready[:room], ready[room:]
-            await self._inbox.send([outgoing for _, _, outgoing in now])
-            withdrawn = sum(1 for _, op, _ in now if op is DeliveryOp.WITHDRAW)
-            self.progress = replace(
-                self.progress,
-                sent=self.progress.sent + len(now) - withdrawn,
-                withdrawn=self.progress.withdrawn + withdrawn,
-            )
-            if time.monotonic() - self._reported_at > REPORT_SECONDS:
-                await self._report("sending")
-        return None
+        await self._carrier().carry(dataset, partition, winners)
 
     # -- parts ------------------------------------------------------------------------------------
 
-    def _delivery(
-        self, record: LogRecord, change: Change
-    ) -> list[tuple[int, DeliveryOp, Outgoing]]:
-        """What the recipient gets of one winner: one delivery or none."""
-        due, library = self.due, self._tools.library
-        newest = library.router(due.policy)
-        older = self._routers_before(change.dataset)
-        delivery = settle(change, due.unit, self._tools.now(), newest, older)
-        if delivery is None:
-            return []
-        cause = Cause.SNAPSHOT if change.dataset in due.first_loads else Cause.REPLAY
-        (value,) = library.codecs.encode_deliveries(
-            change, [delivery], due.policy, cause=cause, job=due.job
-        )
-        # The inbox has as many partitions as the canonical topic or a divisor of that number, and
-        # the partition is the hash's remainder: so a key keeps its place.
-        partition = record.partition % self._partitions
-        outgoing = Outgoing(self._inbox.topic, partition, change.key, value)
-        return [(record.offset, delivery.op, outgoing)]
+    def _carrier(self) -> Carrier:
+        due = self.due
+        tools = self._tools
+        owed = Owed(tools.library, tools.now, due.unit, due.policy, due.job, self._cause)
+        return Carrier(tools, self._inbox, self._partitions, owed, self._count)
 
-    def _routers_before(self, dataset: str) -> list[Router]:
-        if dataset not in self._older:
-            library = self._tools.library
-            numbers = older_policies(self.due, dataset, library.numbers(), library.digests)
-            self._older[dataset] = [library.router(number) for number in numbers]
-        return self._older[dataset]
+    def _cause(self, dataset: str) -> Cause:
+        return Cause.SNAPSHOT if dataset in self.due.first_loads else Cause.REPLAY
+
+    async def _count(self, sent: int, withdrawn: int, _: int) -> None:
+        self.progress = replace(
+            self.progress,
+            sent=self.progress.sent + sent,
+            withdrawn=self.progress.withdrawn + withdrawn,
+        )
+        if time.monotonic() - self._reported_at > REPORT_SECONDS:
+            await self._report("sending")
 
     async def _spans(self, dataset: str) -> list[Span]:
         try:

@@ -28,6 +28,13 @@ class Span(NamedTuple):
     end: int
 
 
+class Chosen(NamedTuple):
+    """Of one partition."""
+
+    winners: Winners  # one for each key
+    records: int  # that were wanted: several states of a key are several
+
+
 class CanonicalLogs:
     """One reader of `data.*` for all jobs of a process. `start` before, `stop` after."""
 
@@ -79,6 +86,25 @@ class CanonicalLogs:
                     self._folds.popitem(last=False)
             self._folds.move_to_end(asked)
             return known
+
+    async def choose(
+        self, dataset: str, partition: int, wants: Callable[[LogRecord], bool]
+    ) -> Chosen:
+        """The last states of the keys that have a record which `wants` takes, as the partition
+        stands now. A state may lie outside of what was wanted, when the key changed since."""
+        async with self._folding:
+            span = (await self.spans(dataset))[partition]
+            fold, keys, records = Fold(), set[tuple[str, bytes]](), 0
+            async for batch in self.read(dataset, partition, span):
+                for record in batch:
+                    change = await self._decode(record)
+                    if change is not None:
+                        fold.add(record.offset, change.source_unit, change.key, change.version)
+                        if wants(record):
+                            keys.add((change.source_unit, change.key))
+                            records += 1
+                await asyncio.sleep(0)
+            return Chosen(fold.chosen(keys, *span), records)
 
     async def fold(self, dataset: str, partition: int, span: Span) -> Fold:
         """The fold of one partition over `span`; holds no content."""

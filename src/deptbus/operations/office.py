@@ -73,7 +73,7 @@ class Office:
         self.agents = tools.agents
         self.shelves = Shelves(connection, tools.sender, tools.library, asyncio.Lock())
         self.inboxes = Inboxes(connection, tools.sender, jobs, policies)
-        self.desk = Desk(tools, policies, jobs, self.inboxes)
+        self.desk = Desk(connection, tools, policies, jobs, self.inboxes)
 
     async def run_duties(self) -> None:
         """All duties, until cancelled."""

@@ -16,6 +16,10 @@
 | Act | bus.audit | none |
 | AgentReport | bus.agents | the agent |
 | JobProgress | bus.jobs | the job: of each unit, the last completed one must outlive the next |
+| JobOrder | bus.jobs | `order/<job>` |
+| OrderedKeys | bus.jobs | `order/<job>/<part>` |
+| JobSteer | bus.jobs | `steer/<job>` |
+| OrderProgress | bus.jobs | `ordered/<job>` |
 | TopicNoted | bus.jobs | `topic/<topic>` |
 | AlarmTold | bus.alarms | `alarm/<subject>` |
 | AlarmSeen | bus.alarms | `seen/<subject>` |
@@ -292,6 +296,70 @@ class JobProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class JobOrder:
+    """A person's order: bring one recipient the last state of chosen keys. Never changed."""
+
+    job: str
+    unit: str
+    cause: Literal["replay", "repair"]
+    datasets: tuple[str, ...]
+    topic_ids: tuple[str, ...]  # of the canonical topic of each dataset, in which offsets count
+    # The keys that have a record in these ranges of `data.<dataset>`: `<dataset>/<partition>`, the
+    # first offset, the one behind the last. The three go together.
+    places: tuple[str, ...]
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+    key_parts: int  # or the keys that so many OrderedKeys name
+    keys: int  # how many were chosen
+    plan: str  # SHA-256 of the plan, hexadecimal; empty: none was made
+    policy: int  # in force when it was ordered; what is sent goes by the one that is in force then
+    operator: str
+    bus_user: str
+    reason: str
+    ordered_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderedKeys:
+    """Some of the keys of an order; there before the order is."""
+
+    job: str
+    part: int  # from 0
+    dataset: str
+    keys: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class JobSteer:
+    """What a person wants of an order from now on; the last one counts."""
+
+    job: str
+    wanted: Literal["run", "paused", "cancelled"]
+    operator: str
+    bus_user: str
+    reason: str
+    steered_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderProgress:
+    """How far an order has come; written by the operations process that leads."""
+
+    job: str
+    unit: str
+    policy: int  # the one in force under which it was last at work
+    state: Literal["waiting", "sending", "paused", "done", "cancelled", "refused"]
+    problem: str  # why it waits or was refused; empty: no reason
+    done_partitions: tuple[str, ...]
+    place: str  # the `<dataset>/<partition>` at work; empty: none
+    next_offset: int  # there: everything before it was acked
+    sent: int
+    withdrawn: int
+    started_at_us: int
+    updated_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class TopicNoted:
     """Which topic had this name when it was last known to hold what it should."""
 
@@ -348,6 +416,10 @@ Control = (
     | Act
     | AgentReport
     | JobProgress
+    | JobOrder
+    | OrderedKeys
+    | JobSteer
+    | OrderProgress
     | TopicNoted
     | AlarmTold
     | AlarmSeen
@@ -577,6 +649,66 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
             "updated_at_us": _TIME,
         },
     ),
+    "job_order": (
+        JobOrder,
+        {
+            "job": "string",
+            "unit": "string",
+            "cause": _symbols("OrderCause", "replay", "repair"),
+            "datasets": _TEXTS,
+            "topic_ids": _TEXTS,
+            "places": _TEXTS,
+            "starts": _NUMBERS,
+            "ends": _NUMBERS,
+            "key_parts": "int",
+            "keys": "long",
+            "plan": "string",
+            "policy": "long",
+            "operator": "string",
+            "bus_user": "string",
+            "reason": "string",
+            "ordered_at_us": _TIME,
+        },
+    ),
+    "ordered_keys": (
+        OrderedKeys,
+        {
+            "job": "string",
+            "part": "int",
+            "dataset": "string",
+            "keys": {"type": "array", "items": _KEY},
+        },
+    ),
+    "job_steer": (
+        JobSteer,
+        {
+            "job": "string",
+            "wanted": _symbols("Wanted", "run", "paused", "cancelled"),
+            "operator": "string",
+            "bus_user": "string",
+            "reason": "string",
+            "steered_at_us": _TIME,
+        },
+    ),
+    "order_progress": (
+        OrderProgress,
+        {
+            "job": "string",
+            "unit": "string",
+            "policy": "long",
+            "state": _symbols(
+                "OrderState", "waiting", "sending", "paused", "done", "cancelled", "refused"
+            ),
+            "problem": "string",
+            "done_partitions": _TEXTS,
+            "place": "string",
+            "next_offset": "long",
+            "sent": "long",
+            "withdrawn": "long",
+            "started_at_us": _TIME,
+            "updated_at_us": _TIME,
+        },
+    ),
     "topic_noted": (TopicNoted, {"topic": "string", "topic_id": "string", "noted_at_us": _TIME}),
     "alarm_told": (
         AlarmTold,
@@ -741,6 +873,10 @@ _KEYS: dict[type, Callable[[Any], str]] = {
     Resolution: lambda r: f"resolved/{r.topic}/{r.partition}/{r.offset}",
     AgentReport: lambda r: str(r.agent),
     JobProgress: lambda r: str(r.job),
+    JobOrder: lambda r: f"order/{r.job}",
+    OrderedKeys: lambda r: f"order/{r.job}/{r.part}",
+    JobSteer: lambda r: f"steer/{r.job}",
+    OrderProgress: lambda r: f"ordered/{r.job}",
     TopicNoted: lambda r: f"topic/{r.topic}",
     AlarmTold: lambda r: f"alarm/{r.subject}",
     AlarmSeen: lambda r: f"seen/{r.subject}",
