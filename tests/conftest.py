@@ -15,7 +15,14 @@ import structlog
 from xdist.scheduler import LoadScopeScheduling
 
 # The longest first, so that none is left for the end, when one process is alone with it.
-ORDER = ("tests/torture/", "tests/acceptance", "tests/integration/stream/", "tests/integration/")
+ORDER = (
+    "tests/torture/test_torture.py::test_nothing_is_found[leaders]",
+    "tests/torture/test_torture.py::",
+    "tests/torture/",
+    "tests/acceptance",
+    "tests/integration/stream/",
+    "tests/integration/",
+)
 
 
 class ByWhatTheyShare(LoadScopeScheduling):

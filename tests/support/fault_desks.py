@@ -43,6 +43,8 @@ TABLE = (
     "CREATE TABLE people (身份证 TEXT PRIMARY KEY, area TEXT, 姓名 TEXT, sex INTEGER, born TEXT, "
     "firm TEXT, religion TEXT)"
 )
+# What a statement raises whose server goes away; the last one when it goes just as it is sent.
+_AWAY = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncpg.InternalClientError)
 UPSERT = (
     "INSERT INTO people (身份证, area, 姓名, sex) VALUES ({}, {}, {}, 1) "
     "ON CONFLICT (身份证) DO UPDATE SET 姓名 = excluded.姓名"
@@ -183,7 +185,7 @@ class Clerk:
                 began = time.monotonic()
                 try:
                     write(f"{number:018}", PLACES[0], f"n{self.written}")
-                except (sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as e:
+                except (sqlite3.Error, *_AWAY) as e:
                     if not self.forgives:
                         self.failed.append(f"{type(e).__name__}: {e}")
                     time.sleep(0.05)
@@ -203,7 +205,11 @@ class Clerk:
         async def write(*words: str) -> None:
             if not kept or kept[0].is_closed():
                 kept[:] = [await asyncpg.connect(self._desk.url, timeout=5)]
-            await kept[0].execute(UPSERT.format("$1", "$2", "$3"), *words)
+            try:
+                await kept[0].execute(UPSERT.format("$1", "$2", "$3"), *words)
+            except _AWAY:
+                kept.pop().terminate()  # it may believe for ever that a statement is under way
+                raise
 
         try:
             yield lambda *words: runner.run(write(*words))

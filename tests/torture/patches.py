@@ -175,16 +175,15 @@ def forgets_before_ack() -> None:
 
 
 def no_fence() -> None:
-    """Who takes a system over leaves the token as it was, so that nobody is fenced by it."""
+    """An adapter writes without a look whether another has taken over."""
     from deptbus.department import fence
 
-    take_over = fence.take_over
+    async def unchecked(*_: Any) -> None:
+        pass
 
-    async def side_by_side(database: Any, *args: Any, **words: Any) -> Any:
-        present = (await fence.read_adapter(database)).incarnation
-        return present if present.token else await take_over(database, *args, **words)
-
-    fence.take_over = side_by_side
+    fence.check = fence.check_postgres = unchecked
+    fence.check_sqlite = lambda *_: None
+    fence.lock_postgres = lambda _: "SELECT true FROM deptbus.adapter"
 
 
 def tells_secrets() -> None:

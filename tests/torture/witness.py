@@ -321,3 +321,11 @@ def settled(
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:.0f} s: {what}")
         time.sleep(every)
+
+
+def comes_true(condition: Callable[[], object], seconds: float) -> bool:
+    try:
+        settled(condition, seconds, "")
+    except TimeoutError:
+        return False
+    return True

@@ -19,7 +19,7 @@ from . import moments
 from .county import ARCHIVE, BANK, HOUSING, REGISTRY, rights
 from .scenario import Bug, Scenario
 from .verdict import Verdict
-from .witness import settled
+from .witness import comes_true, settled
 from .world import Child, World
 
 SESSION_SECONDS = 6.0  # of a worker: silent for longer, its partitions are given to others
@@ -175,7 +175,10 @@ def join(world: World) -> None:
         return again >= workers
 
     # The set of topics has changed: workers end to be started again.
-    settled(all_began_anew, WAIT_SECONDS, f"{', '.join(workers)} end to begin anew")
+    if not comes_true(all_began_anew, WAIT_SECONDS):
+        late = workers - again
+        ends = "\n".join(f"{name}: {world.children[name].log[-2000:]}" for name in sorted(late))
+        raise TimeoutError(f"{', '.join(sorted(late))} did not end to begin anew\n{ends}")
     bank.wait_ready()
     world.did(f"{BANK} joined; {', '.join(sorted(again))} began anew")
 
@@ -205,18 +208,10 @@ def patience_of(world: World) -> float:
     return WAIT_SECONDS if world.bug is None else 10.0
 
 
-def comes_true(condition: Callable[[], object], seconds: float) -> bool:
-    try:
-        settled(condition, seconds, "")
-    except TimeoutError:
-        return False
-    return True
-
-
 BUGS = {
     "no_fence": Bug(
-        "an adapter that takes over leaves the fence as it was",
-        ("other", "doubled", "disordered", "stale"),
+        "an adapter writes without a look whether another has taken over",
+        ("other", "lost", "doubled", "disordered", "stale"),
         {"adapter": ["patches:no_fence"]},
         ("adapters",),
     ),
