@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks import county
@@ -108,12 +108,19 @@ async def run(runs: int) -> dict[str, Any]:
     return {
         "seconds": seconds[1:],
         "first_seconds": seconds[0],
-        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "megabytes": _peak_mb(),
         "partitions": sum(map(len, cluster.logs.values())),
         "units": len(contract.units),
         "judged": len(report.picture.tracks),
         "document_bytes": len(text),
     }
+
+
+def _peak_mb() -> float:
+    """Of this program: `ru_maxrss` goes on with what the process had before it became this one."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 if __name__ == "__main__":

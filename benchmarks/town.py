@@ -117,6 +117,19 @@ class Town:
                 raise CouldNot(f"nothing came for {seconds:.0f} s, {count - now} rows are missing")
             await asyncio.sleep(_POLL_SECONDS)
 
+    async def until_there(self, seconds: float) -> None:
+        """Returns when the copy has as many rows as the register, for bulks of which some rows
+        travel twice; else as `until_applied`."""
+        while True:
+            applied = await self.applied()
+            if await self._count(self.copy, COPY) >= await self._count(self.source, TABLE):
+                return
+            await self.until_applied(applied + 1, seconds)
+
+    async def _count(self, database: str, table: str) -> int:
+        ((count,),) = await self.fetch(database, f"SELECT count(*) FROM {table}")
+        return int(count)
+
     async def load(self, rows: int) -> None:
         """Fill the register, and wait until the copy has it: that warms everything up."""
         start = await self.applied()
