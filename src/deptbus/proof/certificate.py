@@ -1,0 +1,130 @@
+"""The certificate of a proof: what was compared with what, where it was cut, and what came of it.
+
+A file is one JSON document in one form only (keys sorted, no spaces, ASCII, a line's end last), so
+that every altered byte is seen, spaces too; Ed25519 over the certificate in that same form, behind
+a text of its own, so that no other signature of that key can pass for one.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from hashlib import sha256
+from typing import Any, Literal
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from deptbus.errors import DeptbusError, Exit
+
+FORMAT = "deptbus-certificate/1"
+ENCODER = "blake2b-128/1"  # wire/digest.py and proof/item.py: changes with any byte they digest
+_PURPOSE = FORMAT.encode() + b"\n"
+_HEX_HASH = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class CertificateRefused(DeptbusError):
+    """The file is no certificate of that key, or not of what was asked for. The answer is no."""
+
+    exit_code = Exit.ANSWER_IS_NO
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Side(_Part):
+    """One side of a leg: how many rows, and the roots that bind them (hexadecimal)."""
+
+    rows: int = Field(ge=0)
+    leaf_root: str = _HEX_HASH
+    sorted_root: str = _HEX_HASH
+
+
+class Proof(_Part):
+    """One leg of one dataset. `cut`: topic -> offset of each partition before which it holds.
+
+    `differences`: class -> how many; empty when the sides are equal. With `could_not_tell` there
+    is a reason and nothing else is known.
+    """
+
+    dataset: str
+    leg: Literal["source", "copy"]
+    cut: dict[str, tuple[int, ...]]
+    bus: Side | None = None
+    other: Side | None = None
+    differences: dict[str, int] = Field(default_factory=dict)
+    deep: bool = False
+    could_not_tell: str = ""
+
+
+class Certificate(_Part):
+    """What was proved of one unit under one contract, at one time, by whom."""
+
+    format: Literal["deptbus-certificate/1"] = FORMAT
+    encoder: str = ENCODER
+    cluster: str
+    unit: str
+    policy: int = Field(ge=0)
+    contract: str = _HEX_HASH  # digest of the contract in force
+    made_at: AwareDatetime
+    operator: str
+    proofs: tuple[Proof, ...]
+
+    @property
+    def differences(self) -> int:
+        return sum(sum(proof.differences.values()) for proof in self.proofs)
+
+    @property
+    def could_tell(self) -> bool:
+        return bool(self.proofs) and not any(proof.could_not_tell for proof in self.proofs)
+
+
+def sign(certificate: Certificate, private_key: Ed25519PrivateKey) -> bytes:
+    """The bytes of the file."""
+    content = certificate.model_dump(mode="json")
+    signature = private_key.sign(_PURPOSE + _canonical(content))
+    return _file(content, fingerprint(private_key.public_key()), signature)
+
+
+def verify(data: bytes, public_key: Ed25519PublicKey) -> Certificate:
+    """What the file says, after it was found to be signed by that key and not altered since.
+
+    Raises CertificateRefused.
+    """
+    try:
+        document = json.loads(data)
+        content, signed_by = document["certificate"], document["key"]
+        signature = base64.b64decode(document["signature"], validate=True)
+        whole = _file(content, signed_by, signature)
+    except (ValueError, KeyError, TypeError, binascii.Error, RecursionError):
+        raise CertificateRefused("this is no certificate") from None
+    if whole != data:
+        raise CertificateRefused("the certificate was altered: it is not in its one form")
+    if signed_by != fingerprint(public_key):
+        raise CertificateRefused(f"the certificate was signed with another key: {signed_by}")
+    try:
+        public_key.verify(signature, _PURPOSE + _canonical(content))
+    except InvalidSignature:
+        raise CertificateRefused("the certificate was altered: its signature is wrong") from None
+    try:
+        return Certificate.model_validate(content)
+    except ValidationError:
+        raise CertificateRefused("the certificate is of another version of deptbus") from None
+
+
+def fingerprint(public_key: Ed25519PublicKey) -> str:
+    """How a key is called: SHA-256 of its 32 raw bytes, in hexadecimal."""
+    return sha256(public_key.public_bytes(Encoding.Raw, PublicFormat.Raw)).hexdigest()
+
+
+def _canonical(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _file(content: Any, signed_by: str, signature: bytes) -> bytes:
+    text = base64.b64encode(signature).decode()
+    return _canonical({"certificate": content, "key": signed_by, "signature": text}) + b"\n"

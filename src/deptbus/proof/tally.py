@@ -1,0 +1,35 @@
+"""Leaves, sketch and sorted root of one side, in one pass over its items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from deptbus.proof.item import Item, hash_of, item_bytes
+from deptbus.proof.leaves import BITS, Leaves
+from deptbus.proof.merkle import SortedRoot
+from deptbus.proof.sketch import Sketch
+
+
+class Tally:
+    """What one side tells of its items; both sides use the same `cells`, `salt` and `bits`."""
+
+    __slots__ = ("leaves", "root", "sketch")
+
+    def __init__(self, cells: int, salt: bytes, bits: int = BITS) -> None:
+        self.leaves = Leaves(bits)
+        self.sketch = Sketch(cells, salt)
+        self.root = SortedRoot()
+
+    def add_all(self, items: Iterable[Item]) -> None:
+        """Some thousand items at a time, where others wait for the same thread: about 3 us each."""
+        raws = list(map(item_bytes, items))
+        hashes = list(map(hash_of, raws))
+        self.leaves.add_raw(raws, hashes)
+        self.root.add_all(hashes)
+        self.sketch.add_raw(raws)
+
+    def remove(self, item: Item) -> None:
+        """Takes back an item that was added, or is going to be."""
+        self.leaves.remove(item)
+        self.sketch.remove(item)
+        self.root.remove(hash_of(item_bytes(item)))
