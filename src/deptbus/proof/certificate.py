@@ -76,11 +76,17 @@ class Certificate(_Part):
 
     @property
     def differences(self) -> int:
+        """How many in all, of every class."""
         return sum(sum(proof.differences.values()) for proof in self.proofs)
 
     @property
     def could_tell(self) -> bool:
+        """False where anything was left unproved: then 0 differences say nothing."""
         return bool(self.proofs) and not any(proof.could_not_tell for proof in self.proofs)
+
+    @property
+    def is_equal(self) -> bool:
+        return self.could_tell and self.differences == 0
 
 
 def sign(certificate: Certificate, private_key: Ed25519PrivateKey) -> bytes:
@@ -114,6 +120,29 @@ def verify(data: bytes, public_key: Ed25519PublicKey) -> Certificate:
         return Certificate.model_validate(content)
     except ValidationError:
         raise CertificateRefused("the certificate is of another version of deptbus") from None
+
+
+def check_is_for(
+    certificate: Certificate,
+    *,
+    unit: str | None = None,
+    dataset: str | None = None,
+    contract: str | None = None,
+) -> None:
+    """Raises CertificateRefused where it was made for another unit, dataset or contract (by its
+    digest) than the one that is asked for; None asks for nothing."""
+    if unit is not None and certificate.unit != unit:
+        raise CertificateRefused(f"the certificate is of another unit: {certificate.unit}")
+    datasets = {proof.dataset for proof in certificate.proofs}
+    if dataset is not None and dataset not in datasets:
+        raise CertificateRefused(
+            f"the certificate is of other datasets: {', '.join(sorted(datasets)) or 'none'}"
+        )
+    if contract is not None and certificate.contract != contract:
+        raise CertificateRefused(
+            f"the certificate was made under another contract: policy {certificate.policy}, "
+            f"digest {certificate.contract}"
+        )
 
 
 def fingerprint(public_key: Ed25519PublicKey) -> str:
