@@ -7,6 +7,7 @@
 #   make bench    the main path beside its rivals; as in: make bench ARGS="--quick routing"
 #   make soak     half an hour of steady traffic: do latency or memory grow? ARGS="--minutes 5"
 #   make torture  kills, stops, cuts and poisons the bus and counts what went wrong; options by ARGS
+#   make pairs    a million drawn pairs of rows: is our verdict that of SQL's EXCEPT? ARGS="--seed 7"
 #   make screenshots: the pictures of the README, taken from the demonstration's own console
 
 ARGS ?=
@@ -18,7 +19,7 @@ ENV := .make/env
 BIN := $(ENV)/bin
 READY := $(ENV)/.ready
 
-.PHONY: demo test quick lint bench soak torture screenshots lock clean
+.PHONY: demo test quick lint bench soak torture pairs screenshots lock clean
 
 demo: $(READY)
 	$(BIN)/deptbus demo $(ARGS)
@@ -44,6 +45,9 @@ soak: $(READY)
 
 torture: $(READY)
 	$(BIN)/python -m tests.torture $(ARGS)
+
+pairs: $(READY)
+	$(BIN)/python -m tests.pairs $(ARGS)
 
 screenshots: $(READY)
 	$(BIN)/python tools/screenshots.py
