@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from deptbus.department.values import ColumnKind, converter
+
 from .rows import Table
 
 # As they stand in a column with two digits after the point, whichever way they were written.

@@ -1,7 +1,7 @@
 """How tools that people know encode and add up rows, in a few lines each: what our cases must fool.
 
-`separated`: a text per row, values joined with `|`, null as `<null>`; the low 60 bits of its MD5 are
-summed, and rows of a bad segment are then compared as sets (data-diff, reladiff with sqeleton).
+`separated`: a text per row, values joined with `|`, null as `<null>`; the low 60 bits of its MD5
+are summed, and rows of a bad segment are then compared as sets (data-diff, reladiff with sqeleton).
 `flagged`: values joined with `#` without the nulls, and a digit for each value that says whether it
 was null; CRC-32, added up by XOR, with a count beside it (pt-table-checksum).
 """

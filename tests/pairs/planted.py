@@ -50,9 +50,7 @@ def _one_unicode_form(values: Iterable[Any]) -> bytes:
 
 
 def _no_case(values: Iterable[Any]) -> bytes:
-    return values_digest(
-        value.casefold() if isinstance(value, str) else value for value in values
-    )
+    return values_digest(value.casefold() if isinstance(value, str) else value for value in values)
 
 
 def _trims(values: Iterable[Any]) -> bytes:

@@ -16,6 +16,7 @@ from deptbus.proof.item import Item
 from deptbus.proof.leaves import Leaves
 from deptbus.proof.sketch import Sketch, cells_for
 from deptbus.wire.digest import values_digest
+
 from .rows import Row, Table
 
 Verdicts = list[bool]  # True: equal

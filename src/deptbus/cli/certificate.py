@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deptbus.cli.options import Data, Output, OutputOption
-from deptbus.errors import DeptbusError, Exit
+from deptbus.errors import DeptbusError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

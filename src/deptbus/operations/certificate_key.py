@@ -1,9 +1,10 @@
-"""The office's key that signs certificates: a file only its owner reads, made when there is none."""
+"""The office's key that signs certificates: a file for its owner alone, made when there is none."""
 
 from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -72,10 +73,9 @@ def read_key(path: Path) -> Ed25519PrivateKey:
             f"others may read the key {path}", mend=f"Let only its owner: chmod 600 {path}"
         )
     found = None
-    try:
+    # Told below, outside: the parser's message may quote the key.
+    with suppress(ValueError, TypeError, UnsupportedAlgorithm):
         found = load_pem_private_key(_bytes(path), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        pass  # told below, outside: the parser's message may quote the key
     if not isinstance(found, Ed25519PrivateKey):
         raise DeptbusError(
             f"{path} is no private key for Ed25519 without a password",
@@ -87,10 +87,8 @@ def read_key(path: Path) -> Ed25519PrivateKey:
 def read_public_key(path: Path) -> Ed25519PublicKey:
     """Of a file in PEM form. Raises DeptbusError."""
     found = None
-    try:
+    with suppress(ValueError, UnsupportedAlgorithm):
         found = load_pem_public_key(_bytes(path))
-    except (ValueError, UnsupportedAlgorithm):
-        pass  # told below
     if not isinstance(found, Ed25519PublicKey):
         raise DeptbusError(
             f"{path} is no public key for Ed25519",

@@ -20,7 +20,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from deptbus.errors import DeptbusError, Exit
 
-FORMAT = "deptbus-certificate/1"
+FORMAT: Literal["deptbus-certificate/1"] = "deptbus-certificate/1"
 ENCODER = "blake2b-128/1"  # wire/digest.py and proof/item.py: changes with any byte they digest
 _PURPOSE = FORMAT.encode() + b"\n"
 _HEX_HASH = Field(pattern=r"^[0-9a-f]{64}$")

@@ -8,15 +8,16 @@ from datetime import UTC, datetime
 import pytest
 
 from deptbus.cli.main import run
-from deptbus.operations.certificate_key import ensure_key, read_key
 from deptbus.errors import DeptbusError
+from deptbus.operations.certificate_key import ensure_key, read_key
 from deptbus.proof.certificate import Certificate, Proof, sign
 
 
 @pytest.fixture
 def signed(tmp_path):
     """A certificate signed with the key of a folder; its public key beside it."""
-    assert run(["certificate", "key", "--data", str(tmp_path), "--public-key", str(tmp_path / "p")]) == 0
+    public_key = str(tmp_path / "p")
+    assert run(["certificate", "key", "--data", str(tmp_path), "--public-key", public_key]) == 0
     private_key = read_key(tmp_path / "certificate.key")
     proof = Proof(dataset="resident", leg="copy", cut={"data.resident": (7,)})
 
