@@ -45,7 +45,12 @@ from deptbus.wire.control import (
     OutboxSeen,
     PolicyMarker,
     PolicyRecord,
+    ProofAnswer,
+    ProofPart,
+    ProofRequest,
+    ProofRows,
     QuarantineNote,
+    RepairOrder,
     ResendRequest,
     Resolution,
     TopicNoted,
@@ -233,4 +238,20 @@ CONTROL: tuple[Control, ...] = (
     AlarmSeen(
         "0123456789ab", "lag/housing@330106/apply", 6, "act-2", "王五", "rung them", TIME_US
     ),
+    ProofRequest(
+        "proof-1", "copy", "sums", "person", True, (10, 0), 12, 800, b"salt", (), (KEY,), 1000,
+        TIME_US + 60_000_000,
+    ),
+    ProofAnswer(
+        "proof-1", "housing@330106", "estates", "copy", "person", "done", "", 2, 1000, (11, 1),
+        (4, 0), ("parked", "claimed"), (3, 1), TIME_US, TIME_US + 1,
+    ),
+    ProofPart(
+        "proof-1", "housing@330106", "estates", "copy", "person", 0, "leaves", b"\x01\x02"
+    ),
+    ProofRows(
+        "proof-1", "housing@330106", "estates", "copy", "person", 1, (KEY,), ("parked",), (7,),
+        (KEY,), (KEY,), ("name,phone",), ("value: estates.name: too long",),
+    ),
+    RepairOrder("repair-1", "person", (KEY,), (KEY,), ("deliver",), True, TIME_US),
 )  # fmt: skip

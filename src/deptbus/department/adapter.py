@@ -30,6 +30,7 @@ from deptbus.department.applied_days import tell_days
 from deptbus.department.applier import TRANSIENT, Applier
 from deptbus.department.folder_import import folder_import_of
 from deptbus.department.opening import open_capture, open_system, read_secret
+from deptbus.department.proof_desk import Answer, ProofDesk
 from deptbus.department.publisher import Publisher
 from deptbus.department.requests import RequestReader, Resend
 from deptbus.errors import (
@@ -50,6 +51,7 @@ from deptbus.stream.policies import PolicyFollower, tell_policy
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
 from deptbus.wire.control import ResendRequest
+from deptbus.wire.control_proof import Leg
 
 log = structlog.get_logger(__name__)
 
@@ -215,6 +217,8 @@ class SystemRun:
         async with AsyncExitStack() as stack:
             parts: list[Coroutine[Any, Any, None]] = []
             publisher: Publisher | None = None
+            legs: dict[Leg, Answer] = {}
+            desk = ProofDesk(self._department.unit, self._system, self._shared.sender, legs)
             if self._settings.publishes:
                 publisher = await self._publisher(stack)
                 self._incarnation = publisher.incarnation
@@ -224,12 +228,13 @@ class SystemRun:
             else:
                 self._incarnation = await self._take_over()
             applier: Applier | None = None
+            parts.append(desk.run())
             if self._settings.receives:
-                applier = self._applier(self._incarnation.token, publisher)
+                applier = self._applier(self._incarnation.token, publisher, desk)
                 parts += self._tellings(applier, self._incarnation)
                 parts.append(applier.run())
             elif publisher is not None:
-                parts.append(self._requests(publisher).run())
+                parts.append(self._requests(publisher, desk).run())
             self.settled.set()
             self._tell_state("running")
             await self._until_first(parts, applier)
@@ -264,16 +269,17 @@ class SystemRun:
         finally:
             await database.close()
 
-    def _requests(self, publisher: Publisher) -> RequestReader:
+    def _requests(self, publisher: Publisher, desk: ProofDesk) -> RequestReader:
         return RequestReader(
             self._shared.connection,
             self._department.unit,
             self._system,
             self._settings.publishes,
             _resend_by(publisher),
+            desk.take,
         )
 
-    def _applier(self, token: bytes, publisher: Publisher | None) -> Applier:
+    def _applier(self, token: bytes, publisher: Publisher | None, desk: ProofDesk) -> Applier:
         return Applier(
             self._shared.connection,
             self._department,
@@ -283,6 +289,7 @@ class SystemRun:
             schemas=self._shared.schemas,
             codecs=self._shared.codecs,
             resend=None if publisher is None else _resend_by(publisher),
+            prove=desk.take,
             counts=self._shared.counts,
         )
 

@@ -40,11 +40,12 @@ from deptbus.metrics.counts import Counts
 from deptbus.stream.policies import PolicyFollower
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import ResendRequest
+from deptbus.wire.control import ProofRequest, ResendRequest
 
 log = structlog.get_logger(__name__)
 
 Resend = Callable[[ResendRequest], Awaitable[None]]
+Prove = Callable[[ProofRequest], None]
 TRANSIENT = (BusRefused, BusUnreachable, ContractUnreadable, DatabaseUnavailable)
 
 _IDLE_SECONDS = 1.0
@@ -85,7 +86,8 @@ def mapping_of(
 
 class Applier:
     """`run` until it raises Fenced or SourceRefused, or until `stop` (what is being applied is
-    finished then). `resend` gets the requests for the publisher and returns when they are durable.
+    finished then). `resend` gets the requests for the publisher and returns when they are durable;
+    `prove` those for a proof, and returns at once.
 
     Owns what it opens; `follower`, `schemas` and `codecs` are the caller's.
     """
@@ -101,12 +103,13 @@ class Applier:
         schemas: SchemaFollower,
         codecs: Codecs,
         resend: Resend | None = None,
+        prove: Prove = lambda request: None,
         counts: Counts | None = None,
     ) -> None:
         self._connection, self._department, self._system = connection, department, system
         self._token = token
         self._follower, self._schemas, self._codecs = follower, schemas, codecs
-        self._resend = resend
+        self._resend, self._prove = resend, prove
         self._counts = counts if counts is not None else Counts()
         self._who = department.unit, system
         self._stopping = asyncio.Event()
@@ -218,6 +221,8 @@ class Applier:
                 if arrived.batch:
                     reading = asyncio.create_task(self._read(store, inbox))
                 await self._pass_on(arrived.requests)
+                for proof in arrived.proofs:
+                    self._prove(proof)
                 await self._apply(store, arrived)
                 if arrived.batch:
                     applied.set()

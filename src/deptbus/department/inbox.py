@@ -21,7 +21,7 @@ from deptbus.stream.group import LagCommitter
 from deptbus.stream.identity import topic_identity
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import PolicyMarker, ResendRequest
+from deptbus.wire.control import PolicyMarker, ProofRequest, RepairOrder, ResendRequest
 from deptbus.wire.guard import KEY_BYTES, UNKNOWN_SCHEMA, first_offset
 from deptbus.wire.partitioner import partitions_of as partitions_of_keys
 
@@ -33,10 +33,11 @@ _NO_KEY = bytes(KEY_BYTES)
 
 @dataclass(slots=True)
 class Arrived:
-    """One read: what is to be applied by partition, and requests that are for the publisher."""
+    """One read: what is to be applied by partition, and requests that are for others here."""
 
     batch: dict[int, PartitionBatch] = field(default_factory=dict)
     requests: list[ResendRequest] = field(default_factory=list)
+    proofs: list[ProofRequest] = field(default_factory=list)
     policy: int = 0  # the highest that a delivery names
     others: set[str] = field(default_factory=set)  # datasets of deliveries that were left out
     sifted: Sifted | None = None  # what the store said ahead of the batch
@@ -190,6 +191,11 @@ class Inbox:
                     arrived.others.add(item.dataset)
             elif isinstance(item, PolicyMarker):
                 take(item)
+            elif isinstance(item, RepairOrder):
+                if item.dataset in datasets:
+                    part.orders.append(item)
+            elif isinstance(item, ProofRequest):
+                arrived.proofs.append(item)
             elif record.offset >= self._asked_before.get(partition, 0):
                 assert isinstance(item, ResendRequest)
                 arrived.requests.append(item)
@@ -197,7 +203,7 @@ class Inbox:
 
     async def _look_again(
         self, part: PartitionBatch, record: ConsumerRecord, error: WireRefused
-    ) -> Received | PolicyMarker | ResendRequest | None:
+    ) -> Received | PolicyMarker | ResendRequest | ProofRequest | RepairOrder | None:
         """A schema is on the bus before its first delivery: what is unknown is looked up once. What
         stays unreadable is noted, and None."""
         try:

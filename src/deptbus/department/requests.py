@@ -1,4 +1,4 @@
-"""Reads the requests for a resend in the inbox of a system that only publishes.
+"""Reads the requests for a resend or a proof in the inbox of a system that only publishes.
 
 Where a system receives too, its applier reads them, and SQL says how far. Here nothing is applied,
 so how far it has read is committed to Kafka, behind what is durable at the source: a request that
@@ -21,12 +21,13 @@ from deptbus.names import in_topic, requests_group
 from deptbus.stream.brokers import open_consumer, partitions_of, translate, wait_long
 from deptbus.stream.group import LagCommitter
 from deptbus.stream.identity import topic_identity
-from deptbus.wire.control import ResendRequest, decode_control
+from deptbus.wire.control import ProofRequest, ResendRequest, decode_control
 
 _BACKOFF_SECONDS = (0.2, 5.0)
 _LOOK_SECONDS = 1.0  # between two questions for the topic's id
 
 Resend = Callable[[ResendRequest], Awaitable[None]]
+Prove = Callable[[ProofRequest], None]
 
 
 class RequestReader:
@@ -40,10 +41,11 @@ class RequestReader:
         system: str,
         published: Collection[str],
         resend: Resend,
+        prove: Prove = lambda request: None,
     ) -> None:
         self._connection = connection
         self._topic, self._group = in_topic(unit), requests_group(unit, system)
-        self._published, self._resend = published, resend
+        self._published, self._resend, self._prove = published, resend, prove
         self._pause, self._told = _BACKOFF_SECONDS[0], ""
         self._topic_id = ""  # of the inbox that was read last
         self._log = structlog.get_logger(__name__).bind(unit=unit, system=system)
@@ -109,3 +111,5 @@ class RequestReader:
             return  # a delivery, or what the system that receives it says is unreadable
         if isinstance(request, ResendRequest) and request.dataset in self._published:
             await self._resend(request)
+        elif isinstance(request, ProofRequest):
+            self._prove(request)

@@ -55,7 +55,7 @@ from deptbus.department.plain import (
 from deptbus.department.target import MappedTarget
 from deptbus.department.values import CHINA
 from deptbus.errors import DatabaseUnavailable, Fenced, RowRefused, SourceRefused
-from deptbus.wire.control import PolicyMarker
+from deptbus.wire.control import PolicyMarker, RepairOrder
 
 log = structlog.get_logger(__name__)
 
@@ -98,6 +98,7 @@ class PartitionBatch:
 
     next_offset: int
     items: list[Received | PolicyMarker] = field(default_factory=list)
+    orders: list[RepairOrder] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
 
 

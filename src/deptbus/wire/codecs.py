@@ -14,6 +14,8 @@ from deptbus.wire.control import (
     Control,
     Marker,
     PolicyMarker,
+    ProofRequest,
+    RepairOrder,
     ResendRequest,
     check_key,
     control_schemas,
@@ -312,14 +314,14 @@ class Codecs:
 
     def decode_inbox(
         self, key: bytes | None, value: bytes | None
-    ) -> Received | PolicyMarker | ResendRequest:
+    ) -> Received | PolicyMarker | ResendRequest | ProofRequest | RepairOrder:
         """The record in `in.<unit>`. Raises as `decode_change`."""
         if value is not None and len(value) <= MAX_RECORD_BYTES:
             decode = self._deliveries.get(value[:HEADER_BYTES]) or self._delivery_decoder(value)
             if decode is not None:
                 return decode(key, value)
         control = self._control(key, value)
-        if not isinstance(control, PolicyMarker | ResendRequest):
+        if not isinstance(control, PolicyMarker | ResendRequest | ProofRequest | RepairOrder):
             raise self._refusal(value)
         return control
 

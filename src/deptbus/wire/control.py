@@ -9,7 +9,10 @@
 | AppliedDay | control.<unit> | `<system>/day/<day>` |
 | OutboxSeen | control.<unit> | `<system>/outbox` |
 | InventoryRequest | control.<unit> | `<system>/inventory` |
+| ProofAnswer | control.<unit> | `<system>/proof/<leg>/<dataset>` |
+| ProofPart, ProofRows | control.<unit> | `<system>/proof/<leg>/<dataset>/<part>` |
 | PolicyMarker, ResendRequest, Inventory, InventoryEnd | in.<unit> | none |
+| ProofRequest, RepairOrder | in.<unit> | none; ProofRequest in every partition |
 | PolicyRecord | bus.contract | none |
 | QuarantineNote | bus.quarantine | `<topic>/<partition>/<offset>` |
 | Resolution | bus.quarantine | `resolved/<topic>/<partition>/<offset>` |
@@ -33,7 +36,9 @@ from typing import Any, Literal, cast
 
 from deptbus.change import Incarnation
 from deptbus.errors import WireRefused
+from deptbus.wire import control_proof
 from deptbus.wire.codec import RecordCodec
+from deptbus.wire.control_proof import ProofAnswer, ProofPart, ProofRequest, ProofRows, RepairOrder
 from deptbus.wire.framing import HEADER_BYTES, canonical_json, frame, header, schema_id, unframe
 from deptbus.wire.guard import (
     BAD_KEY,
@@ -423,6 +428,11 @@ Control = (
     | TopicNoted
     | AlarmTold
     | AlarmSeen
+    | ProofRequest
+    | ProofAnswer
+    | ProofPart
+    | ProofRows
+    | RepairOrder
 )
 
 _TEXTS = {"type": "array", "items": "string"}
@@ -737,6 +747,7 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
             "seen_at_us": _TIME,
         },
     ),
+    **control_proof.RECORDS,
 }
 
 
@@ -880,6 +891,9 @@ _KEYS: dict[type, Callable[[Any], str]] = {
     TopicNoted: lambda r: f"topic/{r.topic}",
     AlarmTold: lambda r: f"alarm/{r.subject}",
     AlarmSeen: lambda r: f"seen/{r.subject}",
+    ProofAnswer: control_proof.slot,
+    ProofPart: control_proof.slot,
+    ProofRows: control_proof.slot,
 }
 
 

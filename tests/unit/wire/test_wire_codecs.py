@@ -39,6 +39,8 @@ from deptbus.wire.control import (
     Heartbeat,
     Marker,
     PolicyMarker,
+    ProofRequest,
+    RepairOrder,
     ResendRequest,
     check_key,
     decode_control,
@@ -365,7 +367,7 @@ def test_control_records_pass_at_their_doors_only(codecs: Codecs, sent: Control)
     assert decode_control(value) == sent
     for door, kinds in (
         (codecs.decode_out, Announcement | Marker),
-        (codecs.decode_inbox, PolicyMarker | ResendRequest),
+        (codecs.decode_inbox, PolicyMarker | ResendRequest | ProofRequest | RepairOrder),
     ):
         if isinstance(sent, kinds):
             assert door(key, value) == sent
