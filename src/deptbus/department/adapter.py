@@ -30,6 +30,7 @@ from deptbus.department.applied_days import tell_days
 from deptbus.department.applier import TRANSIENT, Applier
 from deptbus.department.folder_import import folder_import_of
 from deptbus.department.opening import open_capture, open_system, read_secret
+from deptbus.department.proof_copy import CopyProof, Strangers
 from deptbus.department.proof_desk import Answer, ProofDesk
 from deptbus.department.publisher import Publisher
 from deptbus.department.requests import RequestReader, Resend
@@ -158,6 +159,7 @@ class SystemRun:
         self.ended: DeptbusError | None = None
         self._incarnation: Incarnation | None = None
         self._secret: bytes | None = None
+        self._strangers = Strangers()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -230,6 +232,13 @@ class SystemRun:
             applier: Applier | None = None
             parts.append(desk.run())
             if self._settings.receives:
+                legs["copy"] = CopyProof(
+                    self._department,
+                    self._system,
+                    self._shared.follower,
+                    self._shared.codecs,
+                    self._strangers,
+                ).answer
                 applier = self._applier(self._incarnation.token, publisher, desk)
                 parts += self._tellings(applier, self._incarnation)
                 parts.append(applier.run())

@@ -385,7 +385,7 @@ class SqliteStore(Store):
     def _make_table(
         self, connection: sqlite3.Connection, dataset: str, receive: Receive, key: tuple[str, ...]
     ) -> None:
-        if _columns(connection, receive.table):
+        if read_columns(connection, receive.table):
             return
         types = self._shapes.newest_types(dataset)
         parts = []
@@ -403,7 +403,7 @@ class SqliteStore(Store):
     def _read_catalogue(
         self, connection: sqlite3.Connection, dataset: str, receive: Receive, key: tuple[str, ...]
     ) -> None:
-        catalogue = _columns(connection, receive.table)
+        catalogue = read_columns(connection, receive.table)
         for column in (*receive.columns.values(), *receive.defaults):
             known = catalogue.get(column)
             if known is None or known.generated:
@@ -520,7 +520,7 @@ def _entries(connection: sqlite3.Connection, where: str, words: Sequence[Any]) -
     return [Entry._make((*row[:_HELD], bool(row[_HELD]), *row[_HELD + 1 :])) for row in rows]
 
 
-def _columns(connection: sqlite3.Connection, table: str) -> dict[str, Column]:
+def read_columns(connection: sqlite3.Connection, table: str) -> dict[str, Column]:
     rows = connection.execute(
         'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?)', (table,)
     )

@@ -38,6 +38,18 @@ def record_digest(dataset: str, schema_version: int, record: Sequence[bytes]) ->
     return delivered_digest(dataset, schema_version, (), record)
 
 
+def copy_digest(source_unit: str, delivered: bytes) -> bytes:
+    """16 bytes over whose record a copy is and what was delivered of it (`delivered_digest`)."""
+    digest = _unit_hash(source_unit).copy()
+    digest.update(delivered)
+    return digest.digest()
+
+
+@lru_cache(maxsize=4096)
+def _unit_hash(source_unit: str) -> blake2b:
+    return blake2b(encode_values(("copy", source_unit)), digest_size=DIGEST_BYTES)
+
+
 @lru_cache(maxsize=4096)
 def projection_hash(dataset: str, schema_version: int, fields: tuple[str, ...]) -> blake2b:
     """What `delivered_digest` begins with. To be copied, never updated."""
