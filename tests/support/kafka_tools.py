@@ -14,6 +14,7 @@ from deptbus.connection import Connection
 
 LOCK = Path(__file__).with_name("kafka_tools.lock")
 COMMAND = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
+OFFSETS = "org.apache.kafka.tools.GetOffsetShell"
 
 
 class Row(NamedTuple):
@@ -37,29 +38,32 @@ def _class_path() -> str:
 def describe_groups(connection: Connection, *groups: str) -> dict[tuple[str, str, int], Row]:
     """(group, topic, partition) -> what Kafka's own command says of it."""
     words = [word for group in groups for word in ("--group", group)]
-    done = subprocess.run(
-        [
-            str(find_java()),
-            "-Xmx128m",
-            "-XX:TieredStopAtLevel=1",
-            "-cp",
-            _class_path(),
-            COMMAND,
-            "--bootstrap-server",
-            connection.bootstrap,
-            "--describe",
-            *words,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
+    out = _run(COMMAND, connection, "--describe", *words)
     found = {}
-    for line in done.stdout.splitlines():
+    for line in out.splitlines():
         cells = line.split()
         if len(cells) >= 6 and cells[0] in groups:
             group, topic, partition, *numbers = cells[:6]
             row = Row(*(None if n == "-" else int(n) for n in numbers))
             found[group, topic, int(partition)] = row
     return found
+
+
+def offsets_at(connection: Connection, topic: str, time: str) -> dict[int, int]:
+    """Partition -> offset, as Kafka's own GetOffsetShell tells it; `time`: milliseconds since 1970,
+    `earliest` or `latest`. It leaves a partition out in which no record is as young."""
+    out = _run(OFFSETS, connection, "--topic", topic, "--time", time)
+    lines = (line.rsplit(":", 2) for line in out.splitlines() if line.startswith(f"{topic}:"))
+    return {int(partition): int(offset) for _, partition, offset in lines}
+
+
+def _run(command: str, connection: Connection, *words: str) -> str:
+    java = [str(find_java()), "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", _class_path()]
+    done = subprocess.run(
+        [*java, command, "--bootstrap-server", connection.bootstrap, *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout

@@ -135,7 +135,7 @@ def check_alone(orders: Orders, unit: str) -> None:
     for order in orders.open_of(unit):
         raise refused(
             f"job {order.job} of {unit} is still open, ordered by {order.operator}",
-            "Wait until it is closed, or cancel it",
+            "Wait for it (`deptbus replay status JOB`), or end it (`deptbus replay cancel JOB`)",
         )
 
 
@@ -175,9 +175,7 @@ async def steer(
     orders = await read_orders(connection)
     order = orders.orders.get(job)
     if order is None:
-        raise DeptbusError(
-            f"there is no job {job}", mend="Give the name that was told when it was ordered"
-        )
+        raise DeptbusError(f"there is no job {job}", mend="See `deptbus replay ls`")
     if not orders.is_open(job):
         raise refused(f"job {job} is {orders.progress[job].state} already", "Plan another one")
     if orders.wanted(job) == wanted:
