@@ -156,9 +156,9 @@ def applier() -> None:
 
 
 def operations() -> None:
-    from deptbus.operations.jobs import Job
+    from deptbus.operations.carrier import Carrier
 
-    _after(Job, "_send_stretch", "job")
+    _after(Carrier, "_send_stretch", "job")
 
 
 def snapshot() -> None:
