@@ -55,6 +55,9 @@ NOUNS: dict[str, Noun] = {
     "trace": Noun(
         "trace", False, "Follow one record over the bus: where it went, and where it waits."
     ),
+    "reconcile": Noun(
+        "reconcile", False, "Prove copies equal to their sources, and mend exactly what differs."
+    ),
     "certificate": Noun("certificate", True, "Verify certificates of proofs; keep their key."),
     "audit": Noun("audit", True, "Show what operators did, when and why."),
     "status": Noun("status", False, "Show on one screen whether all is well, and whom to ring."),

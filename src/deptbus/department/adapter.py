@@ -299,6 +299,7 @@ class SystemRun:
             codecs=self._shared.codecs,
             resend=None if publisher is None else _resend_by(publisher),
             prove=desk.take,
+            stranger=self._strangers.row,
             counts=self._shared.counts,
         )
 

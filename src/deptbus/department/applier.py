@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import structlog
 
@@ -22,6 +23,7 @@ from deptbus.department.applied_days import AppliedDays
 from deptbus.department.connect import PostgresDatabase, SqliteDatabase, target_of
 from deptbus.department.export import FolderExport
 from deptbus.department.inbox import Arrived, Inbox
+from deptbus.department.kept_values import keep_values
 from deptbus.department.opening import open_system
 from deptbus.department.store import Applied, Store
 from deptbus.department.store_postgres import PostgresStore
@@ -87,7 +89,8 @@ def mapping_of(
 class Applier:
     """`run` until it raises Fenced or SourceRefused, or until `stop` (what is being applied is
     finished then). `resend` gets the requests for the publisher and returns when they are durable;
-    `prove` those for a proof, and returns at once.
+    `prove` those for a proof, and returns at once; `stranger` finds the row that a proof gave a
+    name, in a dataset.
 
     Owns what it opens; `follower`, `schemas` and `codecs` are the caller's.
     """
@@ -104,12 +107,13 @@ class Applier:
         codecs: Codecs,
         resend: Resend | None = None,
         prove: Prove = lambda request: None,
+        stranger: Callable[[str, bytes], bytes | None] = lambda dataset, name: None,
         counts: Counts | None = None,
     ) -> None:
         self._connection, self._department, self._system = connection, department, system
         self._token = token
         self._follower, self._schemas, self._codecs = follower, schemas, codecs
-        self._resend, self._prove = resend, prove
+        self._resend, self._prove, self._stranger = resend, prove, stranger
         self._counts = counts if counts is not None else Counts()
         self._who = department.unit, system
         self._stopping = asyncio.Event()
@@ -189,6 +193,9 @@ class Applier:
         kind = SqliteStore if isinstance(database, SqliteDatabase) else PostgresStore
         store: Store = kind(database, topic, self._token, mapping, self._shapes)  # type: ignore[arg-type]
         store.declared = frozenset(self._department.systems[self._system].receives)
+        store.stranger = self._stranger
+        folder = Path(self._department.file).parent
+        store.keep = lambda kept: keep_values(folder, self._system, kept, store.targets)
         return store
 
     async def _loop(

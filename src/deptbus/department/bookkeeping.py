@@ -3,6 +3,7 @@
 `ledger`: one line per record (see `ledger.Entry`). `offsets`: how far each partition of the inbox
 is applied, of which cluster and topic, and the policy floors. `statistics`: what became of
 deliveries, by day. `unreadable`: places in the inbox whose bytes are no record of this bus.
+`repairs`: orders of repairs whose deliveries are still to come.
 `mapped`: datasets for which the inbox was read up to the offsets; others were left out.
 """
 
@@ -85,6 +86,16 @@ def _tables(prefix: str, types: dict[str, str]) -> tuple[str, ...]:
   PRIMARY KEY (topic, part, place)
 )""",
         f"CREATE TABLE IF NOT EXISTS {prefix}mapped (dataset {text} NOT NULL PRIMARY KEY)",
+        f"""CREATE TABLE IF NOT EXISTS {prefix}repairs (
+  job {text} NOT NULL,
+  dataset {text} NOT NULL,
+  key {types["bytes"]} NOT NULL,
+  seen {types["bytes"]} NOT NULL,
+  action {text} NOT NULL,
+  overwrite {types["flag"]} NOT NULL,
+  ordered_at_us {long} NOT NULL,
+  PRIMARY KEY (job, dataset, key)
+)""",
     )
 
 

@@ -26,41 +26,27 @@ from deptbus.department.connect import (
     application_name,
     postgres_translated,
 )
-from deptbus.department.layout import quoted, quoted_table
+from deptbus.department.layout import quoted_table
 from deptbus.department.ledger import Entry
 from deptbus.department.opening import open_system
 from deptbus.department.postgres_table import STAGED, read_columns
+from deptbus.department.seen import (
+    LINE_LIST,
+    Line,
+    Values,
+    postgres_select,
+    postgres_select_rows,
+    row_of,
+    sqlite_select,
+    sqlite_select_rows,
+)
 from deptbus.department.store_sqlite import read_columns as read_sqlite_columns
 from deptbus.department.target import Column, MappedTarget
 from deptbus.errors import DatabaseUnavailable
-from deptbus.wire.digest import decode_values, encode_values
 
 CHUNK_ROWS = 500  # read at a stretch; some milliseconds
 _VARIABLES = 900
-_LINE = (
-    "source_unit", "key", "version", "policy", "op", "fields", "row_key", "held", "delivered",
-    "written", "parked",
-)  # fmt: skip
-LINE_LIST = ", ".join(_LINE)
 _HELD = ENTRY_COLUMNS.index("held")
-
-Values = tuple[Any, ...]  # of a row's mapped columns, in the mapping's order
-
-
-class Line(NamedTuple):
-    """What a proof needs of a ledger's line (see `ledger.Entry`)."""
-
-    source_unit: str
-    key: bytes
-    version: int
-    policy: int
-    op: str
-    fields: str
-    row: bytes | None
-    held: bool
-    delivered: bytes | None
-    written: bytes | None
-    parked: str | None
 
 
 class Applied(NamedTuple):
@@ -138,11 +124,6 @@ async def open_copy_view(department: Department, system: str) -> AsyncIterator[C
         await view.close()
 
 
-def row_of(target: MappedTarget, values: Values) -> bytes:
-    """The own key of a row, as the ledger names it."""
-    return encode_values(tuple(values[at] for at in target.key_positions))
-
-
 def _applied(rows: Sequence[Sequence[Any]]) -> dict[int, Applied]:
     return {part: Applied(offset, json.loads(floors)) for part, offset, floors in rows}
 
@@ -216,17 +197,9 @@ class SqliteCopyView(CopyView):
         return await self._database.run(lambda c: read_sqlite_columns(c, table))
 
     async def rows_of(self, target: MappedTarget, rows: Collection[bytes]) -> dict[bytes, Values]:
-        names = [quoted(target.columns[at].name) for at in target.key_positions]
         found: dict[bytes, Values] = {}
-        for some in _chunks(list(rows), len(names)):
-            keys = [decode_values(row) for row in some]
-            if len(names) == 1:
-                where = f"{names[0]} IN ({_marks(keys)})"
-            else:
-                places = ", ".join(f"({_marks(names)})" for _ in keys)
-                where = f"({', '.join(names)}) IN (VALUES {places})"
-            sql = f"{_select(target)} WHERE {where}"
-            for values in await self._fetch(sql, tuple(v for key in keys for v in key)):
+        for some in _chunks(list(rows), len(target.key_positions)):
+            for values in await self._fetch(*sqlite_select_rows(target, some)):
                 found[row_of(target, values)] = values
         return found
 
@@ -236,7 +209,7 @@ class SqliteCopyView(CopyView):
         return int(count)
 
     async def all_rows(self, target: MappedTarget) -> AsyncIterator[list[Values]]:
-        cursor = await self._database.run(lambda c: c.execute(_select(target)))
+        cursor = await self._database.run(lambda c: c.execute(sqlite_select(target)))
         while rows := await self._database.run(lambda _: cursor.fetchmany(CHUNK_ROWS)):
             yield rows
 
@@ -324,18 +297,11 @@ class PostgresCopyView(CopyView):
             return await read_columns(self._reader.connection, table)
 
     async def rows_of(self, target: MappedTarget, rows: Collection[bytes]) -> dict[bytes, Values]:
-        keys = [decode_values(row) for row in rows]
-        if not keys:
+        if not rows:
             return {}
-        columns = [target.columns[at] for at in target.key_positions]
-        arrays = ", ".join(f"${n}::{STAGED[c.kind]}[]" for n, c in enumerate(columns, 1))
-        names = ", ".join(f"v{n}" for n in range(len(columns)))
-        match = " AND ".join(
-            f"t.{quoted(c.name)} = s.v{n}::{c.declared}" for n, c in enumerate(columns)
-        )
-        sql = f"{_postgres_select(target)} JOIN unnest({arrays}) AS s({names}) ON {match}"
+        sql, words = postgres_select_rows(target, rows)
         async with self._reading(target) as c:
-            found = await c.fetch(sql, *zip(*keys, strict=True))
+            found = await c.fetch(sql, *words)
         return {row_of(target, values): values for values in map(tuple, found)}
 
     async def count_rows(self, target: MappedTarget) -> int:
@@ -351,9 +317,9 @@ class PostgresCopyView(CopyView):
                 quoted_table(target.table),
             )
             if not pages:
-                async for row in c.cursor(_postgres_select(target), prefetch=CHUNK_ROWS):
+                async for row in c.cursor(postgres_select(target), prefetch=CHUNK_ROWS):
                     yield [tuple(row)]
-        sql = f"{_postgres_select(target)} WHERE t.ctid >= $1::text::tid AND t.ctid < $2::text::tid"
+        sql = f"{postgres_select(target)} WHERE t.ctid >= $1::text::tid AND t.ctid < $2::text::tid"
         for page in range(0, pages, _PAGES):
             async with self._reading(target) as c:
                 found = await c.fetch(sql, f"({page},0)", f"({page + _PAGES},0)")
@@ -405,17 +371,6 @@ class PostgresCopyView(CopyView):
 _PAGES = 50
 _FILE_THEN = "SELECT oid, relfilenode FROM pg_class WHERE oid = to_regclass($1)"  # by the snapshot
 _FILE_NOW = "SELECT to_regclass($1)::oid, pg_relation_filenode(to_regclass($1))"
-
-
-def _select(target: MappedTarget) -> str:
-    names = ", ".join(quoted(c.name) for c in target.columns)
-    return f"SELECT {names} FROM {quoted_table(target.table)}"
-
-
-def _postgres_select(target: MappedTarget) -> str:
-    """Values as they are handed over when written."""
-    names = ", ".join(f"t.{quoted(c.name)}::{STAGED[c.kind]}" for c in target.columns)
-    return f"SELECT {names} FROM {quoted_table(target.table)} t"
 
 
 def _has_books(c: sqlite3.Connection) -> bool:

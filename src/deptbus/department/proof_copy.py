@@ -30,16 +30,10 @@ from deptbus.change import DeliveryOp
 from deptbus.contract.department import Department
 from deptbus.contract.model import Contract
 from deptbus.department.applier import mapping_of
-from deptbus.department.copy_view import (
-    Applied,
-    CopyView,
-    Line,
-    Values,
-    open_copy_view,
-    row_of,
-)
+from deptbus.department.copy_view import Applied, CopyView, open_copy_view
 from deptbus.department.ledger import Prepared
 from deptbus.department.proof_desk import Reply
+from deptbus.department.seen import Line, Values, row_digest, row_of, seen_of
 from deptbus.department.store import missing_column
 from deptbus.department.target import ContractShapes, MappedTarget
 from deptbus.errors import DatabaseBusy
@@ -49,7 +43,7 @@ from deptbus.proof.leaves import leaf_of
 from deptbus.proof.tally import Tally
 from deptbus.stream.policies import PolicyFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.digest import DIGEST_BYTES, copy_digest, encode_values, values_digest
+from deptbus.wire.digest import DIGEST_BYTES, copy_digest, encode_values
 
 _LOOK_SECONDS = (0.02, 0.5)  # between two looks at how far the inbox is applied
 _PART_ITEMS = 10_000  # 400 kB
@@ -91,25 +85,6 @@ def item_of(line: Line) -> Item | None:
     if line.op != DeliveryOp.UPSERT:
         return None
     return Item(line.key, line.version, copy_digest(line.source_unit, line.delivered or _NOTHING))
-
-
-def seen_of(line: Line | None, values: Values | None) -> bytes:
-    """Rule 4: 16 bytes. `values`: of the row that the line holds, None when it is not there."""
-    of_line: tuple[Any, ...] = () if line is None else (
-        line.source_unit, line.version, line.policy, line.op, line.row, bool(line.held),
-        line.delivered, line.written, line.parked,
-    )  # fmt: skip
-    return values_digest((encode_values(of_line), None if values is None else _digest(values)))
-
-
-def _digest(values: Values) -> bytes:
-    """As `values_digest`; of text that is no UTF-8 too, which nobody delivers."""
-    try:
-        return values_digest(values)
-    except UnicodeEncodeError:
-        return values_digest(
-            v.encode("utf-8", "surrogateescape") if isinstance(v, str) else v for v in values
-        )
 
 
 class Strangers:
@@ -264,7 +239,7 @@ class _Telling:
         real = await self._real(known.values())
         for key in asked.keys:
             line = known.get(key)
-            values = real.get(line.row) if line is not None and line.row is not None else None
+            values = _held_values(line, real)
             await self._row(key, line, values)
         await self._tell(at_end=True)
 
@@ -286,7 +261,7 @@ class _Telling:
         deep = self._asked.deep
         real = await self._real(lines) if deep else {}
         for line in lines:
-            values = real.get(line.row) if line.row is not None else None
+            values = _held_values(line, real)
             state, reason = await self._state(line, values, looked=deep)
             if state is not State.EQUAL:
                 item = item_of(line)
@@ -310,7 +285,7 @@ class _Telling:
             return State.EQUAL, ""
         if values is None:
             return State.REMOVED, "its row is not in the table"
-        if line.written is None or _digest(values) == line.written:
+        if line.written is None or row_digest(values) == line.written:
             return State.EQUAL, ""
         edited = await self._edited(line, values)
         return (State.EDITED, f"columns: {', '.join(edited)}") if edited else (State.EQUAL, "")
@@ -331,7 +306,7 @@ class _Telling:
         return [
             column.name
             for column, was, now in zip(self._target.columns, kept, values, strict=True)
-            if _digest((was,)) != _digest((now,))
+            if row_digest((was,)) != row_digest((now,))
         ]
 
     async def _unknown_rows(self) -> None:
@@ -359,6 +334,13 @@ class _Telling:
         while len(self._told) >= _PART_ROWS or (at_end and self._told):
             now, self._told = self._told[:_PART_ROWS], self._told[_PART_ROWS:]
             await self._reply.rows([tuple(told) for told in now])  # type: ignore[misc]
+
+
+def _held_values(line: Line | None, real: dict[bytes, Values]) -> Values | None:
+    """Of the row that the line holds; the row of another record is not its own."""
+    if line is None or not line.held or line.row is None:
+        return None
+    return real.get(line.row)
 
 
 async def _when_free(read: Any, target: MappedTarget) -> Any:

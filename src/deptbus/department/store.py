@@ -11,7 +11,7 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import attrgetter
@@ -52,6 +52,17 @@ from deptbus.department.plain import (
     sift,
     tally_plain,
 )
+from deptbus.department.repairs import (
+    DELIVER,
+    Kept,
+    Looked,
+    Order,
+    OrderId,
+    Repairs,
+    order_of,
+    orders_in,
+    weigh,
+)
 from deptbus.department.target import MappedTarget
 from deptbus.department.values import CHINA
 from deptbus.errors import DatabaseUnavailable, Fenced, RowRefused, SourceRefused
@@ -81,6 +92,14 @@ class Pace:
             self.limit = min(self._most, self.limit + self.limit // 4)
 
 
+class RowsChanged(Exception):
+    """Rows of a repair are not any more what they were; nothing of the batch was written."""
+
+    def __init__(self, rows: Collection[Row]) -> None:
+        super().__init__()
+        self.rows = rows
+
+
 class Mistaken(Exception):
     """What was presumed of a batch is not so of some record; nothing of it was written."""
 
@@ -98,8 +117,8 @@ class PartitionBatch:
 
     next_offset: int
     items: list[Received | PolicyMarker] = field(default_factory=list)
-    orders: list[RepairOrder] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
+    orders: list[RepairOrder] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,9 +186,12 @@ class Store(ABC):
         self.declared: frozenset[str] = frozenset()
         self.fresh: frozenset[str] = frozenset()
         self.read_before: dict[int, int] = {}  # partition -> where reading stood, if it begins anew
+        # Of repairs: the row that a proof gave this name, and where old values are kept.
         self.parents: dict[str, frozenset[str]] = {}  # dataset -> datasets its table refers to
         self._order: dict[str, int] = {}
         self._next_retry_us: int | None = None
+        self.stranger: Callable[[str, bytes], bytes | None] = lambda dataset, name: None
+        self.keep: Callable[[Sequence[Kept]], None] = lambda kept: None
         self._related = False
         self._presumes = False  # all that came last would have been presumed rightly
 
@@ -228,6 +250,14 @@ class Store(ABC):
     async def find_refused(self, decision: Decision) -> list[tuple[Action, str]]:
         """Which actions the database refuses, and why, by trying them; changes nothing."""
 
+    async def orders(self, wanted: Collection[OrderId]) -> dict[OrderId, Order]:
+        """Those of these orders that are kept; a store that keeps none repairs nothing."""
+        return {}
+
+    async def look_at(self, orders: Collection[Order]) -> dict[OrderId, Looked]:
+        """The lines and rows of these orders as they are now."""
+        return {}
+
     @abstractmethod
     async def status(self, now_us: int) -> list[DatasetStatus]: ...
 
@@ -241,6 +271,42 @@ class Store(ABC):
     ) -> Applied:
         """Apply what was read from some partitions, and parked entries whose time has come.
         `sifted`: what `look_ahead` said of this batch; it counts for one try."""
+        repairs = await self._repairs(batch)
+        while True:
+            try:
+                return await self._apply(batch, now_us, sifted, repairs)
+            except RowsChanged as changed:
+                assert repairs is not None
+                repairs.without(changed.rows)
+
+    async def _repairs(self, batch: Mapping[int, PartitionBatch]) -> Repairs | None:
+        """What may be repaired of this batch; None: it has nothing of the kind."""
+        new = orders_in(order for part in batch.values() for order in part.orders)
+        arrived = {
+            order_of(item)
+            for part in batch.values()
+            for item in part.items
+            if isinstance(item, Received) and item.cause is Cause.REPAIR
+        }
+        if not new and not arrived:
+            return None
+        known = await self.orders([name for name in arrived if name not in new])
+        due = {n: o for n, o in new.items() if o.action != DELIVER or n in arrived} | known
+        repairs = weigh(due, await self.look_at(due.values()))
+        repairs.new = {name: order for name, order in new.items() if name not in due}
+        if repairs.kept:
+            self.keep(repairs.kept)
+        if repairs.left:
+            log.warning("repairs_left_out", topic=self.topic, rows=repairs.left)
+        return repairs
+
+    async def _apply(
+        self,
+        batch: Mapping[int, PartitionBatch],
+        now_us: int,
+        sifted: Sifted | None,
+        repairs: Repairs | None,
+    ) -> Applied:
         positions = dict(self.positions)
         replacing = frozenset(d for d, t in self.targets.items() if t.replaces)
         due = self._next_retry_us is not None and self._next_retry_us <= now_us
@@ -248,7 +314,7 @@ class Store(ABC):
         if due or self._related:
             children = self.parents if self._related else ()
             again = await self.parked(now_us if due else None, children, RETRIES_AT_ONCE)
-        if again:
+        if again or repairs is not None:
             sifted = None
         elif sifted is None or sifted.floors != self._floors(batch):
             sifted = await self.look_ahead(batch)
@@ -256,7 +322,7 @@ class Store(ABC):
             presumed = await self._apply_presumed(batch, sifted.presumed, now_us, replacing)
             if presumed is not None:
                 return presumed
-        known_of = await self._look(batch, sifted)
+        known_of = await self._look(batch, sifted, repairs)
         plain = await self._judge(sifted, known_of) if sifted is not None else {}
         known: dict[RecordId, Entry] = {}
         folded = Folded()
@@ -264,13 +330,17 @@ class Store(ABC):
             floors = dict(positions[number].floors)
             items = part.items if sifted is None else sifted.others[number]
             recall(items, known_of, known)
+            if repairs is not None:
+                items = _allowed(items, repairs, known)
             fold(items, known, floors, now_us, replacing=replacing, into=folded)
             positions[number] = Position(part.next_offset, floors)
+        if repairs is not None:
+            _forget(repairs, folded, known_of, known, now_us)
         for entry in again:
             known[entry.id] = entry
         add_retries(folded, again)
         moves = {number: (self.positions[number], positions[number]) for number in batch}
-        work = _work(batch, moves, now_us)
+        work = replace(_work(batch, moves, now_us), repairs=repairs)
         work = await self._settle(_Todo(folded, known, known_of, plain, replacing), work)
         self.positions = positions
         applied = self._applied(folded, work)
@@ -283,7 +353,9 @@ class Store(ABC):
         it is applied. Lets other tasks go on between partitions."""
         received = {number: part.items for number, part in sorted(batch.items())}
         if sum(map(len, received.values())) < self.plain_from or any(
-            item.__class__ is not Received for items in received.values() for item in items
+            item.__class__ is not Received or item.cause is Cause.REPAIR
+            for items in received.values()
+            for item in items
         ):
             return None
         sifted = Sifted(self._floors(batch))
@@ -342,7 +414,12 @@ class Store(ABC):
         self.positions = self.positions | {number: after for number, (_, after) in moves.items()}
         return self._applied(Folded(), work)
 
-    async def _look(self, batch: Mapping[int, PartitionBatch], sifted: Sifted | None) -> Known:
+    async def _look(
+        self,
+        batch: Mapping[int, PartitionBatch],
+        sifted: Sifted | None,
+        repairs: Repairs | None,
+    ) -> Known:
         """What is known of the records of a batch."""
         wanted: dict[Sender, Any] = dict(sifted.keys) if sifted is not None else {}
         if sifted is None:
@@ -350,6 +427,8 @@ class Store(ABC):
                 for item in part.items:
                     if isinstance(item, Received):
                         wanted.setdefault((item.dataset, item.source_unit), {})[item.key] = None
+        for rid in repairs.forgets.values() if repairs is not None else ():
+            wanted.setdefault((rid.dataset, rid.source_unit), {})[rid.key] = None
         return await self.glimpses(wanted) if wanted else {}
 
     async def _judge(self, sifted: Sifted, known: Known) -> dict[str, dict[bytes, Plain]]:
@@ -372,6 +451,9 @@ class Store(ABC):
         fruitless = 0
         while True:
             decision = decide(folded, known, fits, self.targets, work.now_us, refused)
+            if work.repairs is not None:
+                removes = work.repairs.removes.values()
+                decision.removes += [one for one in removes if one.id not in refused]
             tallies = Folded(had_copy=folded.had_copy, candidates=folded.candidates)
             tallies.retries, tallies.tallies = folded.retries, folded.tallies.copy()
             tally(tallies, decision, todo.replacing)
@@ -483,6 +565,42 @@ class _Todo:
             fold(back, self.known, {}, now_us, replacing=self.replacing, into=self.folded)
 
 
+def _allowed(
+    items: Iterable[Received | PolicyMarker], repairs: Repairs, known: dict[RecordId, Entry]
+) -> list[Received | PolicyMarker]:
+    """Without the deliveries of repairs that may not be applied; of those that may, whatever the
+    line claims to have counts as older."""
+    found = []
+    for item in items:
+        if isinstance(item, Received) and item.cause is Cause.REPAIR:
+            if not repairs.is_allowed(item):
+                continue
+            rid = RecordId(item.dataset, item.source_unit, item.key)
+            if rid in known:
+                known[rid] = known[rid]._replace(version=0, policy=0)
+        found.append(item)
+    return found
+
+
+def _forget(
+    repairs: Repairs,
+    folded: Folded,
+    glimpses: Known,
+    known: dict[RecordId, Entry],
+    now_us: int,
+) -> None:
+    """Tombstones for lines that go, unless something newer for them is in the batch."""
+    for entry in repairs.tombstones(now_us):
+        rid = entry.id
+        if rid in folded.candidates:
+            continue
+        glimpse = glimpses.get((rid.dataset, rid.source_unit), {}).get(rid.key)
+        if glimpse is not None:
+            known[rid] = glimpsed((rid.dataset, rid.source_unit), glimpse)
+        folded.candidates[rid] = entry
+        folded.had_copy[rid] = True
+
+
 def recall(
     items: Iterable[Received | PolicyMarker], glimpses: Known, known: dict[RecordId, Entry]
 ) -> None:
@@ -507,6 +625,7 @@ class Work:
     lots: Mapping[str, Lot] = field(default_factory=dict)  # by dataset
     packed: Mapping[str, bytes] = field(default_factory=dict)  # of `pack`, by dataset
     tallies: Counter[Tally] = field(default_factory=Counter)
+    repairs: Repairs | None = None  # whose guards hold when the transaction locks their rows
     is_presumed: bool = False  # that all are newer than what is known, and hold their rows
 
     @property

@@ -34,11 +34,14 @@ from deptbus.department.postgres_table import (
     read_parents,
     upsertable,
 )
+from deptbus.department.repairs import ORDER_KEPT_US, REMOVE, Looked, Order, OrderId, Repairs
+from deptbus.department.seen import LINE_LIST, Line, Values, postgres_select_rows, row_digest
 from deptbus.department.store import (
     BusIdentity,
     DatasetStatus,
     Mistaken,
     Pace,
+    RowsChanged,
     Store,
     Work,
     day_of,
@@ -95,7 +98,7 @@ class PostgresStore(Store):
                 "SET jit = off; SET enable_seqscan = off; SET random_page_cost = 1.1"
             )
         async with self._fenced() as connection:
-            if await connection.fetchval("SELECT to_regclass('deptbus.mapped')") is None:
+            if await connection.fetchval("SELECT to_regclass('deptbus.repairs')") is None:
                 for statement in POSTGRES_TABLES:
                     await connection.execute(statement)
             for dataset, (receive, key) in self._mapping.items():
@@ -228,6 +231,71 @@ class PostgresStore(Store):
             )
         return tallies_of(rows)
 
+    async def orders(self, wanted: Collection[OrderId]) -> dict[OrderId, Order]:
+        if not wanted:
+            return {}
+        with postgres_translated(self._database.place):
+            rows = await self._connection.fetch(
+                "SELECT r.job, r.dataset, r.key, r.seen, r.action, r.overwrite "
+                "FROM deptbus.repairs r JOIN unnest($1::text[], $2::text[], $3::bytea[]) "
+                "AS s(job, dataset, key) USING (job, dataset, key)",
+                *map(list, zip(*wanted, strict=True)),
+            )
+        return {(name := OrderId(*row[:3])): Order(name, *row[3:]) for row in rows}
+
+    async def look_at(self, orders: Collection[Order]) -> dict[OrderId, Looked]:
+        with postgres_translated(self._database.place):
+            return {order.id: await self._looked(order) for order in orders}
+
+    async def _looked(self, order: Order) -> Looked:
+        _, dataset, key = order.id
+        line, row = None, self.stranger(dataset, key) if order.action == REMOVE else None
+        if order.action != REMOVE:
+            found = await self._connection.fetchrow(
+                f"SELECT {LINE_LIST} FROM deptbus.ledger WHERE dataset = $1 AND key = $2",
+                dataset,
+                key,
+            )
+            line = None if found is None else Line._make(found)
+            row = line.row if line is not None and line.held else None
+        elif row is not None and await self._connection.fetchval(
+            "SELECT count(*) FROM deptbus.ledger WHERE dataset = $1 AND row_key = $2 "
+            "AND row_key IS NOT NULL AND held",
+            dataset,
+            row,
+        ):
+            row = None
+        values = None if row is None else await self._real(Row(dataset, row))
+        return Looked(line, row, values)
+
+    async def _real(self, row: Row, suffix: str = "") -> Values | None:
+        sql, words = postgres_select_rows(self.targets[row.dataset], [row.key])
+        found = await self._connection.fetchrow(sql + suffix, *words)
+        return None if found is None else tuple(found)
+
+    async def _guard(self, repairs: Repairs, now_us: int) -> None:
+        """Within the transaction: the rows are locked from here on."""
+        changed = []
+        for row, digest in repairs.guards.items():
+            values = await self._real(row, " FOR UPDATE OF t")
+            if (None if values is None else row_digest(values)) != digest:
+                changed.append(row)
+        if changed:
+            raise RowsChanged(changed)
+        await self._connection.executemany(
+            "INSERT INTO deptbus.repairs VALUES ($1, $2, $3, $4, $5, $6, $7) "
+            "ON CONFLICT (job, dataset, key) DO UPDATE SET seen = excluded.seen, "
+            "action = excluded.action, overwrite = excluded.overwrite",
+            [(*o.id, o.seen, o.action, o.overwrite, now_us) for o in repairs.new.values()],
+        )
+        await self._connection.executemany(
+            "DELETE FROM deptbus.repairs WHERE job = $1 AND dataset = $2 AND key = $3",
+            list(repairs.done),
+        )
+        await self._connection.execute(
+            "DELETE FROM deptbus.repairs WHERE ordered_at_us < $1", now_us - ORDER_KEPT_US
+        )
+
     async def status(self, now_us: int) -> list[DatasetStatus]:
         with postgres_translated(self._database.place):
             return await postgres_status(self._connection, tuple(self._mapping), now_us)
@@ -255,6 +323,8 @@ class PostgresStore(Store):
                 await self._tables[dataset].stage.make(self._connection)
             try:
                 await self._begin_work(work, [dataset for _, dataset, _ in groups])
+                if work.repairs is not None:
+                    await self._guard(work.repairs, work.now_us)
                 for dataset, lot in copied.items():
                     stage = self._tables[dataset].stage
                     packed = work.packed.get(dataset) or stage.pack(lot)

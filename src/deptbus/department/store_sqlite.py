@@ -26,6 +26,8 @@ from deptbus.department.fold import Tally
 from deptbus.department.layout import quoted, quoted_table
 from deptbus.department.ledger import Entry, RecordId, Row, Sender
 from deptbus.department.plain import Known, Lot, Sifted, entries_of
+from deptbus.department.repairs import ORDER_KEPT_US, REMOVE, Looked, Order, OrderId, Repairs
+from deptbus.department.seen import LINE_LIST, Line, Values, row_digest, sqlite_select_rows
 from deptbus.department.store import (
     REFERENCE,
     Applied,
@@ -35,6 +37,7 @@ from deptbus.department.store import (
     Pace,
     PartitionBatch,
     Position,
+    RowsChanged,
     Store,
     Work,
     day_of,
@@ -213,6 +216,55 @@ class SqliteStore(Store):
         )
         return tallies_of(await self._database.run(lambda c: c.execute(sql, (day,)).fetchall()))
 
+    async def orders(self, wanted: Collection[OrderId]) -> dict[OrderId, Order]:
+        def read(connection: sqlite3.Connection) -> dict[OrderId, Order]:
+            found = {}
+            for name in wanted:
+                row = connection.execute(
+                    "SELECT seen, action, overwrite FROM deptbus_repairs "
+                    "WHERE job = ? AND dataset = ? AND key = ?",
+                    name,
+                ).fetchone()
+                if row is not None:
+                    found[name] = Order(name, row[0], row[1], bool(row[2]))
+            return found
+
+        return await self._database.run(read)
+
+    async def look_at(self, orders: Collection[Order]) -> dict[OrderId, Looked]:
+        def read(connection: sqlite3.Connection) -> dict[OrderId, Looked]:
+            return {order.id: self._looked(connection, order) for order in orders}
+
+        return await self._database.run(read)
+
+    def _looked(self, connection: sqlite3.Connection, order: Order) -> Looked:
+        _, dataset, key = order.id
+        line, row = None, self.stranger(dataset, key) if order.action == REMOVE else None
+        if order.action != REMOVE:
+            found = connection.execute(
+                f"SELECT {LINE_LIST} FROM deptbus_ledger WHERE dataset = ? AND key = ?",
+                (dataset, key),
+            ).fetchone()
+            line = None if found is None else Line._make(found)
+            row = line.row if line is not None and line.held else None
+        elif row is not None and self._is_held(connection, dataset, row):
+            row = None
+        values = None if row is None else self._real(connection, Row(dataset, row))
+        return Looked(line, row, values)
+
+    def _is_held(self, connection: sqlite3.Connection, dataset: str, row: bytes) -> bool:
+        return bool(
+            connection.execute(
+                "SELECT count(*) FROM deptbus_ledger WHERE dataset = ? AND row_key = ? AND held",
+                (dataset, row),
+            ).fetchone()[0]
+        )
+
+    def _real(self, connection: sqlite3.Connection, row: Row) -> Values | None:
+        sql, words = sqlite_select_rows(self.targets[row.dataset], [row.key])
+        found: Values | None = connection.execute(sql, words).fetchone()
+        return found
+
     async def status(self, now_us: int) -> list[DatasetStatus]:
         return await self._database.run(lambda c: sqlite_status(c, tuple(self._mapping), now_us))
 
@@ -225,6 +277,8 @@ class SqliteStore(Store):
             began, spent = time.monotonic(), time.thread_time()
             try:
                 fence.check_sqlite(connection, self.token)
+                if work.repairs is not None:
+                    self._guard(connection, work.repairs, work.now_us)
                 self._write_rows(connection, work)
                 self._write_books(connection, work)
                 connection.execute("COMMIT")
@@ -238,6 +292,27 @@ class SqliteStore(Store):
 
         seconds = await self._database.run(write)
         self._pace.took(seconds, work.size)
+
+    def _guard(self, connection: sqlite3.Connection, repairs: Repairs, now_us: int) -> None:
+        """Behind BEGIN IMMEDIATE: nobody else writes."""
+        changed = [
+            row
+            for row, digest in repairs.guards.items()
+            if (None if (v := self._real(connection, row)) is None else row_digest(v)) != digest
+        ]
+        if changed:
+            raise RowsChanged(changed)
+        connection.executemany(
+            "INSERT OR REPLACE INTO deptbus_repairs VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(*o.id, o.seen, o.action, o.overwrite, now_us) for o in repairs.new.values()],
+        )
+        connection.executemany(
+            "DELETE FROM deptbus_repairs WHERE job = ? AND dataset = ? AND key = ?",
+            list(repairs.done),
+        )
+        connection.execute(
+            "DELETE FROM deptbus_repairs WHERE ordered_at_us < ?", (now_us - ORDER_KEPT_US,)
+        )
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Now and then; waits for nobody, and holds up no writer. Before a transaction: failing

@@ -31,6 +31,7 @@ class LegResult:
     system: str
     dataset: str
     could_not_tell: str = ""
+    absent: str = ""  # why there is nothing to prove: the unit keeps no such table
     rows: int = 0
     by_class: Mapping[str, int] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
@@ -48,6 +49,7 @@ class LegResult:
     def as_proof(self) -> Proof:
         """Its part of a certificate."""
         return Proof(
+            unit=self.unit,
             dataset=self.dataset,
             leg=self.leg,
             cut=dict(self.cut),

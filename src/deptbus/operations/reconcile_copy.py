@@ -58,12 +58,17 @@ _LOOK_SECONDS = 0.1
 
 OPEN_JOB = "a job of this unit is open: what it should have is being delivered"
 NOT_HERE = "none of the unit's systems receives this dataset"
+NOT_JOINED = "the unit has not joined: no adapter of it ever ran"
 LATE = "the workers did not deliver up to the cut in time: do they run?"
 MOVED = "the contract changed meanwhile; ask again"
 
 
 class CouldNotTell(DeptbusError):
     """Neither equal nor different; `what` is the reason."""
+
+
+class _Absent(Exception):
+    """There is no copy; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,8 @@ async def prove_copy(
         found = await proof.run()
     except CouldNotTell as error:
         found = [CopyProved(LegResult("copy", unit, "", dataset, could_not_tell=error.what))]
+    except _Absent as error:
+        found = [CopyProved(LegResult("copy", unit, "", dataset, absent=str(error)))]
     log.info("copies_compared", unit=unit, dataset=dataset, seconds=time.monotonic() - began)
     return found
 
@@ -173,6 +180,8 @@ class _Proof:
 
     async def run(self) -> list[CopyProved]:
         policy = await self._check_alone()
+        if not any(await end_offsets(self._connection, names.control_topic(self.unit))):
+            raise _Absent(NOT_JOINED)
         noted = await end_offsets(self._connection, names.in_topic(self.unit))
         spans = await self.spans()
         cut = tuple(span.end for span in spans)
@@ -202,7 +211,7 @@ class _Proof:
                 answers = answering.result()
                 here = [a for a in answers.values() if a.is_here or a.problem]
                 if not here:
-                    raise CouldNotTell(NOT_HERE)
+                    raise _Absent(NOT_HERE)
                 expected += [stack.enter_context(expected[0].copy()) for _ in here[1:]]
                 found = []
                 for mine, answered in zip(expected, here, strict=True):

@@ -29,7 +29,7 @@ from deptbus.wire.control import (
     key_of,
 )
 
-_KEYS_A_PART = 20_000  # 320 kB, well below the cap of a record
+KEYS_A_PART = 20_000  # 320 kB, well below the cap of a record
 
 
 async def read_orders(connection: Connection) -> Orders:
@@ -144,8 +144,8 @@ def parts_of(job: str, keys: Mapping[str, Collection[bytes]]) -> Iterator[Ordere
     number = 0
     for dataset, of_dataset in keys.items():
         ordered = sorted(set(of_dataset))
-        for start in range(0, len(ordered), _KEYS_A_PART):
-            yield OrderedKeys(job, number, dataset, tuple(ordered[start : start + _KEYS_A_PART]))
+        for start in range(0, len(ordered), KEYS_A_PART):
+            yield OrderedKeys(job, number, dataset, tuple(ordered[start : start + KEYS_A_PART]))
             number += 1
 
 

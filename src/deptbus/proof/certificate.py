@@ -53,6 +53,7 @@ class Proof(_Part):
 
     dataset: str
     leg: Literal["source", "copy"]
+    unit: str = ""  # whose table it is, of the source leg another unit's; empty: the certificate's
     cut: dict[str, tuple[int, ...]]
     bus: Side | None = None
     other: Side | None = None

@@ -59,6 +59,8 @@ SECTIONS = {
         audit.REPLAY_PLAN,
         audit.REPLAY_APPLY,
         audit.REPAIR_ORDER,
+        audit.RECONCILE_REPAIR,
+        audit.CERTIFICATE,
         audit.JOB_PAUSE,
         audit.JOB_RESUME,
         audit.JOB_CANCEL,

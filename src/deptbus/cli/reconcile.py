@@ -1,0 +1,160 @@
+"""`deptbus reconcile`: is what the copies hold what their sources hold? And mend what is not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deptbus.cli.certificate import CertificateKey
+from deptbus.cli.options import (
+    Bootstrap,
+    ClientFile,
+    Data,
+    Operator,
+    Output,
+    OutputOption,
+    Reason,
+    connect,
+    who,
+)
+from deptbus.errors import DeptbusError
+
+if TYPE_CHECKING:
+    from deptbus.connection import Connection
+    from deptbus.operations.audit import Operator as Person
+    from deptbus.operations.leg import LegResult
+    from deptbus.operations.office import Office
+    from deptbus.operations.reconcile import Reconciled, Scope
+    from deptbus.operations.reconcile_repair import Wishes
+
+app = typer.Typer(help="Prove copies equal to their sources, and mend exactly what differs.")
+
+
+@app.command()
+def reconcile(
+    unit: Annotated[
+        str | None, typer.Option("--unit", help="Whose copies, `line@territory`; or --all.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every unit of the contract.")] = False,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="One dataset only.")] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Compare the real rows too: finds what was typed there.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what differs; needs --reason.")
+    ] = False,
+    delete_extra: Annotated[
+        bool, typer.Option("--delete-extra", help="Repair removes extra rows, too.")
+    ] = False,
+    max_delete: Annotated[
+        int, typer.Option("--max-delete", min=0, help="More extra rows than that: nothing is done.")
+    ] = 0,
+    overwrite_local: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite-local", help="Repair replaces local edits; the unit keeps a file of them."
+        ),
+    ] = False,
+    certificate: Annotated[
+        Path | None, typer.Option("--certificate", help="Write a signed certificate to this file.")
+    ] = None,
+    key: CertificateKey = None,
+    deadline: Annotated[
+        float, typer.Option("--deadline", min=1, help="Seconds that an adapter may take.")
+    ] = 1800.0,
+    reason: Reason = "",
+    operator: Operator = None,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    client_file: ClientFile = None,
+    output: OutputOption = Output.TABLE,
+) -> int:
+    """Compare copies with what the bus gives them, while traffic goes on; name every row that
+    differs by its kind, and mend just those.
+
+    Exit code 0: all are equal; 1: something differs; 2: it could not be told, and why.
+    """
+    from deptbus.operations.audit import checked_reason, operator_of
+    from deptbus.operations.reconcile import Scope
+    from deptbus.operations.reconcile_repair import Wishes
+
+    if (unit is None) != every:
+        raise DeptbusError("say whose copies", mend="Give either --unit LINE@TERRITORY or --all")
+    if not repair and (delete_extra or overwrite_local or max_delete):
+        raise DeptbusError("that is for a repair", mend="Give --repair too")
+    if delete_extra != (max_delete > 0):
+        raise DeptbusError(
+            "extra rows are removed up to a number only",
+            mend="Give --delete-extra with --max-delete N",
+        )
+    if certificate is not None and every:
+        raise DeptbusError("a certificate is of one unit", mend="Give --unit LINE@TERRITORY")
+    connection = connect(data, bootstrap, client_file)
+    person = operator_of(connection, who(operator))
+    scope = Scope(unit, dataset, "copy", deep, deadline)
+    wishes = None
+    if repair:
+        wishes = Wishes(checked_reason(reason), max_delete, overwrite_local=overwrite_local)
+    return asyncio.run(_Run(connection, scope, person, output).run(wishes, certificate, data, key))
+
+
+class _Run:
+    def __init__(
+        self, connection: Connection, scope: Scope, person: Person, output: Output
+    ) -> None:
+        self._connection, self._scope, self._person = connection, scope, person
+        self._output = output
+
+    async def run(
+        self, wishes: Wishes | None, certificate: Path | None, data: Path | None, key: Path | None
+    ) -> int:
+        from deptbus.cli.reconcile_view import print_reconciled
+        from deptbus.operations.office import Settings, open_office
+        from deptbus.operations.reconcile import document
+        from deptbus.operations.reconcile_repair import repair
+
+        async with open_office(self._connection, Settings(keeper_interval_hours=None)) as office:
+            found = await self._reconcile(office)
+            mended = None
+            if wishes is not None and found.differences:
+                mended = await repair(office, self._connection, found, wishes, self._person)
+                found = await self._reconcile(office)
+            if certificate is not None:
+                await self._certify(office, found, certificate, data, key)
+        if self._output is Output.JSON:
+            told = document(found) | ({} if mended is None else {"repair": mended.document()})
+            print(json.dumps(told, ensure_ascii=False))
+        else:
+            print_reconciled(found, mended, certificate)
+        return found.exit_code
+
+    async def _reconcile(self, office: Office) -> Reconciled:
+        from deptbus.operations.reconcile import reconcile as proved
+
+        def told(result: LegResult) -> None:
+            if self._output is Output.TABLE:
+                said = result.could_not_tell or result.absent or f"{result.differences} differences"
+                print(f"{result.unit} {result.dataset} ({result.leg}): {said}", file=sys.stderr)
+
+        return await proved(office, self._connection, self._scope, told)
+
+    async def _certify(
+        self, office: Office, found: Reconciled, file: Path, data: Path | None, key: Path | None
+    ) -> None:
+        from deptbus.operations.certificate_key import ensure_key, key_path
+        from deptbus.operations.reconcile_certificate import certify
+
+        private_key, _ = ensure_key(key_path(data, key))
+        assert self._scope.unit is not None
+        content = await certify(
+            office, self._connection, self._scope.unit, found, self._person, private_key
+        )
+        try:
+            await asyncio.to_thread(file.write_bytes, content)
+        except OSError as error:
+            raise DeptbusError(f"{file} cannot be written ({error.strerror})") from None
