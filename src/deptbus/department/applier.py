@@ -22,7 +22,7 @@ from deptbus.department import fence
 from deptbus.department.applied_days import AppliedDays
 from deptbus.department.connect import PostgresDatabase, SqliteDatabase, target_of
 from deptbus.department.export import FolderExport
-from deptbus.department.inbox import Arrived, Inbox
+from deptbus.department.inbox import Arrived, Inbox, Request
 from deptbus.department.kept_values import keep_values
 from deptbus.department.opening import open_system
 from deptbus.department.store import Applied, Store
@@ -327,9 +327,11 @@ class Applier:
         for (dataset, reason), rows in sorted(reasons.items(), key=str):
             self._log.warning("deliveries_parked", dataset=dataset, reason=reason, rows=rows)
 
-    async def _pass_on(self, requests: list[ResendRequest]) -> None:
+    async def _pass_on(self, requests: Sequence[Request]) -> None:
         published = self._department.systems[self._system].publishes
         for request in requests:
+            if not isinstance(request, ResendRequest):
+                continue
             if request.dataset in published and self._resend is not None:
                 await self._resend(request)
 

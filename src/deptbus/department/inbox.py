@@ -21,7 +21,13 @@ from deptbus.stream.group import LagCommitter
 from deptbus.stream.identity import topic_identity
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import PolicyMarker, ProofRequest, RepairOrder, ResendRequest
+from deptbus.wire.control import (
+    ParkedRetry,
+    PolicyMarker,
+    ProofRequest,
+    RepairOrder,
+    ResendRequest,
+)
 from deptbus.wire.guard import KEY_BYTES, UNKNOWN_SCHEMA, first_offset
 from deptbus.wire.partitioner import partitions_of as partitions_of_keys
 
@@ -29,6 +35,7 @@ log = structlog.get_logger(__name__)
 
 WRONG_PARTITION = "wrong_partition"  # written with another partitioner: order per key is not sure
 _NO_KEY = bytes(KEY_BYTES)
+Request = ResendRequest | ParkedRetry
 
 
 @dataclass(slots=True)
@@ -36,7 +43,7 @@ class Arrived:
     """One read: what is to be applied by partition, and requests that are for others here."""
 
     batch: dict[int, PartitionBatch] = field(default_factory=dict)
-    requests: list[ResendRequest] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     proofs: list[ProofRequest] = field(default_factory=list)
     policy: int = 0  # the highest that a delivery names
     others: set[str] = field(default_factory=set)  # datasets of deliveries that were left out
@@ -197,13 +204,13 @@ class Inbox:
             elif isinstance(item, ProofRequest):
                 arrived.proofs.append(item)
             elif record.offset >= self._asked_before.get(partition, 0):
-                assert isinstance(item, ResendRequest)
+                assert isinstance(item, Request)
                 arrived.requests.append(item)
         arrived.policy = policy
 
     async def _look_again(
         self, part: PartitionBatch, record: ConsumerRecord, error: WireRefused
-    ) -> Received | PolicyMarker | ResendRequest | ProofRequest | RepairOrder | None:
+    ) -> Received | PolicyMarker | Request | ProofRequest | RepairOrder | None:
         """A schema is on the bus before its first delivery: what is unknown is looked up once. What
         stays unreadable is noted, and None."""
         try:

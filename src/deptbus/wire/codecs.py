@@ -13,6 +13,7 @@ from deptbus.wire.control import (
     Announcement,
     Control,
     Marker,
+    ParkedRetry,
     PolicyMarker,
     ProofRequest,
     RepairOrder,
@@ -314,14 +315,16 @@ class Codecs:
 
     def decode_inbox(
         self, key: bytes | None, value: bytes | None
-    ) -> Received | PolicyMarker | ResendRequest | ProofRequest | RepairOrder:
+    ) -> Received | PolicyMarker | ResendRequest | ParkedRetry | ProofRequest | RepairOrder:
         """The record in `in.<unit>`. Raises as `decode_change`."""
         if value is not None and len(value) <= MAX_RECORD_BYTES:
             decode = self._deliveries.get(value[:HEADER_BYTES]) or self._delivery_decoder(value)
             if decode is not None:
                 return decode(key, value)
         control = self._control(key, value)
-        if not isinstance(control, PolicyMarker | ResendRequest | ProofRequest | RepairOrder):
+        if not isinstance(
+            control, PolicyMarker | ResendRequest | ParkedRetry | ProofRequest | RepairOrder
+        ):
             raise self._refusal(value)
         return control
 

@@ -7,11 +7,13 @@
 | Heartbeat | control.<unit> | `<system>/heartbeat` |
 | AppliedBeat | control.<unit> | `<system>/applied` |
 | AppliedDay | control.<unit> | `<system>/day/<day>` |
+| ParkedList | control.<unit> | `<system>/parked` |
+| ParkedRetried | control.<unit> | `<system>/retried` |
 | OutboxSeen | control.<unit> | `<system>/outbox` |
 | InventoryRequest | control.<unit> | `<system>/inventory` |
 | ProofAnswer | control.<unit> | `<system>/proof/<leg>/<dataset>` |
 | ProofPart, ProofRows | control.<unit> | `<system>/proof/<leg>/<dataset>/<part>` |
-| PolicyMarker, ResendRequest, Inventory, InventoryEnd | in.<unit> | none |
+| PolicyMarker, ResendRequest, ParkedRetry, Inventory, InventoryEnd | in.<unit> | none |
 | ProofRequest, RepairOrder | in.<unit> | none; ProofRequest in every partition |
 | PolicyRecord | bus.contract | none |
 | QuarantineNote | bus.quarantine | `<topic>/<partition>/<offset>` |
@@ -139,6 +141,42 @@ class AppliedDay:
 
 
 @dataclass(frozen=True, slots=True)
+class ParkedList:
+    """The rows that are parked at a recipient, one by one: those that wait the longest, as many as
+    one record takes. Of each its record's name on the bus and the reason; never a value."""
+
+    unit: str
+    system: str
+    incarnation: Incarnation
+    rows: int  # that are parked, whether they stand here or not
+    # The rows: these go together.
+    datasets: tuple[str, ...]
+    source_units: tuple[str, ...]
+    keys: tuple[bytes, ...]
+    versions: tuple[int, ...]
+    reasons: tuple[str, ...]
+    parked_at_us: tuple[int, ...]  # since when
+    attempts: tuple[int, ...]  # to write it, the first included
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedRetried:
+    """How far a recipient's adapter has come with the parked rows that it was asked to try again.
+    What of `rows` is neither written nor still parked was overtaken by a newer delivery."""
+
+    unit: str
+    system: str
+    incarnation: Incarnation
+    request: str
+    rows: int  # that were meant
+    written: int
+    still_parked: int  # tried, and refused again
+    is_done: bool
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxSeen:
     """Which topic `out` was to this system; one that was made again has another id."""
 
@@ -165,6 +203,17 @@ class ResendRequest:
     dataset: str
     key: bytes | None
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedRetry:
+    """Asks a recipient to try now what it has parked: rows that are of all that is named."""
+
+    request: str
+    dataset: str  # empty: of every one
+    key: bytes | None  # None: every key
+    refused_for: str  # the reason as ParkedList has it; empty: whatever it is
+    reason: str  # why it is asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,9 +458,12 @@ Control = (
     | Heartbeat
     | AppliedBeat
     | AppliedDay
+    | ParkedList
+    | ParkedRetried
     | OutboxSeen
     | PolicyMarker
     | ResendRequest
+    | ParkedRetry
     | InventoryRequest
     | Inventory
     | InventoryEnd
@@ -537,6 +589,37 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
             "at_us": _TIME,
         },
     ),
+    "parked_list": (
+        ParkedList,
+        {
+            "unit": "string",
+            "system": "string",
+            **_INCARNATION,
+            "rows": "long",
+            "datasets": _TEXTS,
+            "source_units": _TEXTS,
+            "keys": {"type": "array", "items": _KEY},
+            "versions": _NUMBERS,
+            "reasons": _TEXTS,
+            "parked_at_us": _NUMBERS,
+            "attempts": _NUMBERS,
+            "at_us": _TIME,
+        },
+    ),
+    "parked_retried": (
+        ParkedRetried,
+        {
+            "unit": "string",
+            "system": "string",
+            **_INCARNATION,
+            "request": "string",
+            "rows": "long",
+            "written": "long",
+            "still_parked": "long",
+            "is_done": "boolean",
+            "at_us": _TIME,
+        },
+    ),
     "outbox_seen": (
         OutboxSeen,
         {"unit": "string", "system": "string", **_INCARNATION, "topic_id": "string"},
@@ -545,6 +628,16 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
     "resend_request": (
         ResendRequest,
         {"request": "string", "dataset": "string", "key": ["null", _KEY], "reason": "string"},
+    ),
+    "parked_retry": (
+        ParkedRetry,
+        {
+            "request": "string",
+            "dataset": "string",
+            "key": ["null", _KEY],
+            "refused_for": "string",
+            "reason": "string",
+        },
     ),
     "inventory_request": (
         InventoryRequest,
@@ -878,6 +971,8 @@ _KEYS: dict[type, Callable[[Any], str]] = {
     Heartbeat: lambda r: f"{r.system}/heartbeat",
     AppliedBeat: lambda r: f"{r.system}/applied",
     AppliedDay: lambda r: f"{r.system}/day/{r.day}",
+    ParkedList: lambda r: f"{r.system}/parked",
+    ParkedRetried: lambda r: f"{r.system}/retried",
     OutboxSeen: lambda r: f"{r.system}/outbox",
     InventoryRequest: lambda r: f"{r.system}/inventory",
     QuarantineNote: lambda r: f"{r.topic}/{r.partition}/{r.offset}",

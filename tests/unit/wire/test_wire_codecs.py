@@ -38,6 +38,7 @@ from deptbus.wire.control import (
     Control,
     Heartbeat,
     Marker,
+    ParkedRetry,
     PolicyMarker,
     ProofRequest,
     RepairOrder,
@@ -367,7 +368,10 @@ def test_control_records_pass_at_their_doors_only(codecs: Codecs, sent: Control)
     assert decode_control(value) == sent
     for door, kinds in (
         (codecs.decode_out, Announcement | Marker),
-        (codecs.decode_inbox, PolicyMarker | ResendRequest | ProofRequest | RepairOrder),
+        (
+            codecs.decode_inbox,
+            PolicyMarker | ResendRequest | ParkedRetry | ProofRequest | RepairOrder,
+        ),
     ):
         if isinstance(sent, kinds):
             assert door(key, value) == sent
