@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from deptbus.change import Received
 from deptbus.department.decide import Action, Clear, Decision, Remove, Write
 from deptbus.department.fold import Tally
-from deptbus.department.ledger import Entry, RecordId, Row, Sender
+from deptbus.department.ledger import Entry, ParkedChoice, ParkedRow, RecordId, Row, Sender
 from deptbus.department.plain import Known, entries_of
 from deptbus.department.store import (
     BusIdentity,
@@ -170,6 +170,12 @@ class ModelStore(Store):
         raise NotImplementedError("nobody asks in the model")
 
     async def parked_rows(self) -> dict[tuple[str, str], int]:
+        raise NotImplementedError("nobody asks in the model")
+
+    async def parked_list(self, limit: int) -> list[ParkedRow]:
+        raise NotImplementedError("nobody asks in the model")
+
+    async def make_due(self, choice: ParkedChoice, due_us: int, limit: int) -> int:
         raise NotImplementedError("nobody asks in the model")
 
     async def tallies_since(self, day: str) -> dict[str, Counter[Tally]]:

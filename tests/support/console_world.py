@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from deptbus.change import Cause, Change, ChangeOp, DeliveryOp, Direction, Incarnation, Received
 from deptbus.console.app import Console, console_of, make_app
-from deptbus.console.desk import Asked
+from deptbus.console.desk import Asked, Retried
 from deptbus.console.roles import Person, Role
 from deptbus.console.settings import OpenId, Settings
 from deptbus.console.snapshot import Board, Snapshot
@@ -33,6 +33,8 @@ from deptbus.operations.lag import Lag, PartitionState, Place, Seen
 from deptbus.operations.lag_watch import LagReport
 from deptbus.operations.observer import Picture
 from deptbus.operations.offset_requests import Cluster
+from deptbus.operations.parked import ParkedRecord
+from deptbus.operations.parked_desk import Ask
 from deptbus.operations.picture import Applied, Flow, SavedEntries, SavedRow
 from deptbus.operations.quarantine import Case
 from deptbus.operations.stages import BUS, OFFICE, Stage, StageReport
@@ -40,11 +42,19 @@ from deptbus.operations.trace import Arrival, Trace, Version, Wait
 from deptbus.operations.trace import Seen as SeenAt
 from deptbus.operations.unit_sheet import unit_sheets
 from deptbus.operations.verdicts import Track, Verdict
-from deptbus.wire.control import Act, AlarmSeen, AlarmTold, QuarantineNote, Resolution
+from deptbus.wire.control import (
+    Act,
+    AlarmSeen,
+    AlarmTold,
+    ParkedRetried,
+    QuarantineNote,
+    Resolution,
+)
 
 NOW = 1_800_000_000.0
 POLICE, HOUSING, HEALTH = "public_security@330106", "housing@330106", "health@330106"
 KEY = bytes(range(0xA0, 0xB0))
+ME = Incarnation(1, bytes(8))
 NATURAL = "330106199001011237"  # a number that may be seen nowhere
 LISTEN = "127.0.0.1:8420"
 BASE = f"http://{LISTEN}"
@@ -107,6 +117,14 @@ def case(unit: str, offset: int, reason: str = "malformed", **more: Any) -> Case
     return Case(note, **more)
 
 
+def parked(unit: str, number: int, reason: str = "FOREIGN KEY constraint failed") -> ParkedRecord:
+    at_us = int((NOW - 100 + number) * 1e6)
+    key = bytes([number]) * 16
+    return ParkedRecord(
+        unit, "科技科", "main", "resident", POLICE, key, 4, reason, at_us, 3, int(NOW * 1e6)
+    )
+
+
 def alarm(subject: str, word: str, **said: Any) -> AlarmTold:
     at = int((NOW - 500) * 1e6)
     content = json.dumps({"owner": "科技科", "runbook": "docs/operations.md#stopped", **said})
@@ -140,6 +158,11 @@ def snapshot() -> Snapshot:
             case(POLICE, 3, resolution=resolution("dismissed")),
             case(HOUSING, 4, "fenced", superseded=True),
             case("", 5, "unreadable_batch", resolution=resolution("resend_asked")),
+        ),
+        parked=(parked(HOUSING, 1), parked(HOUSING, 2, "CHECK [age]"), parked(HEALTH, 3)),
+        retried=(
+            ParkedRetried(HOUSING, "main", ME, "r1", 9, 6, 3, True, int((NOW - 40) * 1e6)),
+            ParkedRetried(HEALTH, "main", ME, "r2", 4, 0, 0, False, int((NOW - 2) * 1e6)),
         ),
         acts=(
             Act("a1", "hold", "olga", "bus", "its database moves", HEALTH, "", None, (), 1),
@@ -226,6 +249,10 @@ class NotedDesk:
 
     async def dismiss(self, cases: Sequence[Case], person: Person, reason: str) -> None:
         self._do("dismiss", tuple(c.place for c in cases), person.name, checked_reason(reason))
+
+    async def retry(self, asks: Sequence[Ask], person: Person, reason: str) -> Retried:
+        self._do("retry", tuple(ask.subject for ask in asks), person.name, checked_reason(reason))
+        return Retried(9, 6, 3, 1)
 
     async def acknowledge(self, subjects: Sequence[str], person: Person, reason: str) -> None:
         self._do("acknowledge", tuple(subjects), person.name, checked_reason(reason))

@@ -11,7 +11,7 @@ from recipient_world import PlainTarget, carry_out
 
 from deptbus.department.decide import Action, Decision, Write
 from deptbus.department.fold import Tally
-from deptbus.department.ledger import Entry, RecordId, Row, Sender
+from deptbus.department.ledger import Entry, ParkedChoice, ParkedRow, RecordId, Row, Sender
 from deptbus.department.plain import Known, entries_of
 from deptbus.department.store import (
     BusIdentity,
@@ -92,6 +92,12 @@ class MemoryStore(Store):
     async def parked_rows(self) -> dict[tuple[str, str], int]:
         parked = [e for e in self.ledger.values() if e.parked is not None]
         return dict(Counter((e.dataset, e.parked) for e in parked if e.parked is not None))
+
+    async def parked_list(self, limit: int) -> list[ParkedRow]:
+        raise NotImplementedError("nobody asks")
+
+    async def make_due(self, choice: ParkedChoice, due_us: int, limit: int) -> int:
+        raise NotImplementedError("nobody asks")
 
     async def find_refused(self, decision: Decision) -> list[tuple[Action, str]]:
         return [(a, "refused") for a in decision.actions if (type(a), a.row) in self.refuse]

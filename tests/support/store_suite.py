@@ -12,6 +12,7 @@ from recipient_contract import ALL, CODECS, CONTRACT, LI, SOURCE, gone, mapping,
 
 from deptbus.change import Cause, DeliveryOp, Received
 from deptbus.department.fold import Tally
+from deptbus.department.ledger import ParkedChoice
 from deptbus.department.store import (
     Applied,
     BusIdentity,
@@ -20,6 +21,8 @@ from deptbus.department.store import (
     Unreadable,
     day_of,
 )
+from deptbus.department.store_postgres import PostgresStore
+from deptbus.department.store_sqlite import SqliteStore
 from deptbus.department.target import ContractShapes
 from deptbus.errors import DatabaseBusy, DatabaseUnavailable, Fenced, SourceRefused
 from deptbus.wire.control import PolicyMarker
@@ -309,6 +312,109 @@ class StoreSuite:
         assert await self.people(database, "id") == [("id000001",)]
         await store.close()
 
+    async def parked_two(self, database: Any) -> Store:
+        """Persons 3 and 7 of nine are parked, for a reason that `mend` takes away."""
+        await self.sql(
+            database, "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20) UNIQUE)"
+        )
+        await self.sql(database, "INSERT INTO people VALUES ('own1', 'bad3'), ('own2', 'bad7')")
+        store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
+        names = {3: "bad3", 7: "bad7"}
+        for n in range(1, 10):
+            await self.feed(store, person(n, name=names.get(n, f"n{n}")), now=NOW + n)
+        return store
+
+    async def test_what_is_parked_is_listed_row_by_row(self, database: Any) -> None:
+        store = await self.parked_two(database)
+        rows = await store.parked_list(10)
+        assert [(r.dataset, r.source_unit, r.key[-1], r.version) for r in rows] == [
+            ("person", SOURCE, 3, 1), ("person", SOURCE, 7, 1),
+        ]  # fmt: skip
+        assert [(r.parked_at_us, r.attempts) for r in rows] == [(NOW + 3, 1), (NOW + 7, 1)]
+        assert {r.reason for r in rows} == {reason for _, reason in await store.parked_rows()}
+        assert "bad" not in str(rows)
+        assert await store.parked_list(1) == rows[:1]
+        await store.close()
+
+    @pytest.mark.parametrize(
+        ("choice", "count"),
+        [
+            (ParkedChoice(), 2),
+            (ParkedChoice("person"), 2),
+            (ParkedChoice("house"), 0),
+            (ParkedChoice("person", (3).to_bytes(16, "big")), 1),
+            (ParkedChoice("person", (4).to_bytes(16, "big")), 0),
+            (ParkedChoice(reason="another"), 0),
+        ],
+    )
+    async def test_parked_rows_are_tried_again_when_that_is_asked_for(
+        self, database: Any, choice: ParkedChoice, count: int
+    ) -> None:
+        """Whatever their back-off, and those alone that are meant."""
+        store = await self.parked_two(database)
+        await self.sql(database, "DELETE FROM people WHERE id LIKE 'own%'")
+        due_us, rows = await store.retry_now(choice, NOW + 100)
+        assert rows == count
+        applied = await store.apply({}, NOW + 101)
+        assert applied.retried == ({(due_us, True): count} if count else {})
+        assert len(await self.people(database, "id")) == 7 + count
+        assert store.has_parked == (count < 2)
+        await store.close()
+
+    async def test_what_is_refused_again_is_told_and_waits_on(self, database: Any) -> None:
+        store = await self.parked_two(database)
+        reason = (await store.parked_list(1))[0].reason
+        await self.sql(database, "DELETE FROM people WHERE id = 'own1'")
+        due_us, rows = await store.retry_now(ParkedChoice(reason=reason), NOW + 100)
+        applied = await store.apply({}, NOW + 101)
+        assert rows == 2
+        assert applied.retried == {(due_us, True): 1, (due_us, False): 1}
+        assert applied.parked == ()  # it is no news
+        (left,) = await store.parked_list(10)
+        assert (left.key[-1], left.attempts, left.parked_at_us) == (7, 2, NOW + 7)
+        assert store.next_due_us is not None
+        assert store.next_due_us > NOW + 101
+        await store.close()
+
+    async def test_two_requests_at_one_moment_are_told_apart(self, database: Any) -> None:
+        store = await self.parked_two(database)
+        first, _ = await store.retry_now(ParkedChoice(key=(3).to_bytes(16, "big")), NOW + 100)
+        second, _ = await store.retry_now(ParkedChoice(key=(7).to_bytes(16, "big")), NOW + 100)
+        applied = await store.apply({}, NOW + 200)
+        assert applied.retried == {(first, False): 1, (second, False): 1}
+        await store.close()
+
+    async def test_very_many_are_made_due_piece_by_piece(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Of SQLite's one writer each transaction has to be short."""
+        monkeypatch.setattr("deptbus.department.store.MARKS_AT_ONCE", 1)
+        store = await self.parked_two(database)
+        assert (await store.retry_now(ParkedChoice(), NOW + 100))[1] == 2
+        await store.close()
+
+    async def test_a_fenced_adapter_makes_nothing_due(self, database: Any) -> None:
+        store = await self.parked_two(database)
+        await self.take_over(database)
+        with pytest.raises(Fenced):
+            await store.retry_now(ParkedChoice(), NOW + 100)
+        await store.close()
+
+    async def test_planted_bug_a_retry_that_makes_nothing_due_is_seen(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It only looks sooner, and so finds nothing whose back-off is over."""
+
+        async def careless(self: Store, choice: ParkedChoice, due_us: int, limit: int) -> int:
+            return 0
+
+        for kind in (SqliteStore, PostgresStore):
+            monkeypatch.setattr(kind, "make_due", careless)
+        with pytest.raises(AssertionError):
+            await self.test_parked_rows_are_tried_again_when_that_is_asked_for(
+                database, ParkedChoice(), 2
+            )
+
     async def test_a_parked_newer_delivery_leaves_no_closed_column(self, database: Any) -> None:
         await self.sql(
             database,
@@ -527,6 +633,36 @@ class StoreSuite:
                 await store.close()
                 store = await self.opened(database)
         assert await self.people(database) == sorted(expected.values())
+        await store.close()
+
+    async def test_a_bulk_of_changes_is_not_looked_up(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """From the second batch on, until one is no bulk."""
+        store = await self.opened(database)
+        looked: list[int] = []
+        glimpses = store.glimpses
+
+        async def counted(wanted: Mapping[Any, Any]) -> Any:
+            looked.append(len(wanted))
+            return await glimpses(wanted)
+
+        monkeypatch.setattr(store, "glimpses", counted)
+        ids = range(store.presume_from)
+        for version in (1, 2, 3, 4):
+            await self.feed(store, *(person(n, version, name=f"n{version}") for n in ids))
+        assert len(looked) == 2
+        assert await self.sql(database, "SELECT DISTINCT name FROM people") == [("n4",)]
+        await self.sql(database, "DELETE FROM people WHERE id = 'id000003'")
+        stale = person(0, 2, name="stale")
+        await self.feed(store, stale, *(person(n, 5, name="n5") for n in ids[1:]))
+        assert len(looked) == 3
+        names = await self.sql(database, "SELECT name, count(*) FROM people GROUP BY 1 ORDER BY 1")
+        assert names == [("n4", 1), ("n5", len(ids) - 1)]  # the deleted one is there again
+        ((lines,),) = await self.sql(
+            database, f"SELECT count(*) FROM {self.ledger} WHERE version = 5 AND held"
+        )
+        assert lines == len(ids) - 1
         await store.close()
 
     async def test_a_batch_of_thousands(self, database: Any) -> None:

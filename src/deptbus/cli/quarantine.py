@@ -24,7 +24,8 @@ from deptbus.errors import DeptbusError, Exit
 
 if TYPE_CHECKING:
     from deptbus.connection import Connection
-    from deptbus.operations.parked import ParkedRows
+    from deptbus.operations.parked import ParkedRecord, ParkedRows
+    from deptbus.operations.parked_desk import Outcome
     from deptbus.operations.quarantine import Case, Place, Selection
     from deptbus.operations.quarantine_desk import Quarantine
     from deptbus.stream.policies import PolicyHistory
@@ -67,26 +68,34 @@ def ls(
 ) -> None:
     """List what was not accepted: reason, owner, since when, overtaken or not, who resolved it; and
     the rows that recipients parked. Exit code 1: something is not resolved."""
-    from deptbus.cli.quarantine_view import document, parked_document, print_cases, print_parked
+    from deptbus.cli.quarantine_view import (
+        document,
+        parked_document,
+        print_cases,
+        print_parked,
+        record_document,
+    )
     from deptbus.operations.quarantine import UNRESOLVED, Selection, State
 
     states = tuple(State) if every else UNRESOLVED
     chosen = Selection(frozenset(), _key(key), refused_for, unit, dataset, states)
     connection = connect(data, bootstrap, client_file)
-    quarantine, every_parked = asyncio.run(_read_all(connection, seconds))
+    quarantine, groups, every_row = asyncio.run(_read_all(connection, seconds))
     cases = [case for case in quarantine.cases if chosen.has(case)]
-    parked = [row for row in every_parked if key is None and row.is_of(unit, dataset, refused_for)]
+    parked = [row for row in groups if key is None and row.is_of(unit, dataset, refused_for)]
+    rows = [row for row in every_row if row.is_of(unit, dataset, refused_for, chosen.key)]
     if output is Output.JSON:
         found = {
             "notes": [document(case) for case in cases],
             "parked": [parked_document(row) for row in parked],
+            "parked_rows": [record_document(row) for row in rows],
             "is_whole": quarantine.is_whole,
         }
         print(json.dumps(found, ensure_ascii=False))
     else:
         print_cases(cases, limit, is_whole=quarantine.is_whole)
-        print_parked(parked, limit)
-    if parked or any(case.state in UNRESOLVED for case in cases):
+        print_parked(parked, rows, limit)
+    if parked or rows or any(case.state in UNRESOLVED for case in cases):
         raise typer.Exit(Exit.ANSWER_IS_NO)
 
 
@@ -196,6 +205,58 @@ def dismiss(
     print(f"dismissed {len(cases)} notes")
 
 
+@app.command()
+def retry(
+    key: Key = None,
+    refused_for: RefusedFor = "",
+    unit: Annotated[str, typer.Option("--unit", help="Whose parked rows, `line@territory`.")] = "",
+    dataset: Dataset = "",
+    every: Annotated[bool, typer.Option("--all", help="Every parked row of every unit.")] = False,
+    reason: Reason = "",
+    operator: Operator = None,
+    yes: Yes = False,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, help="How long to wait for what comes of it.")
+    ] = 20.0,
+    data: Data = None,
+    bootstrap: Bootstrap = None,
+    client_file: ClientFile = None,
+) -> None:
+    """Have recipients try their parked rows again now, whatever their back-off. Exit code 1: some
+    stay parked; 2: not every adapter has said in time what came of it."""
+    from deptbus.cli.quarantine_view import outcome_line
+    from deptbus.operations.audit import checked_reason, operator_of
+    from deptbus.operations.parked_desk import asks_of, retry_parked
+    from deptbus.operations.search import deadline_in
+
+    if not (key or refused_for or unit or dataset or every):
+        raise typer.BadParameter("say which: --key, --refused-for, --unit, --dataset or --all")
+    named = _key(key)
+    why = checked_reason(reason)
+    connection = connect(data, bootstrap, client_file)
+    by = operator_of(connection, who(operator))
+    every_group = asyncio.run(_read_groups(connection))
+    groups = [group for group in every_group if group.is_of(unit, dataset, refused_for)]
+    if not groups:
+        print("no recipient tells of such rows")
+        return
+    rows = sum(group.rows for group in groups)
+    asks = asks_of(((g.unit, g.system) for g in groups), dataset, named, refused_for)
+    what = f"the rows of key {key}" if key else f"{rows} parked rows"
+    _confirm(f"Try {what} again, of {', '.join(ask.unit for ask in asks)}?", rows, yes)
+
+    async def ask() -> list[Outcome]:
+        return await retry_parked(connection, asks, by, why, deadline=deadline_in(seconds))
+
+    outcomes = asyncio.run(ask())
+    for outcome in outcomes:
+        print(outcome_line(outcome))
+    if not all(one.told is not None and one.told.is_done for one in outcomes):
+        raise typer.Exit(Exit.COULD_NOT)
+    if any(one.told is not None and one.told.still_parked for one in outcomes):
+        raise typer.Exit(Exit.ANSWER_IS_NO)
+
+
 # -- parts ----------------------------------------------------------------------------------------
 
 
@@ -209,11 +270,22 @@ async def _read(connection: Connection, seconds: float) -> tuple[PolicyHistory, 
     return history, await read_quarantine(connection, history, deadline=deadline)
 
 
-async def _read_all(connection: Connection, seconds: float) -> tuple[Quarantine, list[ParkedRows]]:
-    from deptbus.operations.parked import read_parked
+async def _read_all(
+    connection: Connection, seconds: float
+) -> tuple[Quarantine, list[ParkedRows], list[ParkedRecord]]:
+    from deptbus.operations.parked_desk import read_parked, read_records
 
     history, quarantine = await _read(connection, seconds)
-    return quarantine, await read_parked(connection, history.current().contract)
+    contract = history.current().contract
+    groups = await read_parked(connection, contract)
+    return quarantine, groups, await read_records(connection, contract, groups)
+
+
+async def _read_groups(connection: Connection) -> list[ParkedRows]:
+    from deptbus.operations.parked_desk import read_parked
+    from deptbus.stream.policies import read_policies
+
+    return await read_parked(connection, (await read_policies(connection)).current().contract)
 
 
 async def _record(

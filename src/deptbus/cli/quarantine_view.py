@@ -11,7 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from deptbus.cli.options import instant
-from deptbus.operations.parked import ParkedRows
+from deptbus.operations.parked import ParkedRecord, ParkedRows
+from deptbus.operations.parked_desk import Outcome
 from deptbus.operations.quarantine import Case, place_text
 from deptbus.stream.quarantine import REASONS as STREAM_REASONS
 from deptbus.wire.guard import REASONS as WIRE_REASONS
@@ -46,9 +47,11 @@ def document(case: Case) -> dict[str, Any]:
 
 
 def parked_document(row: ParkedRows) -> dict[str, Any]:
+    """Rows of one reason."""
     return {
         "unit": row.unit,
         "owner": row.owner,
+        "system": row.system,
         "dataset": row.dataset,
         "reason": row.reason,
         "rows": row.rows,
@@ -56,20 +59,61 @@ def parked_document(row: ParkedRows) -> dict[str, Any]:
     }
 
 
-def print_parked(rows: Sequence[ParkedRows], limit: int) -> None:
+def record_document(row: ParkedRecord) -> dict[str, Any]:
+    """One row, by its record's name on the bus."""
+    return {
+        "unit": row.unit,
+        "owner": row.owner,
+        "system": row.system,
+        "dataset": row.dataset,
+        "source_unit": row.source_unit,
+        "key": row.key.hex(),
+        "version": row.version,
+        "reason": row.reason,
+        "since": instant(row.parked_at_us),
+        "attempts": row.attempts,
+        "told_at": instant(row.told_at_us),
+    }
+
+
+def print_parked(groups: Sequence[ParkedRows], rows: Sequence[ParkedRecord], limit: int) -> None:
     """Nothing where there is nothing: most buses have none."""
-    if not rows:
-        return
     console = Console()
-    table = Table(title="parked by recipients: their adapters try again by themselves")
-    for head in ("unit", "dataset", "rows", "reason", "owner", "told"):
-        table.add_column(head, overflow="fold")
-    for row in rows[:limit]:
-        cells = (row.unit, row.dataset, str(row.rows), row.reason, row.owner)
-        table.add_row(*map(escape, (*cells, instant(row.told_at_us))))
-    console.print(table)
-    if len(rows) > limit:
-        console.print(f"and {len(rows) - limit} more")
+    if groups:
+        table = Table(title="parked by recipients: their adapters try again by themselves")
+        for head in ("unit", "dataset", "rows", "reason", "owner", "told"):
+            table.add_column(head, overflow="fold")
+        for group in groups[:limit]:
+            cells = (group.unit, group.dataset, str(group.rows), group.reason, group.owner)
+            table.add_row(*map(escape, (*cells, instant(group.told_at_us))))
+        console.print(table)
+        if len(groups) > limit:
+            console.print(f"and {len(groups) - limit} more")
+    if rows:
+        table = Table(title="the parked rows that wait the longest")
+        for head in ("unit", "dataset", "key", "reason", "since", "tried"):
+            table.add_column(head, overflow="fold")
+        for row in rows[:limit]:
+            table.add_row(
+                *map(escape, (row.unit, row.dataset, row.key.hex(), row.reason)),
+                instant(row.parked_at_us),
+                str(row.attempts),
+            )
+        console.print(table)
+        if len(rows) > limit:
+            console.print(f"and {len(rows) - limit} more")
+
+
+def outcome_line(outcome: Outcome) -> str:
+    """What came of a retry at one recipient."""
+    place, told = f"{outcome.ask.unit}, {outcome.system}", outcome.told
+    if told is None:
+        return f"{place}: its adapter has not answered yet; it tries them when it runs"
+    if not told.is_done:
+        return f"{place}: {told.rows} rows are being tried"
+    line = f"{place}: {told.rows} rows tried, {told.written} written, {told.still_parked} refused"
+    overtaken = told.rows - told.written - told.still_parked
+    return f"{line}, {overtaken} overtaken by newer ones" if overtaken else line
 
 
 def print_cases(cases: Sequence[Case], limit: int, *, is_whole: bool) -> None:

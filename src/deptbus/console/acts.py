@@ -11,8 +11,10 @@ from starlette.responses import Response
 
 from deptbus.console.pages import case_of
 from deptbus.console.roles import Act
+from deptbus.console.show import row_name
 from deptbus.console.visit import Visit
 from deptbus.errors import DeptbusError
+from deptbus.operations.parked_desk import Ask, asks_of
 from deptbus.operations.quarantine import UNRESOLVED, Case
 
 log = structlog.get_logger(__name__)
@@ -61,6 +63,48 @@ def _chosen(visit: Visit, act: Act) -> list[Case]:
     if not cases:
         raise HTTPException(400, detail="nothing_chosen")
     return cases
+
+
+async def retry(visit: Visit) -> Response:
+    asks = _parked_chosen(visit)
+    reason = visit.form.one("reason")
+    try:
+        came = await visit.console.desk.retry(asks, visit.who, reason)
+    except DeptbusError as error:
+        return _refused(visit, error)
+    _told(visit, Act.RETRY, requests=len(asks))
+    return visit.redirect(
+        "/quarantine",
+        done="retry",
+        count=came.rows,
+        written=came.written,
+        refused=came.still_parked,
+        silent=came.silent,
+    )
+
+
+def _parked_chosen(visit: Visit) -> list[Ask]:
+    """The parked rows that were ticked, or all that the filter finds: at each unit that lists one
+    of them also those that stand on no list. Raises HTTPException."""
+    parked = visit.snapshot.parked
+    if visit.form.one("which") == "all":
+        unit, refused_for = visit.form.one("unit"), visit.form.one("refused_for")
+        systems = [(r.unit, r.system) for r in parked if r.is_of(unit, "", refused_for, None)]
+        asks = asks_of(systems, refused_for=refused_for)
+    else:
+        ticked = set(visit.form.get("row", []))
+        found = {row_name(row): row for row in parked}
+        if not ticked <= found.keys():
+            raise HTTPException(404)
+        asks = [
+            Ask(row.unit, frozenset({row.system}), row.dataset, row.key)
+            for row in (found[name] for name in sorted(ticked))
+        ]
+    for ask in asks:
+        visit.require(Act.RETRY, ask.unit)
+    if not asks:
+        raise HTTPException(400, detail="nothing_chosen")
+    return asks
 
 
 async def hold(visit: Visit) -> Response:

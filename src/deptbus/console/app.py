@@ -145,6 +145,7 @@ def routes_of(console: Console) -> list[Route]:
         get("/events", events.follow, Act.VIEW),
         post("/quarantine/resend", acts.resend, Act.RESEND),
         post("/quarantine/dismiss", acts.dismiss, Act.DISMISS),
+        post("/quarantine/retry", acts.retry, Act.RETRY),
         post("/alarms/acknowledge", acts.acknowledge, Act.ACKNOWLEDGE),
         post("/holds/hold", acts.hold, Act.HOLD),
         post("/holds/resume", acts.resume, Act.RESUME),

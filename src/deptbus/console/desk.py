@@ -20,6 +20,7 @@ from deptbus.errors import DeptbusError
 from deptbus.operations import audit, hold
 from deptbus.operations.alarms_board import acknowledge, chosen, read_alarms
 from deptbus.operations.describe import describe
+from deptbus.operations.parked_desk import Ask, retry_parked
 from deptbus.operations.quarantine import Case
 from deptbus.operations.quarantine_desk import ask_sources, codecs_of, dismiss, plan_of
 from deptbus.operations.search import deadline_in, read_places
@@ -29,6 +30,7 @@ from deptbus.stream.policies import read_policies
 
 _SEARCH_SECONDS = 20.0
 _SEARCHES = 2
+_ANSWER_SECONDS = 8.0  # an adapter that runs answers within two; who does not is told of later
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,17 @@ class Asked:
 
     records: int
     left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """Of parked rows that were asked to be tried again. `silent`: of so many systems the adapter
+    has not told in time what came of it."""
+
+    rows: int
+    written: int
+    still_parked: int
+    silent: int
 
 
 class Desk(Protocol):
@@ -49,6 +62,8 @@ class Desk(Protocol):
     async def resend(self, cases: Sequence[Case], person: Person, reason: str) -> Asked: ...
 
     async def dismiss(self, cases: Sequence[Case], person: Person, reason: str) -> None: ...
+
+    async def retry(self, asks: Sequence[Ask], person: Person, reason: str) -> Retried: ...
 
     async def acknowledge(self, subjects: Sequence[str], person: Person, reason: str) -> None: ...
 
@@ -103,6 +118,19 @@ class BusDesk:
     async def dismiss(self, cases: Sequence[Case], person: Person, reason: str) -> None:
         why, by = audit.checked_reason(reason), self._operator(person)
         await dismiss(self._connection, cases, by, why)
+
+    async def retry(self, asks: Sequence[Ask], person: Person, reason: str) -> Retried:
+        why, by = audit.checked_reason(reason), self._operator(person)
+        outcomes = await retry_parked(
+            self._connection, asks, by, why, deadline=deadline_in(_ANSWER_SECONDS)
+        )
+        told = [one.told for one in outcomes if one.told is not None]
+        return Retried(
+            sum(one.rows for one in told),
+            sum(one.written for one in told),
+            sum(one.still_parked for one in told),
+            len(outcomes) - sum(one.is_done for one in told),
+        )
 
     async def acknowledge(self, subjects: Sequence[str], person: Person, reason: str) -> None:
         why, by = audit.checked_reason(reason), self._operator(person)

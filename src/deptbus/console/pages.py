@@ -103,6 +103,9 @@ async def show_quarantine(visit: Visit) -> Response:
         and (not reason or case.note.reason == reason)
     ]
     found.sort(key=lambda case: -case.note.noted_at_us)
+    parked = [row for row in snapshot.parked if row.is_of(unit, "", reason, None)]
+    reasons = {case.note.reason for case in snapshot.cases or ()}
+    units = {case.unit for case in snapshot.cases or () if case.unit}
     return visit.render(
         "quarantine.html",
         cases=found[:_CASES_SHOWN],
@@ -110,8 +113,14 @@ async def show_quarantine(visit: Visit) -> Response:
         every=every,
         unit=unit,
         reason=reason,
-        reasons=sorted({case.note.reason for case in snapshot.cases or ()}),
-        units=sorted({case.unit for case in snapshot.cases or () if case.unit}),
+        reasons=sorted(reasons | {row.reason for row in snapshot.parked}),
+        units=sorted(units | {row.unit for row in snapshot.parked}),
+        parked=parked[:_CASES_SHOWN],
+        parked_count=len(parked),
+        parked_rows=sum(
+            applied.parked or 0 for name, applied in snapshot.applied.items() if unit in ("", name)
+        ),
+        retried=[told for told in snapshot.retried if unit in ("", told.unit)],
     )
 
 

@@ -27,6 +27,7 @@ class Act(StrEnum):
     FIND_NATURAL = "find_natural"  # by the number that a person has
     RESEND = "resend"
     DISMISS = "dismiss"
+    RETRY = "retry"  # what recipients parked
     HOLD = "hold"
     RESUME = "resume"
     ACKNOWLEDGE = "acknowledge"
@@ -38,7 +39,7 @@ _MAY: dict[Role, frozenset[Act]] = {
     Role.VIEWER: frozenset({Act.VIEW, Act.SEE_QUARANTINE}),
     Role.OPERATOR: frozenset(Act) - {Act.SEE_AUDIT},
     Role.CLERK: frozenset(
-        {Act.VIEW, Act.SEE_QUARANTINE, Act.SHOW_RECORD, Act.FIND_NATURAL, Act.RESEND}
+        {Act.VIEW, Act.SEE_QUARANTINE, Act.SHOW_RECORD, Act.FIND_NATURAL, Act.RESEND, Act.RETRY}
     ),
     Role.AUDITOR: frozenset(
         {Act.VIEW, Act.SEE_QUARANTINE, Act.SHOW_RECORD, Act.FIND, Act.SEE_AUDIT}

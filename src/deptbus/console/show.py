@@ -15,6 +15,7 @@ from deptbus.operations.advice import advice_template, page_of
 from deptbus.operations.arrival import NEVER
 from deptbus.operations.findings import duty_of
 from deptbus.operations.lag_report import is_bad
+from deptbus.operations.parked import ParkedRecord
 from deptbus.operations.quarantine import UNRESOLVED, place_text
 from deptbus.operations.stages import BUS, OFFICE, Stage, StageReport
 from deptbus.operations.status import Beside, red_stages, status_document
@@ -94,6 +95,12 @@ def act_subject(act: Act) -> str:
     return " ".join(filter(None, [*words, f"+{more}" if more > 0 else ""]))
 
 
+def row_name(row: ParkedRecord) -> str:
+    """Of a parked row, among all that are listed."""
+    words = row.unit, row.system, row.dataset, row.source_unit, row.key.hex()
+    return "/".join(words)
+
+
 GLOBALS: dict[str, Any] = {
     "moment": moment,
     "machine_time": machine_time,
@@ -109,6 +116,7 @@ GLOBALS: dict[str, Any] = {
     "is_bad": is_bad,
     "state_of": state_of,
     "place_text": place_text,
+    "row_name": row_name,
     "runbook": page_of,
     "act_subject": act_subject,
     "UNRESOLVED": UNRESOLVED,

@@ -15,11 +15,12 @@ from deptbus.console.roles import Person
 from deptbus.contract.model import Policy
 from deptbus.operations.freshness_report import FreshnessRow
 from deptbus.operations.lag_watch import LagReport
+from deptbus.operations.parked import ParkedRecord
 from deptbus.operations.picture import Applied, DatasetSheet, Flow, SavedEntries, UnitSheet
 from deptbus.operations.quarantine import Case
-from deptbus.wire.control import Act, AlarmSeen, AlarmTold
+from deptbus.wire.control import Act, AlarmSeen, AlarmTold, ParkedRetried
 
-_OfUnit = TypeVar("_OfUnit", FreshnessRow, Case)
+_OfUnit = TypeVar("_OfUnit", FreshnessRow, Case, ParkedRecord, ParkedRetried)
 
 FLOWS_SECONDS = 60.0  # how long a flow stays on the map
 
@@ -37,6 +38,8 @@ class Snapshot:
     freshness: tuple[FreshnessRow, ...] | None = None
     cases: tuple[Case, ...] | None = None
     cases_are_whole: bool = True
+    parked: tuple[ParkedRecord, ...] = ()  # rows at recipients that their adapters list
+    retried: tuple[ParkedRetried, ...] = ()  # what came of the last retry of each
     acts: tuple[Act, ...] | None = None
     # Those that are open, the worst first, and who has seen them.
     alarms: tuple[tuple[AlarmTold, AlarmSeen | None], ...] | None = None
@@ -62,6 +65,8 @@ def seen_by(snapshot: Snapshot, person: Person) -> Snapshot:
         lag=None if snapshot.lag is None else _lag_of(snapshot.lag, unit),
         freshness=_of(snapshot.freshness, unit),
         cases=_of(snapshot.cases, unit),
+        parked=_of(snapshot.parked, unit) or (),
+        retried=_of(snapshot.retried, unit) or (),
         acts=(),
         alarms=tuple(pair for pair in snapshot.alarms or () if unit in pair[0].subject.split("/")),
         units={} if sheet is None else {unit: sheet},

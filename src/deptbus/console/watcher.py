@@ -132,8 +132,14 @@ class Watcher:
             recent[:] = [flow for flow in recent if flow.at > young] + list(live.flows)
             board = self._board.snapshot
             changed = bool(live.flows) or len(recent) != before
-            if changed or live.applied != board.applied or live.saved != board.saved:
-                await self._board.put(flows=tuple(recent), applied=live.applied, saved=live.saved)
+            told = {
+                "applied": live.applied,
+                "saved": live.saved,
+                "parked": live.parked,
+                "retried": live.retried,
+            }
+            if changed or any(getattr(board, name) != value for name, value in told.items()):
+                await self._board.put(flows=tuple(recent), **told)
 
         try:
             await self._for_ever("flows", look, LIVE_SECONDS)

@@ -30,6 +30,7 @@ from deptbus.department.applied_days import tell_days
 from deptbus.department.applier import TRANSIENT, Applier
 from deptbus.department.folder_import import folder_import_of
 from deptbus.department.opening import open_capture, open_system, read_secret
+from deptbus.department.parked import tell_parked
 from deptbus.department.proof_copy import CopyProof, Strangers
 from deptbus.department.proof_desk import Answer, ProofDesk
 from deptbus.department.publisher import Publisher
@@ -311,6 +312,7 @@ class SystemRun:
         return [
             tell_that_it_lives(*who, lambda: applier.applied_at_us, lambda: applier.parked),
             tell_days(*who, applier.days),
+            tell_parked(*who, applier.parked_book),
         ]
 
     async def _until_first(

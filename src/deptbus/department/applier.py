@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
@@ -24,7 +25,9 @@ from deptbus.department.connect import PostgresDatabase, SqliteDatabase, target_
 from deptbus.department.export import FolderExport
 from deptbus.department.inbox import Arrived, Inbox, Request
 from deptbus.department.kept_values import keep_values
+from deptbus.department.ledger import ParkedChoice
 from deptbus.department.opening import open_system
+from deptbus.department.parked import LISTED_ROWS, ParkedBook, Retry
 from deptbus.department.store import Applied, Store
 from deptbus.department.store_postgres import PostgresStore
 from deptbus.department.store_sqlite import SqliteStore
@@ -42,12 +45,13 @@ from deptbus.metrics.counts import Counts
 from deptbus.stream.policies import PolicyFollower
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import ProofRequest, ResendRequest
+from deptbus.wire.control import ParkedRetry, ProofRequest, ResendRequest
 
 log = structlog.get_logger(__name__)
 
 Resend = Callable[[ResendRequest], Awaitable[None]]
 Prove = Callable[[ProofRequest], None]
+Result = TypeVar("Result")
 TRANSIENT = (BusRefused, BusUnreachable, ContractUnreadable, DatabaseUnavailable)
 
 _IDLE_SECONDS = 1.0
@@ -59,6 +63,7 @@ _COMMIT_AGAIN_SECONDS = 0.5  # after a failure: with nothing more to apply the l
 _BACKOFF_SECONDS = (0.2, 5.0)
 _BUSY_SECONDS = (0.02, 0.25)
 _POLICY_SECONDS = 5.0
+_LIST_SECONDS = 30.0  # between two looks at the parked rows one by one, when their number stays
 
 
 def mapping_of(
@@ -126,6 +131,7 @@ class Applier:
         self.applied_at_us: int | None = None  # when something was last applied, since the start
         # What is parked here, by dataset and reason; None: not asked for since the start.
         self.parked: dict[tuple[str, str], int] | None = None
+        self.parked_book = ParkedBook()
         self.days = AppliedDays()
         self._counted_us: int | None = None  # of which apply the days count already
         self._held: list[str] = []  # datasets that the data office holds back
@@ -202,7 +208,7 @@ class Applier:
         self, store: Store, inbox: Inbox, database: SqliteDatabase | PostgresDatabase
     ) -> None:
         reading: asyncio.Task[Arrived] | None = None
-        self.parked = await store.parked_rows()
+        await self._look_at_parked(store)
         await self._count_days(store)
         stopping = asyncio.create_task(self._stopping.wait())
         checked_at = time.monotonic()
@@ -227,7 +233,8 @@ class Applier:
                     )
                 if arrived.batch:
                     reading = asyncio.create_task(self._read(store, inbox))
-                await self._pass_on(arrived.requests)
+                if not await self._take_requests(store, arrived.requests):
+                    break
                 for proof in arrived.proofs:
                     self._prove(proof)
                 await self._apply(store, arrived)
@@ -239,7 +246,7 @@ class Applier:
                     await fence.check(database, self._token)
                     await inbox.check_identity()
                     if store.has_parked or self.parked != {}:
-                        self.parked = await store.parked_rows()
+                        await self._look_at_parked(store)
                     self._tell_parked()
                     if self.applied_at_us != self._counted_us:
                         await self._count_days(store)
@@ -277,28 +284,50 @@ class Applier:
         retry = store.retry_in_seconds(_now_us())
         if not arrived.batch and (retry is None or retry > 0):
             return
-        pause, began, said = _BUSY_SECONDS[0], time.monotonic(), False
-        while True:
+        tried_at = time.monotonic()
+
+        async def once() -> Applied:
+            nonlocal tried_at
             tried_at = time.monotonic()
             sifted, arrived.sifted = arrived.sifted, None
-            try:
-                applied = await store.apply(arrived.batch, _now_us(), sifted)
-                break
-            except DatabaseBusy as error:
-                if not said and time.monotonic() - began > 5:
-                    self._log.warning("applying_waits_for_a_lock", error=error.what)
-                    said = True
-                if self._stopping.is_set():
-                    return
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _BUSY_SECONDS[1])
+            return await store.apply(arrived.batch, _now_us(), sifted)
+
+        applied = await self._between_locks(once)
+        if applied is None:
+            return
         now_us = _now_us()
         if arrived.batch:
             self.applied_at_us = now_us
         self._count(arrived, applied, time.monotonic() - tried_at, now_us)
         self._tell(applied)
+        if self.parked_book.is_retrying and self.parked_book.take(applied, store.next_due_us):
+            await self._look_at_parked(store, tried=True)
         if self._export is not None and applied.written:
             self._export.mark(applied.written)
+
+    async def _between_locks(self, work: Callable[[], Awaitable[Result]]) -> Result | None:
+        """Again for as long as somebody in the department holds a lock; None: asked to stop before
+        it could be done."""
+        pause, began, said = _BUSY_SECONDS[0], time.monotonic(), False
+        while True:
+            try:
+                return await work()
+            except DatabaseBusy as error:
+                if not said and time.monotonic() - began > 5:
+                    self._log.warning("applying_waits_for_a_lock", error=error.what)
+                    said = True
+                if self._stopping.is_set():
+                    return None
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _BUSY_SECONDS[1])
+
+    async def _look_at_parked(self, store: Store, *, tried: bool = False) -> None:
+        """How many there are, and which, when that may be news: also when they were `tried`."""
+        before, self.parked = self.parked, await store.parked_rows()
+        book, now = self.parked_book, time.monotonic()
+        if tried or self.parked != before or now - book.listed_at > _LIST_SECONDS:
+            rows = sum(self.parked.values())
+            book.take_list(rows, await store.parked_list(LISTED_ROWS) if rows else (), now)
 
     def _tell_parked(self) -> None:
         if self.parked is not None:
@@ -327,13 +356,27 @@ class Applier:
         for (dataset, reason), rows in sorted(reasons.items(), key=str):
             self._log.warning("deliveries_parked", dataset=dataset, reason=reason, rows=rows)
 
-    async def _pass_on(self, requests: Sequence[Request]) -> None:
+    async def _take_requests(self, store: Store, requests: Sequence[Request]) -> bool:
+        """Each is durable when this returns, so that the offsets may move past it; False: not all
+        of them, because we are asked to stop."""
         published = self._department.systems[self._system].publishes
         for request in requests:
-            if not isinstance(request, ResendRequest):
-                continue
-            if request.dataset in published and self._resend is not None:
+            if isinstance(request, ParkedRetry):
+                if not await self._retry_parked(store, request):
+                    return False
+            elif request.dataset in published and self._resend is not None:
                 await self._resend(request)
+        return True
+
+    async def _retry_parked(self, store: Store, request: ParkedRetry) -> bool:
+        choice = ParkedChoice(request.dataset, request.key, request.refused_for)
+        marked = await self._between_locks(lambda: store.retry_now(choice, _now_us()))
+        if marked is None:
+            return False
+        due_us, rows = marked
+        self._log.info("parked_retry_begun", request=request.request, rows=rows)
+        self.parked_book.begin(Retry(request.request, due_us, rows))
+        return True
 
     def _follow_policy(self) -> bool:
         """Take up the contract in force; whether it is another one than before."""

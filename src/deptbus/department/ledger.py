@@ -117,6 +117,30 @@ def entry_of(received: Received, now_us: int) -> Entry:
     )
 
 
+# Of a parked row's reason so much is told to the bus, and so much a request can name.
+REASON_LETTERS = 160
+
+
+class ParkedRow(NamedTuple):
+    """A parked line of the ledger as others may know of it: no value of its record."""
+
+    dataset: str
+    source_unit: str
+    key: bytes
+    version: int
+    reason: str  # its first REASON_LETTERS
+    parked_at_us: int
+    attempts: int
+
+
+class ParkedChoice(NamedTuple):
+    """Which parked lines are meant: those that are of all that is named."""
+
+    dataset: str = ""
+    key: bytes | None = None
+    reason: str = ""  # as ParkedRow has it
+
+
 class Prepared(NamedTuple):
     """A projection in the recipient's own words: which row, and what is to stand in it."""
 

@@ -32,6 +32,8 @@ from deptbus.department.decide import (
 from deptbus.department.fold import Folded, Tally, add_retries, fold
 from deptbus.department.ledger import (
     Entry,
+    ParkedChoice,
+    ParkedRow,
     Prepared,
     RecordId,
     Row,
@@ -71,6 +73,7 @@ from deptbus.wire.control import PolicyMarker, RepairOrder
 log = structlog.get_logger(__name__)
 
 RETRIES_AT_ONCE = 100
+MARKS_AT_ONCE = 500  # parked lines that are made due in one transaction, of a few ms
 _SOURCE_TIME = attrgetter("source_time_us")
 _SLICE_ROWS = 250  # prepared at a time while the batch before them is applied
 REFERENCE = "foreign key"  # in the reason of a row whose parent is not there yet
@@ -146,6 +149,8 @@ class Applied:
     parked: tuple[Entry, ...] = ()  # newly parked
     # (dataset, direction) -> when the live changes among them were made at their sources.
     times_us: Mapping[tuple[str, str], list[int]] = field(default_factory=dict)
+    # Of parked lines that were tried again: (when they were due, whether they are parked no more).
+    retried: Counter[tuple[int, bool]] = field(default_factory=Counter)
 
 
 class DatasetStatus(NamedTuple):
@@ -193,6 +198,7 @@ class Store(ABC):
         self.stranger: Callable[[str, bytes], bytes | None] = lambda dataset, name: None
         self.keep: Callable[[Sequence[Kept]], None] = lambda kept: None
         self._related = False
+        self._marked_us = 0  # the last mark of `retry_now`
         self._presumes = False  # all that came last would have been presumed rightly
 
     # -- what an implementation gives ------------------------------------------------------------
@@ -236,6 +242,15 @@ class Store(ABC):
     @abstractmethod
     async def parked_rows(self) -> dict[tuple[str, str], int]:
         """How many are parked, by dataset and reason."""
+
+    @abstractmethod
+    async def parked_list(self, limit: int) -> list[ParkedRow]:
+        """The parked ones, those that wait the longest first."""
+
+    @abstractmethod
+    async def make_due(self, choice: ParkedChoice, due_us: int, limit: int) -> int:
+        """Have so many of the parked ones due at this time that are not; behind the fence, durable
+        before whatever is committed later. How many there were."""
 
     @abstractmethod
     async def tallies_since(self, day: str) -> dict[str, Counter[Tally]]:
@@ -347,6 +362,20 @@ class Store(ABC):
         if due or again:
             self._next_retry_us = await self.next_retry_us()
         return applied
+
+    async def retry_now(self, choice: ParkedChoice, now_us: int) -> tuple[int, int]:
+        """Have the next `apply` calls try these parked rows again, whatever their back-off. Returns
+        the time at which they are due, which no others are, and how many they are. Raises as
+        `apply`: do it again then."""
+        due_us = self._marked_us = max(now_us, self._marked_us + 1)
+        rows = 0
+        while count := await self.make_due(choice, due_us, MARKS_AT_ONCE):
+            rows += count
+            if count < MARKS_AT_ONCE:
+                break
+        if rows and (self._next_retry_us is None or self._next_retry_us > due_us):
+            self._next_retry_us = due_us
+        return due_us, rows
 
     async def look_ahead(self, batch: Mapping[int, PartitionBatch]) -> Sifted | None:
         """Who may be plain, when anybody may: all that can be said of a batch while the one before
@@ -513,11 +542,21 @@ class Store(ABC):
         # A parent row may have come: its children need not wait for their back-off.
         self._related = any(written & parents for parents in self.parents.values())
         new = tuple(e for e in parked if e.id not in folded.retries)
-        return Applied(work.tallies, written, new, _times_us(folded, work))
+        retried = Counter(
+            (folded.candidates[e.id].retry_at_us or 0, e.parked is None)
+            for e in work.decision.entries
+            if e.id in folded.retries
+        )
+        return Applied(work.tallies, written, new, _times_us(folded, work), retried)
 
     @property
     def has_parked(self) -> bool:
         return self._next_retry_us is not None
+
+    @property
+    def next_due_us(self) -> int | None:
+        """When the first parked row is to be tried again; None: nothing is parked."""
+        return self._next_retry_us
 
     def retry_in_seconds(self, now_us: int) -> float | None:
         """When `apply` should be called even with an empty batch; None: no need."""

@@ -23,7 +23,17 @@ from deptbus.department.bookkeeping import (
 from deptbus.department.connect import PostgresDatabase, postgres_translated
 from deptbus.department.decide import Action, Decision
 from deptbus.department.fold import Tally
-from deptbus.department.ledger import Entry, Prepared, RecordId, Row, Sender, entry_of
+from deptbus.department.ledger import (
+    REASON_LETTERS,
+    Entry,
+    ParkedChoice,
+    ParkedRow,
+    Prepared,
+    RecordId,
+    Row,
+    Sender,
+    entry_of,
+)
 from deptbus.department.plain import Known, Lot, entries_of
 from deptbus.department.postgres_binary import copy_field
 from deptbus.department.postgres_plain import WRITE_ENTRIES
@@ -221,6 +231,32 @@ class PostgresStore(Store):
                 list(self.targets),
             )
         return {(dataset, reason): count for dataset, reason, count in rows}
+
+    async def parked_list(self, limit: int) -> list[ParkedRow]:
+        with postgres_translated(self._database.place):
+            rows = await self._connection.fetch(
+                f"SELECT dataset, source_unit, key, version, left(parked, {REASON_LETTERS}), "
+                "parked_since_us, attempts FROM deptbus.ledger WHERE parked IS NOT NULL "
+                "AND dataset = ANY($1) ORDER BY parked_since_us, key LIMIT $2",
+                list(self.targets),
+                limit,
+            )
+        return [ParkedRow._make(row) for row in rows]
+
+    async def make_due(self, choice: ParkedChoice, due_us: int, limit: int) -> int:
+        async with self._fenced() as connection:
+            done = await connection.execute(
+                "UPDATE deptbus.ledger SET retry_at_us = $1 WHERE ctid = ANY(ARRAY("
+                "SELECT ctid FROM deptbus.ledger WHERE parked IS NOT NULL AND retry_at_us <> $1 "
+                "AND dataset = ANY($2) AND ($3::bytea IS NULL OR key = $3) "
+                f"AND ($4 = '' OR left(parked, {REASON_LETTERS}) = $4) LIMIT $5))",
+                due_us,
+                [d for d in self.targets if choice.dataset in ("", d)],
+                choice.key,
+                choice.reason,
+                limit,
+            )
+        return int(done.removeprefix("UPDATE "))
 
     async def tallies_since(self, day: str) -> dict[str, Counter[Tally]]:
         with postgres_translated(self._database.place):

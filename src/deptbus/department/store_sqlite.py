@@ -24,7 +24,15 @@ from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.decide import Action, Clear, Decision, Remove, Write
 from deptbus.department.fold import Tally
 from deptbus.department.layout import quoted, quoted_table
-from deptbus.department.ledger import Entry, RecordId, Row, Sender
+from deptbus.department.ledger import (
+    REASON_LETTERS,
+    Entry,
+    ParkedChoice,
+    ParkedRow,
+    RecordId,
+    Row,
+    Sender,
+)
 from deptbus.department.plain import Known, Lot, Sifted, entries_of
 from deptbus.department.repairs import ORDER_KEPT_US, REMOVE, Looked, Order, OrderId, Repairs
 from deptbus.department.seen import LINE_LIST, Line, Values, row_digest, sqlite_select_rows
@@ -208,6 +216,44 @@ class SqliteStore(Store):
         )
         rows = await self._database.run(lambda c: c.execute(sql, mapped).fetchall())
         return {(dataset, reason): count for dataset, reason, count in rows}
+
+    async def parked_list(self, limit: int) -> list[ParkedRow]:
+        mapped = tuple(self.targets)
+        sql = (
+            f"SELECT dataset, source_unit, key, version, substr(parked, 1, {REASON_LETTERS}), "
+            "parked_since_us, attempts FROM deptbus_ledger WHERE parked IS NOT NULL "
+            f"AND dataset IN ({_marks(mapped)}) ORDER BY parked_since_us, key LIMIT ?"
+        )
+        rows = await self._database.run(lambda c: c.execute(sql, (*mapped, limit)).fetchall())
+        return [ParkedRow._make(row) for row in rows]
+
+    async def make_due(self, choice: ParkedChoice, due_us: int, limit: int) -> int:
+        mapped = [d for d in self.targets if choice.dataset in ("", d)]
+        where, words = "", list[Any]()
+        if choice.key is not None:
+            where, words = " AND key = ?", [choice.key]
+        if choice.reason:
+            where += f" AND substr(parked, 1, {REASON_LETTERS}) = ?"
+            words.append(choice.reason)
+        sql = (
+            "UPDATE deptbus_ledger SET retry_at_us = ? WHERE rowid IN (SELECT rowid FROM "
+            "deptbus_ledger WHERE parked IS NOT NULL AND retry_at_us <> ? "
+            f"AND dataset IN ({_marks(mapped)}){where} LIMIT ?)"
+        )
+
+        def write(connection: sqlite3.Connection) -> int:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                fence.check_sqlite(connection, self.token)
+                count = connection.execute(sql, (due_us, due_us, *mapped, *words, limit)).rowcount
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            return count
+
+        return await self._database.run(write)
 
     async def tallies_since(self, day: str) -> dict[str, Counter[Tally]]:
         sql = (

@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 # What operators do. Constants: fit for labels.
 QUARANTINE_RESEND = "quarantine_resend"
 QUARANTINE_DISMISS = "quarantine_dismiss"
+QUARANTINE_RETRY = "quarantine_retry"
 RESEND = "resend"
 HOLD = "hold"
 RESUME = "resume"

@@ -31,13 +31,21 @@ from deptbus.errors import BusRefused, ContractUnreadable, WireRefused
 from deptbus.operations.flows import Attribution, Path
 from deptbus.operations.offset_requests import EARLIEST, LATEST, Cluster
 from deptbus.operations.offsets import Offsets
+from deptbus.operations.parked import ParkedRecord, parked_records
 from deptbus.operations.picture import Applied, Flow, Live, SavedEntries
 from deptbus.operations.saved import is_day, saved_entries
 from deptbus.stream.brokers import LONG_WAIT_MS, open_consumer, translate
 from deptbus.stream.policies import PolicyHistory
 from deptbus.stream.schemas import SCHEMA_KEY_BYTES
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import AppliedBeat, AppliedDay, check_key, decode_control
+from deptbus.wire.control import (
+    AppliedBeat,
+    AppliedDay,
+    ParkedList,
+    ParkedRetried,
+    check_key,
+    decode_control,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +56,9 @@ BUFFER_BYTES = 32 * 1024 * 1024  # of all partitions together, at the most
 _CONTROL = "control."
 _PARTITION_BYTES = (4 * 1024, 64 * 1024)
 TOPICS_SECONDS = 15.0
-_BEAT, _DAY = b"/applied", b"/day/"
+_LAST = (b"/applied", b"/parked", b"/retried")  # of each system the last one counts
+_DAY = b"/day/"
+_TOLD = AppliedBeat | AppliedDay | ParkedList | ParkedRetried
 
 
 class BusFeed:
@@ -72,6 +82,9 @@ class BusFeed:
         self._beats: dict[tuple[str, str], AppliedBeat] = {}
         self._days: dict[tuple[str, str, str], AppliedDay] = {}
         self._saved: SavedEntries | None = None  # of those days; None: to be made anew
+        self._lists: dict[tuple[str, str], ParkedList] = {}
+        self._parked: tuple[ParkedRecord, ...] | None = None  # of those lists; as above
+        self._retried: dict[tuple[str, str], ParkedRetried] = {}
         self._to_read: dict[TopicPartition, int] = {}  # of earlier days, up to here
 
     async def start(self) -> None:
@@ -94,7 +107,10 @@ class BusFeed:
         except (KafkaError, OSError, TimeoutError) as error:
             await self.stop()
             raise translate(error) from error
-        return Live(tuple(flows), self._applied(), self._saved_entries())
+        retried = tuple(self._retried.values())
+        return Live(
+            tuple(flows), self._applied(), self._saved_entries(), self._parked_records(), retried
+        )
 
     # --- which topics there are ----------------------------------------------------------------
 
@@ -197,6 +213,7 @@ class BusFeed:
         except WireRefused as error:
             log.error("contract_schemas_refused", reason=error.reason)
         assert self._contract is not None
+        self._parked = None  # units and their owners are the contract's
         self._attribution.forget_others(self._contract.unit_by_name)
         schemas, self._schemas = self._schemas, {}
         for key, text in schemas.items():
@@ -217,12 +234,15 @@ class BusFeed:
         except WireRefused as error:
             log.warning("control_record_refused", topic=topic, reason=error.reason)
             return
-        if not isinstance(told, AppliedBeat | AppliedDay) or topic != names.control_topic(
-            told.unit
-        ):
+        if not isinstance(told, _TOLD) or topic != names.control_topic(told.unit):
             return
         if isinstance(told, AppliedBeat):
             self._beats[told.unit, told.system] = told
+        elif isinstance(told, ParkedList):
+            self._lists[told.unit, told.system] = told
+            self._parked = None
+        elif isinstance(told, ParkedRetried):
+            self._retried[told.unit, told.system] = told
         elif is_day(told.day):
             self._days[told.unit, told.system, told.day] = told
             self._saved = None
@@ -234,6 +254,11 @@ class BusFeed:
             if self._contract is None or unit in self._contract.unit_by_name:
                 by_unit[unit].append(beat)
         return {unit: _applied_of(beats) for unit, beats in by_unit.items()}
+
+    def _parked_records(self) -> tuple[ParkedRecord, ...]:
+        if self._parked is None and self._contract is not None:
+            self._parked = tuple(parked_records(self._contract, self._lists.values()))
+        return self._parked or ()
 
     def _saved_entries(self) -> SavedEntries:
         if self._saved is None:
@@ -307,7 +332,7 @@ def _unread(consumer: AIOKafkaConsumer) -> list[TopicPartition]:
 
 
 def _is_wanted(key: bytes) -> bool:
-    return key.endswith(_BEAT) or _DAY in key
+    return key.endswith(_LAST) or _DAY in key
 
 
 def _is_inbox(topic: str) -> bool:

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from deptbus.operations.parked import ParkedRecord
+from deptbus.wire.control import ParkedRetried
+
 
 @dataclass(frozen=True, slots=True)
 class Flow:
@@ -156,6 +159,8 @@ class Live:
     flows: tuple[Flow, ...] = ()  # since the last look
     applied: Mapping[str, Applied] = field(default_factory=dict)  # by unit
     saved: SavedEntries = SavedEntries()
+    parked: tuple[ParkedRecord, ...] = ()  # at recipients, those that wait the longest first
+    retried: tuple[ParkedRetried, ...] = ()  # the last retry of each recipient's system
 
 
 class LiveFeed(Protocol):

@@ -176,6 +176,7 @@ async def _post(visitor: Visit, path: str, **form: str) -> int:
 ACTS = {
     "/quarantine/resend": {"place": "out.housing-330106/0/0", "reason": "a test"},
     "/quarantine/dismiss": {"place": "out.housing-330106/0/0", "reason": "a test"},
+    "/quarantine/retry": {"which": "all", "reason": "a test"},
     "/holds/hold": {"unit": OTHER, "reason": "a test"},
     "/holds/resume": {"unit": OTHER, "reason": "a test"},
     "/alarms/acknowledge": {"subject": "a test", "reason": "a test"},
@@ -183,8 +184,11 @@ ACTS = {
 REFUSED = {
     "viewer": ({"/audit", "/find"}, set(ACTS)),
     "auditor": (set(), set(ACTS)),
-    # A clerk may ask for a resend, of the own unit: the place decides, and is asked for later.
-    "clerk": ({"/audit", f"/units/{OTHER}"}, set(ACTS) - {"/quarantine/resend"}),
+    # A clerk may ask for these, of the own unit: what is chosen decides, and is asked for later.
+    "clerk": (
+        {"/audit", f"/units/{OTHER}"},
+        set(ACTS) - {"/quarantine/resend", "/quarantine/retry"},
+    ),
 }
 
 

@@ -95,36 +95,6 @@ class TestSqliteStore(StoreSuite):
         assert len(await self.people(database, "id")) == 2
         await store.close()
 
-    async def test_a_bulk_of_changes_is_not_looked_up(
-        self, database: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """From the second batch on, until one is no bulk."""
-        store = await self.opened(database)
-        looked: list[int] = []
-        glimpses = store.glimpses
-
-        async def counted(wanted: Mapping[Any, Any]) -> Any:
-            looked.append(len(wanted))
-            return await glimpses(wanted)
-
-        monkeypatch.setattr(store, "glimpses", counted)
-        ids = range(PRESUMED)
-        for version in (1, 2, 3, 4):
-            await self.feed(store, *(person(n, version, name=f"n{version}") for n in ids))
-        assert len(looked) == 2
-        assert await self.sql(database, "SELECT DISTINCT name FROM people") == [("n4",)]
-        await self.sql(database, "DELETE FROM people WHERE id = 'id000003'")
-        stale = person(0, 2, name="stale")
-        await self.feed(store, stale, *(person(n, 5, name="n5") for n in ids[1:]))
-        assert len(looked) == 3
-        names = await self.sql(database, "SELECT name, count(*) FROM people GROUP BY 1 ORDER BY 1")
-        assert names == [("n4", 1), ("n5", PRESUMED - 1)]  # the deleted one is there again
-        ((lines,),) = await self.sql(
-            database, "SELECT count(*) FROM deptbus_ledger WHERE version = 5 AND held"
-        )
-        assert lines == PRESUMED - 1
-        await store.close()
-
     async def test_the_log_is_brought_into_the_file(
         self, database: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -65,6 +65,7 @@ async def test_a_case_is_listed_asked_for_and_closed_by_the_newer_version(new_bu
         assert json.loads(out) == {
             "notes": list(notes.values()),
             "parked": [],
+            "parked_rows": [],
             "is_whole": True,
         }
         assert notes[place]["key"] == key_of_person(3).hex()

@@ -19,16 +19,20 @@ from deptbus.errors import DeptbusError
 ACTS = {
     "/quarantine/resend": {"place": "out.housing-330106/0/2", "reason": "mended"},
     "/quarantine/dismiss": {"place": "out.housing-330106/0/2", "reason": "a test"},
+    "/quarantine/retry": {
+        "row": f"{HOUSING}/main/resident/{POLICE}/{'01' * 16}",
+        "reason": "the table is mended",
+    },
     "/holds/hold": {"unit": HOUSING, "reason": "its database moves"},
     "/holds/resume": {"unit": HEALTH, "reason": "it has moved"},
     "/alarms/acknowledge": {"subject": f"lag/{HOUSING}/apply", "reason": "I look after it"},
     "/find": {"dataset": "housing_unit", "key": "00" * 16},
 }
-CHANGES = {Act.RESEND, Act.DISMISS, Act.HOLD, Act.RESUME, Act.ACKNOWLEDGE}
+CHANGES = {Act.RESEND, Act.DISMISS, Act.RETRY, Act.HOLD, Act.RESUME, Act.ACKNOWLEDGE}
 ALLOWED = {
     Role.VIEWER: set(),
     Role.OPERATOR: set(ACTS),
-    Role.CLERK: {"/quarantine/resend"},
+    Role.CLERK: {"/quarantine/resend", "/quarantine/retry"},
     Role.AUDITOR: {"/find"},
 }
 
@@ -63,11 +67,21 @@ class TestRoles:
         assert answer.status_code == 303
         assert {place[0] for place in world.desk.done[0][1]} == {"out.housing-330106"}
 
+    def test_a_clerk_has_his_own_units_parked_rows_tried_again_alone(self, world: World) -> None:
+        clerk = world.of(Role.CLERK)
+        foreign = f"{HEALTH}/main/resident/{POLICE}/{'03' * 16}"
+        answer = world.post(clerk, "/quarantine/retry", row=foreign, reason="mended")
+        assert answer.status_code == 404
+        answer = world.post(clerk, "/quarantine/retry", which="all", reason="mended")
+        assert answer.status_code == 303
+        assert world.desk.done == [("retry", (HOUSING,), "carl", "mended")]
+
     def test_a_clerk_sees_his_own_unit_alone(self, world: World) -> None:
         clerk = world.of(Role.CLERK)
         assert clerk.get(f"/units/{HOUSING}").status_code == 200
         assert clerk.get(f"/units/{POLICE}").status_code == 404
         assert clerk.get("/quarantine/out.public_security-330106/0/1").status_code == 404
+        assert set(re.findall(r'data-row="([^/]+)/', clerk.get("/quarantine").text)) == {HOUSING}
         units = set(re.findall(r'data-unit="([^"]+)"', clerk.get("/lag").text))
         assert units == {HOUSING}
         assert "1,234" in clerk.get("/saved").text

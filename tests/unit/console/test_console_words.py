@@ -51,6 +51,7 @@ SECTIONS = {
     "verb": [
         audit.QUARANTINE_RESEND,
         audit.QUARANTINE_DISMISS,
+        audit.QUARANTINE_RETRY,
         audit.RESEND,
         audit.HOLD,
         audit.RESUME,
