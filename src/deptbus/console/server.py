@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -25,8 +24,8 @@ from deptbus.operations.live_feed import BusFeed
 from deptbus.operations.lookout import Lookout, Pace
 from deptbus.operations.monitor import Monitor
 from deptbus.operations.monitor_http import schema_routes, watch_routes
-from deptbus.operations.monitor_server import taken
 from deptbus.operations.verdicts import USUAL
+from deptbus.operations.web_server import WebServer, taken
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +69,8 @@ async def serve(
     if monitor is not None:
         for_machines = [*watch_routes(monitor), *schema_routes(monitor.schemas.registry)]
     app = make_app(console, for_machines, lifespan)
-    server = _Server(_configured(settings, app), board, ready)
+    # Open streams end before it waits for them.
+    server = WebServer(_configured(settings, app), ready, board.close)
     watch_error: list[BaseException] = []
 
     def _ended(task: asyncio.Task[None]) -> None:
@@ -86,40 +86,6 @@ async def serve(
 
 async def _nothing() -> None:
     """Nobody is told of alarms here."""
-
-
-class _Server(uvicorn.Server):
-    """Tells when it listens, and ends open streams before it waits for them."""
-
-    def __init__(self, config: uvicorn.Config, board: Board, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._board, self._ready = board, ready
-
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._ready()
-
-    async def shutdown(self, sockets: Any = None) -> None:
-        await self._board.close()
-        await super().shutdown(sockets)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        """The first one ends us in order, the second at once; neither is raised again after the
-        end, because it was heard."""
-        loop = asyncio.get_running_loop()
-
-        def ask() -> None:
-            self.force_exit, self.should_exit = self.should_exit, True
-
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, ask)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
 
 
 def _configured(settings: Settings, app: ASGIApp) -> uvicorn.Config:

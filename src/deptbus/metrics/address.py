@@ -6,6 +6,7 @@ Nothing of the client library is imported where no address is given.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,14 @@ def address_of(text: str) -> Address:
     if not (colon and host and 0 < number <= _LAST_PORT):
         raise DeptbusError(f"{text!r} is no address", mend="Give HOST:PORT, as in 127.0.0.1:9464")
     return Address(host.strip("[]"), number)
+
+
+def why_refused(error: OSError) -> str:
+    """Why nobody can listen at an address, in a few words; what Python adds to them repeats it."""
+    if isinstance(error, socket.gaierror):
+        return "nobody knows that host"
+    words = os.strerror(error.errno) if error.errno else error.strerror or type(error).__name__
+    return words.lower()
 
 
 def address_from_environment() -> Address | None:

@@ -7,7 +7,6 @@ framework for one page. Whoever serves more than that (the monitor) takes `text_
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterable
 from wsgiref.simple_server import WSGIServer
 
@@ -23,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from deptbus import __version__
 from deptbus.errors import DeptbusError
-from deptbus.metrics.address import Address
+from deptbus.metrics.address import Address, why_refused
 from deptbus.metrics.catalogue import Teller
 from deptbus.metrics.counts import Counts
 from deptbus.metrics.families import Families
@@ -104,11 +103,7 @@ class Endpoint:
 
 
 def _refused(address: Address, error: OSError) -> DeptbusError:
-    if isinstance(error, socket.gaierror):
-        why = "nobody knows that host"
-    else:
-        why = (error.strerror or type(error).__name__).lower()
     return DeptbusError(
-        f"metrics cannot be served at {address} ({why})",
+        f"metrics cannot be served at {address} ({why_refused(error)})",
         mend="Name another with --metrics-address HOST:PORT, or end what has that one",
     )

@@ -11,7 +11,7 @@ from deptbus.console.roles import Role
 from deptbus.console.settings import Settings, load_settings
 from deptbus.errors import DeptbusError
 from deptbus.metrics.address import Address
-from deptbus.operations.monitor_server import taken
+from deptbus.operations.web_server import taken
 
 
 def test_without_a_word_it_is_for_this_machine_alone(tmp_path: Path) -> None:
@@ -64,7 +64,8 @@ def test_what_does_not_go_together_is_told(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_is_told_in_one_line_and_nothing_ends_by_itself() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = Address("127.0.0.1", other.getsockname()[1])
-        refused = pytest.raises(DeptbusError, match=f"the console cannot listen at {address}")
+        told = rf"the console cannot listen at {address} \(address already in use\)\. Name"
+        refused = pytest.raises(DeptbusError, match=told)
         with refused, taken(address, "the console"):
             pass
 
