@@ -109,6 +109,12 @@ class Visit:
         """Goes to a page and waits until it stands."""
         await self.page.goto(self.base + path, wait_until="load")
 
+    async def press(self, selector: str) -> None:
+        """Clicks what leads to another page, and waits until that one stands: its words are there
+        before its style sheet is, and before its script hears anything."""
+        async with self.page.expect_navigation(wait_until="load"):
+            await self.page.click(selector)
+
     async def text(self) -> str:
         """All that the page says, hidden parts and attributes included."""
         return await self.page.content()

@@ -29,7 +29,7 @@ class Office:
         await visitor.open("/login")
         await visitor.page.fill("#name", name)
         await visitor.page.fill("#password", PASSWORD)
-        await visitor.page.click("#login button.main")
+        await visitor.press("#login button.main")
         await visitor.page.wait_for_selector("#logout")
 
     def file(self, department: str) -> Path:
