@@ -119,7 +119,7 @@ def case(unit: str, offset: int, reason: str = "malformed", **more: Any) -> Case
 
 def parked(unit: str, number: int, reason: str = "FOREIGN KEY constraint failed") -> ParkedRecord:
     at_us = int((NOW - 100 + number) * 1e6)
-    key = bytes([number]) * 16
+    key = bytes([0xA0 + number]) * 16
     return ParkedRecord(
         unit, "科技科", "main", "resident", POLICE, key, 4, reason, at_us, 3, int(NOW * 1e6)
     )

@@ -20,7 +20,7 @@ ACTS = {
     "/quarantine/resend": {"place": "out.housing-330106/0/2", "reason": "mended"},
     "/quarantine/dismiss": {"place": "out.housing-330106/0/2", "reason": "a test"},
     "/quarantine/retry": {
-        "row": f"{HOUSING}/main/resident/{POLICE}/{'01' * 16}",
+        "row": f"{HOUSING}/main/resident/{POLICE}/{'a1' * 16}",
         "reason": "the table is mended",
     },
     "/holds/hold": {"unit": HOUSING, "reason": "its database moves"},
@@ -69,7 +69,7 @@ class TestRoles:
 
     def test_a_clerk_has_his_own_units_parked_rows_tried_again_alone(self, world: World) -> None:
         clerk = world.of(Role.CLERK)
-        foreign = f"{HEALTH}/main/resident/{POLICE}/{'03' * 16}"
+        foreign = f"{HEALTH}/main/resident/{POLICE}/{'a3' * 16}"
         answer = world.post(clerk, "/quarantine/retry", row=foreign, reason="mended")
         assert answer.status_code == 404
         answer = world.post(clerk, "/quarantine/retry", which="all", reason="mended")
