@@ -48,12 +48,12 @@ def advised(t: Words, report: StageReport) -> str:
 
 
 def told_advice(t: Words, told: AlarmTold, said: Mapping[str, Any]) -> str:
-    """What an alarm advises: of a verdict in the reader's language, else as it was told."""
+    """What an alarm advises: of a verdict what is advised now, else as it was told."""
     unit = str(said.get("unit") or "")
     if told.word in Verdict.__members__ and said.get("stage") in set(Stage):
         template = advice_template(Verdict(told.word), Stage(said["stage"]))
         return t.sentence(template, unit=unit)
-    return str(said.get("advice") or "")
+    return t.told(str(said.get("advice") or ""))
 
 
 def owner(t: Words, name: str) -> str:

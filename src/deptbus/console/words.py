@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import itertools
+import re
 import tomllib
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
+from string import Formatter
 from typing import Any
+
+from deptbus.errors import DeptbusError
 
 LANGUAGES = ("en", "zh")
 HTML_LANG = {"en": "en", "zh": "zh-CN"}
@@ -31,6 +35,20 @@ def sentences() -> dict[str, str]:
     return tomllib.loads(text)["zh"]
 
 
+@cache
+def _finished() -> list[tuple[re.Pattern[str], str]]:
+    """How a sentence is recognised whose places are filled in -> its Chinese; the one with the most
+    words of its own first."""
+    found = []
+    for english, chinese in sentences().items():
+        parts = [
+            re.escape(text) + (f"(?P<{name}>.+?)" if name is not None else "")
+            for text, name, _, _ in Formatter().parse(english)
+        ]
+        found.append((len(re.sub(r"{\w+}", "", english)), re.compile("".join(parts)), chinese))
+    return [(pattern, chinese) for _, pattern, chinese in sorted(found, key=lambda f: -f[0])]
+
+
 class Words:
     """Of one language."""
 
@@ -49,9 +67,29 @@ class Words:
         return str(value) if pair is None else pair[self._which]
 
     def sentence(self, english: str, **places: Any) -> str:
-        """What `operations` says, in this language; in English where nobody has translated it."""
-        text = sentences().get(english, english) if self.language == "zh" else english
-        return text.format(**places) if places else text
+        """A sentence of `operations` with its places still empty, filled in, in this language."""
+        text = sentences()[english] if self.language == "zh" else english
+        return text.format(**places)
+
+    def told(self, english: str) -> str:
+        """What `operations` or a database has said, in this language: what stands in its places is
+        found again. Sentences that nobody has translated stay English."""
+        if self.language != "zh":
+            return english
+        whole = _chinese(english)
+        if whole is not None:
+            return whole
+        parts = [part.removesuffix(".") for part in english.split(". ")]
+        known = [_chinese(part) for part in parts]
+        if not any(known):
+            return english
+        return "。".join(one or part for one, part in zip(known, parts, strict=True))
+
+    def refusal(self, error: DeptbusError) -> str:
+        """What is wrong, and how to mend it."""
+        if self.language != "zh":
+            return str(error)
+        return "。".join(map(self.told, filter(None, (error.what, error.mend))))
 
     def title(self, thing: Any) -> str:
         """Of a unit, line or dataset of the contract."""
@@ -72,3 +110,12 @@ class Words:
 
     def number(self, value: int | None) -> str:
         return self("common.unknown") if value is None else f"{value:,}"
+
+
+@lru_cache(1024)
+def _chinese(english: str) -> str | None:
+    for pattern, chinese in _finished():
+        found = pattern.fullmatch(english)
+        if found is not None:
+            return chinese.format(**found.groupdict())
+    return None
