@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,33 +27,24 @@ from deptbus.department.bus_memory import (
     check_outbox,
     check_publication,
     check_secret,
-    read_behind,
     read_control,
-    read_outbox,
 )
 from deptbus.department.capture import LIVE, Capture, OutboxRow, Prepared, Waiting
 from deptbus.department.capture_check import Broken
 from deptbus.department.chores import Chores
+from deptbus.department.cuts import Cuts
 from deptbus.department.judge import Found, Judge, Ready, find_keys
 from deptbus.department.layout import layout_of
+from deptbus.department.presence import Presence
 from deptbus.department.publication import Batch, KeyOf, Publication, Stamp
 from deptbus.department.pulse import Signs
 from deptbus.errors import BusUnreachable, DatabaseBusy, DeptbusError, SourceRefused
 from deptbus.metrics.counts import Counts
-from deptbus.names import control_topic, out_topic
-from deptbus.stream.log import Outgoing, Sender, end_offsets
+from deptbus.names import out_topic
+from deptbus.stream.log import Sender
 from deptbus.stream.policies import PolicyFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import (
-    Announcement,
-    Heartbeat,
-    Incarnated,
-    InventoryRequest,
-    Marker,
-    OutboxSeen,
-    encode_control,
-    key_of,
-)
+from deptbus.wire.control import Heartbeat, InventoryRequest
 from deptbus.wire.keys import fingerprint
 from deptbus.wire.partitioner import partitions_of
 
@@ -146,7 +136,7 @@ class Publisher:
         self._follower = follower
         self._secret = secret
         self._counts = counts if counts is not None else Counts()
-        self._fingerprint = fingerprint(secret)
+        self.presence = Presence(connection, self.unit, system, sender, fingerprint(secret))
         self._log = log.bind(unit=self.unit, system=system)
         self._publications: dict[str, Publication] = {}
         self._hold: dict[str, str] = {}  # datasets whose rows stay where they are, and why
@@ -157,13 +147,9 @@ class Publisher:
         self._gave_way = 0  # how often, as was last told
         self._codecs = Codecs()
         self._policy: Policy | None = None
-        self._incarnation: Incarnation | None = None
         self._publication = 0  # the database's number
         self._acked = 0  # the highest number whose records the broker has all acked
         self._version = 0
-        self._ends: list[int] = []
-        self._announced: Sequence[int] = ()  # offsets of our announcements in `out`
-        self._outbox_id = self._control_id = ""
         self._parked: set[tuple[str, str]] = set()
         # All rows of lesser positions were read, and those that were sent before are on their way.
         self.reached = 0
@@ -171,6 +157,7 @@ class Publisher:
         self._remembering = asyncio.Lock()
         self.memory = BusMemory()  # what the bus knew of this system when it was taken over
         self.chores = Chores(capture, self._publications)
+        self.cuts = Cuts(self.presence)
         self._signs = Signs(capture.tell)
 
     @property
@@ -179,9 +166,7 @@ class Publisher:
 
     @property
     def incarnation(self) -> Incarnation:
-        if self._incarnation is None:
-            raise RuntimeError("the publisher is not started")
-        return self._incarnation
+        return self.presence.incarnation
 
     @property
     def datasets(self) -> frozenset[str]:
@@ -192,6 +177,10 @@ class Publisher:
     def publications(self) -> Mapping[str, Publication]:
         """How `datasets` are published, as it is now: it follows contract and tables."""
         return self._publications
+
+    def why_held(self, dataset: str) -> str:
+        """Why rows of this dataset stay where they are."""
+        return self._hold.get(dataset, _NOT_PUBLISHED)
 
     @property
     def parked(self) -> Collection[tuple[str, str]]:
@@ -239,19 +228,20 @@ class Publisher:
             memory,
             unit=self.unit,
             agreed=known.key_fingerprint if known is not None else None,
-            fingerprint=self._fingerprint,
+            fingerprint=self.presence.fingerprint,
         )
-        self._incarnation = await fence.take_over(
+        mine = await fence.take_over(
             self._capture.database, memory.incarnation, unit=self.unit, system=self.system
         )
-        self._signs.token = self._incarnation.token
-        self._announced = await self._announce()
-        self._ends = [offset + 1 for offset in self._announced]
-        self._outbox_id, begins = await read_outbox(self._connection, self.unit)
-        memory = await self._recall()
+        self._signs.token = mine.token
+        await self.presence.announce(mine)
+        memory, begins = await self.presence.recall(self._codecs)
         if not resync:
             check_outbox(
-                memory, topic=out_topic(self.unit), topic_id=self._outbox_id, begins=begins
+                memory,
+                topic=out_topic(self.unit),
+                topic_id=self.presence.outbox_id,
+                begins=begins,
             )
         else:
             await self._capture.lift(self.incarnation.token, memory.publication, memory.version)
@@ -262,9 +252,7 @@ class Publisher:
             publication=0 if resync and not memory.tokens else state.publication,
         )
         self.memory = memory
-        control = control_topic(self.unit)
-        self._control_id = (await self._sender.topic_ids([control])).get(control, "")
-        await self._note_outbox()
+        await self.presence.settle()
         self._publication = self._acked = state.publication
         self._version = state.version
         self._parked = await self._capture.parked()
@@ -276,96 +264,18 @@ class Publisher:
         self._log.info("source_taken_over", incarnation=self.incarnation.number)
         return self.incarnation
 
-    async def _announce(self) -> list[int]:
-        """Announcements in every partition of `out`, then the control record that names them."""
-        topic = out_topic(self.unit)
-        now_us = time.time_ns() // 1000
-        announcements = [
-            Outgoing(
-                topic,
-                partition,
-                None,
-                encode_control(
-                    Announcement(self.unit, self.system, self.incarnation, partition, now_us)
-                ),
-            )
-            for partition in range(await self._sender.partitions(topic))
-        ]
-        offsets = await self._sender.send(announcements)
-        await self._write_incarnated(offsets)
-        return offsets
-
-    async def _write_incarnated(self, offsets: Sequence[int]) -> None:
-        await self._write_control(
-            Incarnated(self.unit, self.system, self.incarnation, tuple(offsets), self._fingerprint)
-        )
-
-    async def _recall(self) -> BusMemory:
-        memory = await read_control(self._connection, self.unit, self.system)
-        if memory.outbox_id not in ("", self._outbox_id):
-            memory = replace(memory, ends=())  # they counted records of another topic
-        upto = {partition: end - 1 for partition, end in enumerate(self._ends)}
-        # Our own announcement is in it by now; what matters is whether there was one before.
-        mine = self.incarnation.token
-        known = await read_behind(self._connection, self.unit, memory, self._codecs, upto)
-        return replace(known, tokens=known.tokens - {mine})
-
-    async def _note_outbox(self) -> None:
-        await self._write_control(
-            OutboxSeen(self.unit, self.system, self.incarnation, self._outbox_id)
-        )
-
-    async def _look_at_topics(self) -> None:
-        """Raises SourceRefused when `out` was made again: what was acked there and not yet taken in
-        is lost, and only a resync finds it. A control topic that was made again is told anew what
-        intake and our successor have to know."""
-        out, control = out_topic(self.unit), control_topic(self.unit)
-        ids = await self._sender.topic_ids([out, control])
-        check_outbox(
-            BusMemory(outbox_id=self._outbox_id),
-            topic=out,
-            topic_id=ids.get(out, self._outbox_id),  # not there now: what is sent says so
-            begins=(),
-        )
-        if ids.get(control, self._control_id) != self._control_id:
-            self._log.warning("control_topic_made_again")
-            await self._capture.check(self.incarnation.token)
-            await self._write_incarnated(self._announced)
-            await self._note_outbox()
-            await self._beat()
-            self._control_id = ids[control]
-
-    async def _raise_ends(self) -> None:
-        """While we publish nothing, others of this unit do: without this, retention would come to
-        lie behind what we last said, as if something of ours had been there."""
-        publication = self._publication
-        if publication == self._acked:
-            ends = await end_offsets(self._connection, out_topic(self.unit))
-            if publication == self._publication:
-                self._ends = ends
-
-    async def _write_control(
-        self, record: Incarnated | Heartbeat | OutboxSeen | InventoryRequest
-    ) -> None:
-        value = encode_control(record)
-        await self._sender.send([Outgoing(control_topic(self.unit), 0, key_of(record), value)])
-
     # --- resync ---------------------------------------------------------------------------
 
     async def ask_inventory(self, request: str, datasets: Sequence[str]) -> None:
         """Cuts `out` in every partition, then asks what the canonical topics have behind the cuts;
         without datasets takes the request back. Raises BusUnreachable, BusRefused."""
-        now_us = time.time_ns() // 1000
-        who = self.unit, self.system, self.incarnation
         if datasets:
-            topic = out_topic(self.unit)
             # A name of its own: a late send of an older one must not take its place.
             name = f"resync/{self.system}/{self.incarnation.number}"
-            cut = encode_control(Marker(name, "resync", *who, now_us))
-            await self._sender.send(
-                [Outgoing(topic, partition, None, cut) for partition in range(len(self._ends))]
-            )
-        await self._write_control(InventoryRequest(request, *who, tuple(datasets), now_us))
+            await self.presence.cut(name, "resync")
+        who = self.unit, self.system, self.incarnation
+        asked = InventoryRequest(request, *who, tuple(datasets), time.time_ns() // 1000)
+        await self.presence.write(asked)
 
     async def remember(self, named: Mapping[tuple[str, bytes], Sequence[str]]) -> None:
         """Places that (dataset, key) were published at: each further change names them too."""
@@ -499,9 +409,15 @@ class Publisher:
         sending: asyncio.Task[None] | None = None
         in_flight: list[int] = []
         acked: list[int] = []
+        is_behind = False  # more waits than one batch: too much to be left out of a cut
         try:
             while True:
                 await self._follow_policy()
+                if self.cuts.are_wanted and not is_behind:
+                    if sending is not None:
+                        await sending
+                    await self._cut((*acked, *in_flight))
+                    sending, acked, in_flight = None, [], []
                 turning = partial(self._turn, acked, in_flight)
                 async with self._remembering:
                     turn = await self.when_free(partial(self._capture.together, turning))
@@ -509,7 +425,7 @@ class Publisher:
                     self.chores.wake()
                 if turn.rows or acked:
                     self.chores.passed(is_live=turn.is_live)
-                acked = []
+                acked, is_behind = [], turn.rows >= BATCH_ROWS
                 if sending is not None:
                     await sending
                     sending, acked, in_flight = None, in_flight, []
@@ -521,9 +437,18 @@ class Publisher:
                 elif not turn.rows and not acked:
                     await self.when_free(partial(self._capture.wait, _IDLE_SECONDS))
         finally:
+            self.cuts.give_up()
             if sending is not None:
                 sending.cancel()
                 await asyncio.gather(sending, return_exceptions=True)
+
+    async def _cut(self, acked: Sequence[int]) -> None:
+        """Nothing is on its way: what is forgotten now is not seen as waiting by who looks."""
+        forget = partial(self._capture.delete, self.incarnation.token, acked)
+        await self.when_free(forget)
+        if acked:
+            self.chores.passed(is_live=False)
+        await self.cuts.make_all()
 
     async def when_free(self, work: Callable[[], Awaitable[T]]) -> T:
         """`work`, again for as long as somebody holds a lock that it needs. Whatever it does to the
@@ -609,9 +534,9 @@ class Publisher:
         """Returns when every record is acked. An unreachable bus is waited for, in order: the same
         records again, whose outcome is unknown, are harmless."""
         topic = out_topic(self.unit)
-        places = partitions_of([key for _, key, _ in changes], len(self._ends))
+        places = partitions_of([key for _, key, _ in changes], len(self.presence.ends))
         boxes: dict[tuple[str, int], list[tuple[bytes, bytes]]] = {
-            (topic, place): [] for place in range(len(self._ends))
+            (topic, place): [] for place in range(len(self.presence.ends))
         }
         put = [box.append for box in boxes.values()]
         for place, (_, key, value) in zip(places, changes, strict=True):
@@ -628,8 +553,7 @@ class Publisher:
                     self._log.warning("publishing_stalled", error=error.what)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _BACKOFF_SECONDS[1])
-        for (_, place), offsets in stored.items():
-            self._ends[place] = max(self._ends[place], *(few.stop for few in offsets))
+        self.presence.stored(stored)
         self._signs.acked()
         self._counts.add("deptbus_published_changes_total", (self.unit, self.system), len(changes))
         self._acked = publication
@@ -654,6 +578,19 @@ class Publisher:
             except (BusUnreachable, DatabaseBusy):
                 continue  # the loop that publishes says it
 
+    async def _look_at_topics(self) -> None:
+        check = partial(self._capture.check, self.incarnation.token)
+        await self.presence.look_at_topics(check, self._beat)
+
+    async def _raise_ends(self) -> None:
+        """While we publish nothing, others of this unit do: without this, retention would come to
+        lie behind what we last said, as if something of ours had been there."""
+        publication = self._publication
+        if publication == self._acked:
+            ends = await self.presence.outbox_ends()
+            if publication == self._publication:
+                self.presence.ends = ends
+
     async def _beat(self) -> None:
         """What is acked so far. Never more: a record behind `ends` is looked at one by one."""
         assert self._policy is not None
@@ -662,7 +599,7 @@ class Publisher:
         state = await self._capture.state()
         waiting = await self._capture.waiting(_WAITING_COUNTED)
         self._tell_figures(waiting, needs_resync=state.gave_way > 0)
-        await self._write_control(
+        await self.presence.write(
             Heartbeat(
                 self.unit,
                 self.system,
@@ -670,8 +607,8 @@ class Publisher:
                 self._acked,
                 self._version,
                 self._policy.number,
-                tuple(self._ends),
-                self._fingerprint,
+                tuple(self.presence.ends),
+                self.presence.fingerprint,
                 state.gave_way > 0,
                 len(self._parked),
                 time.time_ns() // 1000,

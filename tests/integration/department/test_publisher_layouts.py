@@ -109,10 +109,10 @@ async def source(
             made.do(*before)
         await capture.install([OWN], 1000)
         await publisher._follow_policy()
-        publisher._incarnation = await fence.take_over(
+        publisher.presence._incarnation = await fence.take_over(
             capture.database, 0, unit=UNIT, system="main"
         )
-        publisher._ends = [0]
+        publisher.presence.ends = [0]
         yield made
     finally:
         await capture.close()
