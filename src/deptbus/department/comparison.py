@@ -18,15 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
-from deptbus.department.capture import HOLDS, PARKED, Known, OutboxRow, RawKey
+from deptbus.department.capture import Known, OutboxRow, RawKey
 from deptbus.department.judge import Found
-from deptbus.department.publication import KeyOf, Publication
+from deptbus.department.publication import Publication
 from deptbus.department.raw import raw_of, raw_text
-from deptbus.wire.digest import record_digest
-from deptbus.wire.varint import text_at
+from deptbus.department.speakers import Speakers, Standing, holder_of, key_in, published
 
 
 class Held(NamedTuple):
@@ -60,8 +58,7 @@ class Comparison:
         self._publication = publication
         self._held = held
         self._parked = parked
-        self._spoken: set[bytes] = set()  # keys with variants whose holder was met
-        self._waiting: dict[bytes, RawKey] = {}  # key -> its holder, which was not met yet
+        self._speakers = Speakers()
 
     def rows(
         self, rows: Iterable[tuple[OutboxRow, Found]], known: Mapping[bytes, Known]
@@ -82,51 +79,26 @@ class Comparison:
                 differences.enqueue.append(row.raw)
             return
         remembered = known.get(key)
-        places: tuple[str, ...] = ()
-        is_known = not isinstance(found, KeyOf) or found.plain is None
-        if remembered is not None:
-            places = remembered.places
-            if remembered.variants:
-                is_known = self._holds(row, key, remembered, differences)
-                if not is_known and _holder(remembered) is not None:
-                    return
+        standing = self._speakers.standing(row, found, key, remembered)
+        if standing in (Standing.PARKED, Standing.UNSEEN):
+            if standing is Standing.UNSEEN:
+                differences.enqueue.append(row.raw)
+            return
+        places = remembered.places if remembered is not None else ()
         on_bus = self._held.pop(key, None)
-        if isinstance(found, KeyOf):
-            published = self._publication.published(row)
-        else:
-            published = _text(found[1]), (found[2],)
+        state = published(self._publication, row, found)
         if on_bus is not None:
-            here = published[0] if published is not None and published[1] is not None else None
+            here = state.place if state is not None and state.digest else None
             if any(p != here and p not in places for p in on_bus.places):
                 differences.places[key] = on_bus.places
-        if published is None:
+        is_known = standing is Standing.SPEAKS
+        if state is None:
             if not is_known or raw_text(row.raw) not in self._parked:
                 differences.enqueue.append(row.raw)
-        elif is_known and self._digest(published[1]) == (on_bus.digest if on_bus else b""):
+        elif is_known and state.digest == (on_bus.digest if on_bus else b""):
             differences.equal += 1
         else:
             differences.enqueue.append(row.raw)
-
-    def _holds(
-        self, row: OutboxRow, key: bytes, remembered: Known, differences: Differences
-    ) -> bool:
-        """Rule 4: whether this one of several rows holds their key."""
-        holder, raw = _holder(remembered), raw_text(row.raw)
-        if holder == raw:
-            self._spoken.add(key)
-            self._waiting.pop(key, None)
-            return True
-        if holder is not None:
-            if key not in self._spoken:
-                self._waiting[key] = raw_of(holder)
-            if (raw, PARKED) not in remembered.variants:
-                differences.enqueue.append(row.raw)
-        return False
-
-    def _digest(self, record: Sequence[bytes] | None) -> bytes:
-        if record is None:
-            return b""
-        return record_digest(self._publication.dataset, self._publication.schema_version, record)
 
     def rest(self, known: Mapping[bytes, Known], keys: Sequence[bytes]) -> Differences:
         """What no row spoke for, of these keys of `left`; to be called behind the last row."""
@@ -137,36 +109,17 @@ class Comparison:
             places = remembered.places if remembered else ()
             if any(p not in places for p in on_bus.places):
                 found.places[key] = on_bus.places
-            holder = next(
-                (v.raw for v in remembered.variants if v.state == HOLDS)
-                if remembered
-                else iter(()),
-                None,
-            )
+            holder = holder_of(remembered) if remembered else None
             if holder is not None:
-                self._waiting.setdefault(key, raw_of(holder))
+                self._speakers.waiting.setdefault(key, raw_of(holder))
             elif on_bus.digest:
                 found.delete.append(key)
         return found
 
     def gone_holders(self) -> list[RawKey]:
         """Rows that held a key and were not met, behind everything else."""
-        return list(self._waiting.values())
+        return list(self._speakers.waiting.values())
 
     @property
     def left(self) -> list[bytes]:
         return list(self._held)
-
-
-def key_in(found: Found) -> bytes | None:
-    return found.key if isinstance(found, KeyOf) else found[0]
-
-
-def _holder(remembered: Known) -> str | None:
-    return next((v.raw for v in remembered.variants if v.state == HOLDS), None)
-
-
-@lru_cache(maxsize=4096)
-def _text(encoded: bytes) -> str:
-    """A place, of its Avro bytes: few places, many rows."""
-    return text_at(encoded, 0)[0]

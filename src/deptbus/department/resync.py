@@ -29,10 +29,11 @@ from deptbus.connection import Connection
 from deptbus.contract.department import Department
 from deptbus.department.bus_inventory import PATIENCE_SECONDS, Part, read_parts
 from deptbus.department.capture import RawKey
-from deptbus.department.comparison import Comparison, Differences, Held, key_in
+from deptbus.department.comparison import Comparison, Differences, Held
 from deptbus.department.judge import find_keys
 from deptbus.department.publication import Publication
 from deptbus.department.publisher import Publisher
+from deptbus.department.speakers import key_in
 from deptbus.names import in_topic
 from deptbus.stream.log import LogReader, end_offsets
 from deptbus.wire.partitioner import partition_of
