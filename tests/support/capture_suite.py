@@ -24,6 +24,7 @@ from deptbus.department.capture import (
     OutboxRow,
     Parked,
     Prepared,
+    Sought,
     Variant,
     Waiting,
     Wanted,
@@ -654,9 +655,10 @@ class CaptureSuite:
             ("1",),
             ("2",),
         ]
-        await capture.resolve(gone, None, True)
-        await capture.resolve(there, ("1",), True)
-        await capture.resolve(never, None, False)
+        await capture.resolve(
+            "resident",
+            [Sought(gone, None, True), Sought(there, ("1",), True), Sought(never, None, False)],
+        )
         rows = await capture.read(10)
         deleted = next(r for r in rows if r.key == gone.key)
         assert deleted.op == "d"
@@ -664,6 +666,46 @@ class CaptureSuite:
         assert [r.op for r in rows if r.raw == ("1",)] == ["u", "u"]
         assert all(r.key != never.key for r in rows)
         assert (await capture.status()).wanted == 0
+
+    async def test_many_wanted_by_key_are_told_at_once_and_once_each(
+        self, capture: Capture
+    ) -> None:
+        """Looking for one takes a walk over the table, as looking for all of them does; and those
+        that are looked for do not keep others from being worked off."""
+        keys = [n.to_bytes(16, "big") for n in range(300)]
+        await self.desk.do(person("x"))
+        await capture.want_keys("resident", keys, "resend", "a")
+        await capture.want_keys("resident", keys[:7], "resend", "a")
+        assert (await capture.status()).wanted == 300
+        to_find = await self.work_off(capture, by_key=300)
+        assert {w.key for w in to_find} == set(keys)
+        await capture.want([Wanted("resident", '["x"]', None, "resend", "b")])
+        assert len(await self.work_off(capture, by_key=300)) == 300
+        assert (await capture.read(10))[-1].job == "b"
+        told = await capture.wanted("resident", 1000)
+        assert {(w.key, w.raw, w.job) for w in told} == {(key, None, "a") for key in keys}
+        assert len(await capture.wanted("resident", 10)) == 10
+        assert await capture.wanted("another", 10) == []
+        await capture.resolve("resident", [Sought(w, None, True) for w in to_find])
+        assert (await capture.status()).wanted == 0
+        deleted = [r for r in await capture.read(1000) if r.key is not None]
+        assert len({r.position for r in deleted}) == len({r.key for r in deleted}) == 300
+
+    async def test_rows_of_own_keys_and_why_rows_are_parked(self, capture: Capture) -> None:
+        await self.desk.do(person("x", "李"), person("y", "王"), person("z"))
+        found = await capture.rows_of("resident", [("y",), ("gone",), ("x",), ("X",)])
+        assert [row.raw for row in found] == [("y",), ("x",)]
+        assert found == [
+            row
+            for raw in (("y",), ("x",))
+            for row in await capture.rows_after("resident", None, 10)
+            if row.raw == raw
+        ]
+        token = await self.token(capture)
+        parked = Prepared(park=[Parked("resident", '["z"]', "bad_value", None, 1)])
+        await capture.prepare(token, parked, sends=False)
+        assert await capture.reasons("resident") == {'["z"]': "bad_value"}
+        assert await capture.reasons("another") == {}
 
     async def work_off(self, capture: Capture, by_key: int = 0) -> list[Wanted]:
         """Until nothing is left but those that name a bus key."""

@@ -22,6 +22,7 @@ T = TypeVar("T")
 RawKey = tuple[Any, ...]  # own key columns' values, as the database gives them
 LIVE = Cause.LIVE.value
 MOST_REMEMBERED = 100_000  # keys held in memory: about 10 MB
+MOST_SOUGHT = 20_000  # bus keys whose rows are looked for in one walk over the table
 
 
 class OutboxRow(NamedTuple):
@@ -91,6 +92,14 @@ class Wanted(NamedTuple):
     key: bytes | None
     cause: str
     job: str | None
+
+
+class Sought(NamedTuple):
+    """A row that was asked for by its bus key, as it was found."""
+
+    wanted: Wanted
+    raw: RawKey | None  # None: no row bears the key
+    is_remembered: bool  # the source remembers to have named the key
 
 
 @dataclass(slots=True)
@@ -225,6 +234,14 @@ class Capture(ABC):
         """(dataset, raw_text) of every parked row."""
 
     @abstractmethod
+    async def reasons(self, dataset: str) -> dict[str, str]:
+        """`raw_text` -> why it is parked, of every parked row of a dataset."""
+
+    @abstractmethod
+    async def wanted(self, dataset: str, at_most: int) -> list[Wanted]:
+        """What is wanted of a dataset and not enqueued yet."""
+
+    @abstractmethod
     async def known(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Known]:
         """What is remembered of these (dataset, key); those with nothing are left out."""
 
@@ -276,16 +293,24 @@ class Capture(ABC):
         """Remembers rows to be enqueued afresh; `work_off` does it."""
 
     @abstractmethod
+    async def want_keys(
+        self, dataset: str, keys: Collection[bytes], cause: str, job: str | None
+    ) -> None:
+        """`want` of many rows by their bus keys, in one short transaction."""
+
+    @abstractmethod
     async def work_off(self, limit: int) -> tuple[int, list[Wanted]]:
         """Enqueues wanted rows: those that are there, under their locks; for one that is gone a
         delete, at a version that no unseen insert can be below. Returns how many were done and
         those that name a bus key only, have their version reserved, and whose row the caller may
-        look for now (`keys_after`) and then `resolve`."""
+        look for now (`keys_after`) and then `resolve`: of these more than `limit`, because to look
+        for one takes as long as for many."""
 
     @abstractmethod
-    async def resolve(self, wanted: Wanted, raw: RawKey | None, remembered: bool) -> None:
-        """The row of a bus key was found, or (None) is gone: then a delete is enqueued if the
-        source remembers to have named the key, else the request is dropped."""
+    async def resolve(self, dataset: str, sought: Sequence[Sought]) -> None:
+        """Rows of bus keys were found: they are enqueued. Or they are gone: then a delete is, if
+        the source remembers to have named the key, else the request is dropped. In one short
+        transaction: give it some hundred at most."""
 
     @abstractmethod
     async def backlog(self, at_most: int) -> int:
@@ -327,6 +352,10 @@ class Capture(ABC):
         """Present rows as the outbox would have them (without a position), in the order of their
         own keys and without locks. A row that nobody writes meanwhile is met by the chunks of one
         walk; the others are captured."""
+
+    @abstractmethod
+    async def rows_of(self, dataset: str, raws: Sequence[RawKey]) -> list[OutboxRow]:
+        """As `rows_after`, of just these own keys; those that are not there are left out."""
 
     @abstractmethod
     async def enqueue(

@@ -20,6 +20,7 @@ from deptbus.department import fence, pulse
 from deptbus.department import postgres_rows as rows_of
 from deptbus.department import postgres_triggers as sql
 from deptbus.department.capture import (
+    MOST_SOUGHT,
     Capture,
     CaptureStatus,
     Known,
@@ -27,6 +28,7 @@ from deptbus.department.capture import (
     Prepared,
     RawKey,
     Snapshot,
+    Sought,
     SourceState,
     Variant,
     Waiting,
@@ -197,6 +199,23 @@ class PostgresCapture(Capture):
         async with self._durable() as c:
             return {(r[0], r[1]) for r in await c.fetch("SELECT dataset, raw FROM deptbus.parked")}
 
+    async def reasons(self, dataset: str) -> dict[str, str]:
+        async with self._durable() as c:
+            rows = await c.fetch(
+                "SELECT raw, reason FROM deptbus.parked WHERE dataset = $1", dataset
+            )
+        return {r[0]: r[1] for r in rows}
+
+    async def wanted(self, dataset: str, at_most: int) -> list[Wanted]:
+        async with self._durable() as c:
+            rows = await c.fetch(
+                "SELECT dataset, raw, bus_key, cause, job FROM deptbus.wanted "
+                "WHERE dataset = $1 LIMIT $2",
+                dataset,
+                at_most,
+            )
+        return [Wanted(*row) for row in rows]
+
     async def known(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Known]:
         asked = ([d for d, _ in keys], [k for _, k in keys])
         by_key: dict[tuple[str, bytes], list[Variant]] = defaultdict(list)
@@ -344,6 +363,18 @@ class PostgresCapture(Capture):
         async with self._durable(transaction=True) as c:
             await rows_of.want(c, wanted)
 
+    async def want_keys(
+        self, dataset: str, keys: Collection[bytes], cause: str, job: str | None
+    ) -> None:
+        async with self._durable(transaction=True) as c:
+            await c.execute(
+                "INSERT INTO deptbus.wanted (dataset, bus_key, cause, job) "
+                "SELECT $1, k.bus_key, $3, $4 FROM unnest($2::bytea[]) AS k(bus_key) "
+                "EXCEPT SELECT dataset, bus_key, cause, job FROM deptbus.wanted "
+                "WHERE raw IS NULL AND dataset = $1",
+                *(dataset, list(keys), cause, job),
+            )
+
     async def work_off(self, limit: int) -> tuple[int, list[Wanted]]:
         """A row that is gone, and a key whose row is not known, go through three transactions:
         a version is drawn; a transaction id is taken, above that of every transaction which may
@@ -352,9 +383,9 @@ class PostgresCapture(Capture):
         async with self._durable(transaction=True) as c:
             rows = await c.fetch(
                 "SELECT number, dataset, raw, bus_key, cause, job, position, "
-                "coalesce(after_xid <= pg_snapshot_xmin(pg_current_snapshot()), false) AS settled, "
-                "after_xid IS NOT NULL AS is_waiting "
-                "FROM deptbus.wanted ORDER BY number LIMIT $1 FOR UPDATE SKIP LOCKED",
+                f"{rows_of.SETTLED} AS settled, after_xid IS NOT NULL AS is_waiting "
+                f"FROM deptbus.wanted WHERE NOT (raw IS NULL AND {rows_of.SETTLED}) "
+                "ORDER BY number LIMIT $1 FOR UPDATE SKIP LOCKED",
                 min(limit, _WORK_OFF_ROWS),
             )
             absent, done = [], 0
@@ -383,12 +414,14 @@ class PostgresCapture(Capture):
                     await c.execute("DELETE FROM deptbus.wanted WHERE number = $1", m["number"])
                     done += 1
             done += await rows_of.advance_absent(c, absent)
-        to_find = [
-            Wanted(r["dataset"], None, r["bus_key"], r["cause"], r["job"])
-            for r in absent
-            if r["raw"] is None and r["settled"]
-        ]
-        return done, to_find
+            to_find = await c.fetch(
+                "SELECT dataset, raw, bus_key, cause, job FROM deptbus.wanted "
+                f"WHERE raw IS NULL AND {rows_of.SETTLED} AND dataset = ANY($1::text[]) "
+                "ORDER BY number LIMIT $2",
+                list(current),
+                MOST_SOUGHT,
+            )
+        return done, [Wanted(*row) for row in to_find]
 
     async def _enqueue_delete(
         self, c: asyncpg.Connection, layout: Layout, wanted: asyncpg.Record
@@ -408,24 +441,27 @@ class PostgresCapture(Capture):
         )
         await c.execute("SELECT pg_notify($1, '')", sql.CHANNEL)
 
-    async def resolve(self, wanted: Wanted, raw: RawKey | None, remembered: bool) -> None:
-        layout = (await self.layouts())[wanted.dataset]
-        mine = "WHERE raw IS NULL AND dataset = $1 AND bus_key = $2"
+    async def resolve(self, dataset: str, sought: Sequence[Sought]) -> None:
+        layout = (await self.layouts())[dataset]
+        found: dict[tuple[str, str | None], list[RawKey]] = defaultdict(list)
+        for one in sought:
+            if one.raw is not None:
+                found[one.wanted.cause, one.wanted.job].append(one.raw)
+        gone = [s.wanted.key for s in sought if s.raw is None and s.is_remembered]
+        mine = "WHERE raw IS NULL AND dataset = $1 AND bus_key = ANY($2::bytea[])"
         async with self._durable(transaction=True) as c:
-            row = await c.fetchrow(
-                f"SELECT * FROM deptbus.wanted {mine} LIMIT 1", wanted.dataset, wanted.key
+            for (cause, job), raws in found.items():
+                outcome = await self._enqueue(c, dataset, raws, cause, job)
+                # Locked, or went while we looked: its own key is known now.
+                left = [raw for raw in map(raw_text, raws) if outcome[raw] != "done"]
+                await rows_of.want(c, [Wanted(dataset, raw, None, cause, job) for raw in left])
+            rows = await c.fetch(
+                f"SELECT DISTINCT ON (bus_key) * FROM deptbus.wanted {mine}", dataset, gone
             )
-            if row is None:
-                return
-            if raw is not None:
-                outcome = await self._enqueue(c, wanted.dataset, [raw], wanted.cause, wanted.job)
-                if outcome[raw_text(raw)] != "done":
-                    # It is locked, or went while we looked: its own key is known now.
-                    named = Wanted(wanted.dataset, raw_text(raw), None, wanted.cause, wanted.job)
-                    await rows_of.want(c, [named])
-            elif remembered:
+            for row in rows:
                 await self._enqueue_delete(c, layout, row)
-            await c.execute(f"DELETE FROM deptbus.wanted {mine}", wanted.dataset, wanted.key)
+            keys = [one.wanted.key for one in sought]
+            await c.execute(f"DELETE FROM deptbus.wanted {mine}", dataset, keys)
 
     async def backlog(self, at_most: int) -> int:
         async with self._lightly() as c:
@@ -455,12 +491,9 @@ class PostgresCapture(Capture):
         layout = (await self.layouts())[dataset]
         async with self._durable() as c:
             facts = await table_facts(c, layout)
-            where = " AND ".join(
-                f"{quoted(k)} = CAST(${i}::text AS {facts.types[k]}) AND {quoted(k)}::text = ${i}"
-                for i, k in enumerate(layout.keys, 1)
-            )
+            where = rows_of.own_key(layout, facts)
             try:
-                found = await c.fetchval(f"SELECT true FROM {facts.table} WHERE {where}", *raw)
+                found = await c.fetchval(f"SELECT true FROM {facts.table} t WHERE {where}", *raw)
             except asyncpg.DataError:
                 return False  # not a value of the column's type: no row can bear it
             return found is not None
@@ -544,7 +577,16 @@ class PostgresCapture(Capture):
     async def rows_after(self, dataset: str, after: RawKey | None, limit: int) -> list[OutboxRow]:
         layout = (await self.layouts())[dataset]
         async with self._durable(transaction=True) as c:
-            return await rows_of.rows_after(c, layout, after, limit)
+            facts = await table_facts(c, layout)
+            await rows_of.set_form(c)
+            return await rows_of.rows_after(c, layout, facts, after, limit)
+
+    async def rows_of(self, dataset: str, raws: Sequence[RawKey]) -> list[OutboxRow]:
+        layout = (await self.layouts())[dataset]
+        async with self._durable(transaction=True) as c:
+            facts = await table_facts(c, layout)
+            await rows_of.set_form(c)
+            return await rows_of.rows_of(c, layout, facts, raws)
 
     async def enqueue(
         self, dataset: str, raws: Sequence[RawKey], cause: str, job: str | None

@@ -23,6 +23,7 @@ from deptbus.department.capture import (
     Prepared,
     RawKey,
     Snapshot,
+    Sought,
     SourceState,
     T,
     Variant,
@@ -168,6 +169,13 @@ class SqliteCapture(Capture):
         return await self._database.run(
             lambda c: set(c.execute("SELECT dataset, raw FROM deptbus_parked"))
         )
+
+    async def reasons(self, dataset: str) -> dict[str, str]:
+        query = "SELECT raw, reason FROM deptbus_parked WHERE dataset = ?"
+        return await self._database.run(lambda c: dict(c.execute(query, (dataset,))))
+
+    async def wanted(self, dataset: str, at_most: int) -> list[Wanted]:
+        return await self._database.run(lambda c: rows_of.wanted(c, dataset, at_most))
 
     async def known(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Known]:
         def work(c: sqlite3.Connection) -> dict[tuple[str, bytes], Known]:
@@ -324,6 +332,11 @@ class SqliteCapture(Capture):
     async def want(self, wanted: Iterable[Wanted]) -> None:
         await self._database.transaction(lambda c: rows_of.want(c, wanted))
 
+    async def want_keys(
+        self, dataset: str, keys: Collection[bytes], cause: str, job: str | None
+    ) -> None:
+        await self._database.transaction(lambda c: rows_of.want_keys(c, dataset, keys, cause, job))
+
     async def work_off(self, limit: int) -> tuple[int, list[Wanted]]:
         current = await self.layouts()
         few = min(limit, _WORK_OFF_ROWS)
@@ -339,26 +352,9 @@ class SqliteCapture(Capture):
     async def waiting(self, at_most: int) -> Waiting:
         return await self._database.run(lambda c: rows_of.waiting(c, at_most))
 
-    async def resolve(self, wanted: Wanted, raw: RawKey | None, remembered: bool) -> None:
-        layout = (await self.layouts())[wanted.dataset]
-
-        def work(c: sqlite3.Connection) -> None:
-            if raw is not None:
-                rows_of.enqueue_one(c, layout, raw, wanted.cause, wanted.job)
-            elif remembered:
-                c.execute(
-                    "INSERT INTO deptbus_outbox "
-                    "(position, layout, op, cause, job, source_time_us, bus_key) "
-                    f"SELECT position, ?, 'd', cause, job, {sql.NOW_US}, bus_key "
-                    "FROM deptbus_wanted WHERE raw IS NULL AND dataset = ? AND bus_key = ? LIMIT 1",
-                    (layout.number, wanted.dataset, wanted.key),
-                )
-            c.execute(
-                "DELETE FROM deptbus_wanted WHERE raw IS NULL AND dataset = ? AND bus_key = ?",
-                (wanted.dataset, wanted.key),
-            )
-
-        await self._database.transaction(work)
+    async def resolve(self, dataset: str, sought: Sequence[Sought]) -> None:
+        layout = (await self.layouts())[dataset]
+        await self._database.transaction(lambda c: rows_of.resolve(c, layout, sought))
 
     async def keys_after(self, dataset: str, after: RawKey | None, limit: int) -> list[RawKey]:
         layout = (await self.layouts())[dataset]
@@ -399,6 +395,10 @@ class SqliteCapture(Capture):
     async def rows_after(self, dataset: str, after: RawKey | None, limit: int) -> list[OutboxRow]:
         layout = (await self.layouts())[dataset]
         return await self._database.run(lambda c: rows_of.rows_after(c, layout, after, limit))
+
+    async def rows_of(self, dataset: str, raws: Sequence[RawKey]) -> list[OutboxRow]:
+        layout = (await self.layouts())[dataset]
+        return await self._database.run(lambda c: rows_of.rows_of(c, layout, raws))
 
     async def enqueue(
         self, dataset: str, raws: Sequence[RawKey], cause: str, job: str | None

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import structlog
 
-from deptbus.department.capture import HOLDS, Capture, RawKey, Wanted
+from deptbus.department.capture import Capture, RawKey, Sought, Wanted
 from deptbus.department.publication import Publication
 from deptbus.department.raw import raw_of
+from deptbus.department.speakers import holder_of
 from deptbus.errors import DatabaseBusy
 
 log = structlog.get_logger(__name__)
@@ -28,6 +29,7 @@ _LIVE_ROWS = 250
 _LIVE_SECONDS = 2.0  # after a live change another is likely to come
 _IDLE_SECONDS = 1.0
 _SCAN_ROWS = 2_000
+_RESOLVED_ROWS = 200  # in one short transaction
 
 
 class Chores:
@@ -64,6 +66,14 @@ class Chores:
             await self._capture.want([Wanted(dataset, None, key, "resend", job)])
         self.wake()
 
+    async def enqueue_keys(self, dataset: str, keys: Collection[bytes], job: str) -> None:
+        """`enqueue_resend` of many keys. Returns when the wish is durable."""
+        if dataset not in self._publications:
+            log.warning("resend_not_ours", dataset=dataset)
+            return
+        await self._capture.want_keys(dataset, keys, "resend", job)
+        self.wake()
+
     async def run(self) -> None:
         while True:
             self._woken.clear()
@@ -95,11 +105,28 @@ class Chores:
         if publication is None:
             return
         keys = {w.key for w in wanted if w.key is not None}
-        known = await self._capture.known([(dataset, key) for key in keys])
+        found = await self._rows_of(publication, keys)
+        for start in range(0, len(wanted), _RESOLVED_ROWS):
+            some = wanted[start : start + _RESOLVED_ROWS]
+            known = await self._capture.known([(dataset, w.key) for w in some if w.key is not None])
+            sought = []
+            for one in some:
+                assert one.key is not None
+                memory = known.get((dataset, one.key))
+                holder = holder_of(memory) if memory is not None else None
+                row = raw_of(holder) if holder is not None else found.get(one.key)
+                if row is None and memory is None:
+                    log.warning("resend_key_unknown", dataset=dataset)
+                sought.append(Sought(one, row, memory is not None))
+            await self._capture.resolve(dataset, sought)
+
+    async def _rows_of(
+        self, publication: Publication, keys: Collection[bytes]
+    ) -> dict[bytes, RawKey]:
         found: dict[bytes, RawKey] = {}
         after: RawKey | None = None
-        while keys - found.keys():
-            chunk = await self._capture.keys_after(dataset, after, _SCAN_ROWS)
+        while len(found) < len(keys):
+            chunk = await self._capture.keys_after(publication.dataset, after, _SCAN_ROWS)
             if not chunk:
                 break
             after = chunk[-1]
@@ -109,16 +136,7 @@ class Chores:
                     if key is not None and key in keys:
                         found.setdefault(key, raw)
                 await asyncio.sleep(0)  # making keys takes 4 us each: let live changes pass
-        for one in wanted:
-            assert one.key is not None
-            memory = known.get((dataset, one.key))
-            holder = next(
-                (v.raw for v in memory.variants if v.state == HOLDS) if memory else iter(()), None
-            )
-            row = raw_of(holder) if holder is not None else found.get(one.key)
-            if row is None and memory is None:
-                log.warning("resend_key_unknown", dataset=dataset)
-            await self._capture.resolve(one, row, memory is not None)
+        return found
 
     async def _advance(self) -> bool:
         """The next rows of every open snapshot, unless enough waits already."""

@@ -17,7 +17,7 @@ from deptbus.department.capture import (
     present_row,
 )
 from deptbus.department.layout import Layout, comma, quoted
-from deptbus.department.postgres_schema import table_facts
+from deptbus.department.postgres_schema import TableFacts
 from deptbus.department.postgres_triggers import SETTINGS
 
 # The plan that is made while the outbox is empty is the wrong one for ever: only by index. A plan
@@ -63,6 +63,8 @@ LIFT = (
     "(SELECT last_value FROM deptbus.position)) AS least) AS waiting "
     "WHERE limit_position < cap_rows + waiting.least - cap_rows / 10"
 )
+# Every transaction that may have drawn a version below the one reserved has ended.
+SETTLED = "coalesce(after_xid <= pg_snapshot_xmin(pg_current_snapshot()), false)"
 LATER = (
     "UPDATE deptbus.wanted SET "
     "number = nextval(pg_get_serial_sequence('deptbus.wanted', 'number')) WHERE number = $1"
@@ -143,14 +145,18 @@ async def snapshots(c: asyncpg.Connection, where: str, *values: Any) -> tuple[Sn
     return tuple(Snapshot(*row) for row in rows)
 
 
+# Every value as text, as the capture functions write it: under their settings.
+FORM = "; ".join(f"SET LOCAL {setting}" for setting in SETTINGS)
+
+
+async def set_form(c: asyncpg.Connection) -> None:
+    """How `rows_after` and `rows_of` read values, for the rest of the caller's transaction."""
+    await c.execute(FORM)
+
+
 async def rows_after(
-    c: asyncpg.Connection, layout: Layout, after: RawKey | None, limit: int
+    c: asyncpg.Connection, layout: Layout, facts: TableFacts, after: RawKey | None, limit: int
 ) -> list[OutboxRow]:
-    """Rows with every value as text, as the capture functions write it: under their settings, which
-    hold for the caller's transaction."""
-    facts = await table_facts(c, layout)
-    for setting in SETTINGS:
-        await c.execute(f"SET LOCAL {setting}")
     order = comma(f"t.{quoted(k)}" for k in facts.order)
     where = " AND ".join(f"t.{quoted(k)} IS NOT NULL" for k in layout.keys)
     values: list[Any] = [limit]
@@ -159,9 +165,36 @@ async def rows_after(
         values += [by_name[k] for k in facts.order]
         marks = comma(f"${n}::text::{facts.types[k]}" for n, k in enumerate(facts.order, 2))
         where += f" AND ({order}) > ({marks})"
-    columns = comma(f"t.{quoted(name)}::text" for name in (*layout.keys, *layout.columns))
-    rows = await c.fetch(
-        f"SELECT {columns} FROM {facts.table} t WHERE {where} ORDER BY {order} LIMIT $1", *values
+    return await _present(c, layout, facts, f"{where} ORDER BY {order} LIMIT $1", values)
+
+
+async def rows_of(
+    c: asyncpg.Connection, layout: Layout, facts: TableFacts, raws: Iterable[RawKey]
+) -> list[OutboxRow]:
+    """One after the other: meant for few."""
+    found: list[OutboxRow] = []
+    where = own_key(layout, facts)
+    for raw in raws:
+        try:
+            async with c.transaction():  # a value that is none of the type undoes no more than this
+                found += await _present(c, layout, facts, where, raw)
+        except asyncpg.DataError:
+            continue  # no row can bear it
+    return found
+
+
+def own_key(layout: Layout, facts: TableFacts) -> str:
+    """Condition: just this own key, by index and then as text."""
+    return " AND ".join(
+        f"t.{quoted(k)} = CAST(${i}::text AS {facts.types[k]}) AND t.{quoted(k)}::text = ${i}"
+        for i, k in enumerate(layout.keys, 1)
     )
+
+
+async def _present(
+    c: asyncpg.Connection, layout: Layout, facts: TableFacts, where: str, values: Sequence[Any]
+) -> list[OutboxRow]:
+    columns = comma(f"t.{quoted(name)}::text" for name in (*layout.keys, *layout.columns))
+    rows = await c.fetch(f"SELECT {columns} FROM {facts.table} t WHERE {where}", *values)
     width = len(layout.keys)
     return [present_row(layout, tuple(row[:width]), tuple(row[width:])) for row in rows]

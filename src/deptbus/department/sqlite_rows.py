@@ -11,10 +11,12 @@ from typing import Any
 from deptbus.department import fence
 from deptbus.department import sqlite_triggers as sql
 from deptbus.department.capture import (
+    MOST_SOUGHT,
     CaptureStatus,
     OutboxRow,
     RawKey,
     Snapshot,
+    Sought,
     Waiting,
     Wanted,
     present_row,
@@ -222,26 +224,72 @@ def want(c: sqlite3.Connection, wanted: Iterable[Wanted]) -> None:
         )
 
 
+def want_keys(
+    c: sqlite3.Connection, dataset: str, keys: Iterable[bytes], cause: str, job: str | None
+) -> None:
+    known = c.execute(
+        "SELECT bus_key FROM deptbus_wanted WHERE dataset = ? AND raw IS NULL AND cause = ? "
+        "AND job IS ?",
+        (dataset, cause, job),
+    )
+    fresh = dict.fromkeys(keys).keys() - {key for (key,) in known}
+    c.executemany(
+        "INSERT INTO deptbus_wanted (dataset, raw, bus_key, cause, job) VALUES (?, NULL, ?, ?, ?)",
+        [(dataset, key, cause, job) for key in fresh],
+    )
+
+
+def wanted(c: sqlite3.Connection, dataset: str, at_most: int) -> list[Wanted]:
+    rows = c.execute(
+        "SELECT dataset, raw, bus_key, cause, job FROM deptbus_wanted WHERE dataset = ? LIMIT ?",
+        (dataset, at_most),
+    )
+    return [Wanted(*row) for row in rows]
+
+
 def work_off(
     c: sqlite3.Connection, current: Mapping[str, Layout], limit: int
 ) -> tuple[int, list[Wanted]]:
+    for dataset in {d for (d,) in c.execute("SELECT DISTINCT dataset FROM deptbus_wanted")}:
+        if dataset not in current:
+            c.execute("DELETE FROM deptbus_wanted WHERE dataset = ?", (dataset,))
     rows = c.execute(
-        "SELECT number, dataset, raw, bus_key, cause, job, position FROM deptbus_wanted "
-        "ORDER BY number LIMIT ?",
+        "SELECT number, dataset, raw, cause, job FROM deptbus_wanted "
+        "WHERE raw IS NOT NULL OR position IS NULL ORDER BY number LIMIT ?",
         (limit,),
     ).fetchall()
-    done, to_find = 0, []
-    for number, dataset, raw, key, cause, job, position in rows:
-        if dataset in current and raw is None:
-            if position is None:
-                reserve(c, number)
-            to_find.append(Wanted(dataset, None, key, cause, job))
+    done = 0
+    for number, dataset, raw, cause, job in rows:
+        if raw is None:
+            reserve(c, number)
             continue
-        if dataset in current:
-            enqueue_one(c, current[dataset], raw_of(raw), cause, job)
+        enqueue_one(c, current[dataset], raw_of(raw), cause, job)
         c.execute("DELETE FROM deptbus_wanted WHERE number = ?", (number,))
         done += 1
-    return done, to_find
+    to_find = c.execute(
+        "SELECT dataset, raw, bus_key, cause, job FROM deptbus_wanted "
+        "WHERE raw IS NULL AND position IS NOT NULL ORDER BY number LIMIT ?",
+        (MOST_SOUGHT,),
+    )
+    return done, [Wanted(*row) for row in to_find]
+
+
+def resolve(c: sqlite3.Connection, layout: Layout, sought: Iterable[Sought]) -> None:
+    for (dataset, _, key, cause, job), raw, is_remembered in sought:
+        if raw is not None:
+            enqueue_one(c, layout, raw, cause, job)
+        elif is_remembered:
+            c.execute(
+                "INSERT INTO deptbus_outbox "
+                "(position, layout, op, cause, job, source_time_us, bus_key) "
+                f"SELECT position, ?, 'd', cause, job, {sql.NOW_US}, bus_key "
+                "FROM deptbus_wanted WHERE raw IS NULL AND dataset = ? AND bus_key = ? LIMIT 1",
+                (layout.number, dataset, key),
+            )
+        c.execute(
+            "DELETE FROM deptbus_wanted WHERE raw IS NULL AND dataset = ? AND bus_key = ?",
+            (dataset, key),
+        )
 
 
 def lift(c: sqlite3.Connection, token: bytes, publication: int, version: int) -> None:
@@ -283,12 +331,25 @@ def rows_after(
     c: sqlite3.Connection, layout: Layout, after: RawKey | None, limit: int
 ) -> list[OutboxRow]:
     where, bound = after_key(c, layout, raw_text(after) if after else None)
+    return _present(
+        c, layout, f"{where} ORDER BY {key_order(c, layout)} LIMIT ?", (*bound, limit)
+    )
+
+
+def rows_of(c: sqlite3.Connection, layout: Layout, raws: Iterable[RawKey]) -> list[OutboxRow]:
+    where = own_key(layout)
+    return [row for raw in raws for row in _present(c, layout, where, twice(raw))]
+
+
+def _present(
+    c: sqlite3.Connection, layout: Layout, where: str, values: Sequence[Any]
+) -> list[OutboxRow]:
     width = len(layout.keys)
     _, rows = fetch(
         c,
         f"SELECT {comma(map(quoted, (*layout.keys, *layout.columns)))} "
-        f"FROM {quoted(layout.table)} WHERE {where} ORDER BY {key_order(c, layout)} LIMIT ?",
-        (*bound, limit),
+        f"FROM {quoted(layout.table)} WHERE {where}",
+        values,
     )
     return [present_row(layout, row[:width], row[width:]) for row in rows]
 
