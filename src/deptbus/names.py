@@ -60,3 +60,9 @@ def requests_group(unit: str, system: str) -> str:
     """Of a system that only publishes: how far it has read what it is asked for. Not its group as
     a recipient, whose offsets tell what is applied."""
     return f"{adapter_group(unit, system)}.requests"
+
+
+def proof_marker(system: str, dataset: str) -> str:
+    """Of the cuts of a source's proofs: canonical topics keep the last marker of each name for
+    ever, so there is one name for all of them."""
+    return f"proof/{system}/{dataset}"

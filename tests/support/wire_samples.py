@@ -54,6 +54,7 @@ from deptbus.wire.control import (
     ProofRows,
     QuarantineNote,
     RepairOrder,
+    ResendOrder,
     ResendRequest,
     Resolution,
     TopicNoted,
@@ -265,4 +266,5 @@ CONTROL: tuple[Control, ...] = (
         (KEY,), (KEY,), ("name,phone",), ("value: estates.name: too long",),
     ),
     RepairOrder("repair-1", "person", (KEY,), (KEY,), ("deliver",), True, TIME_US),
+    ResendOrder("repair-2", "person", (KEY,), ("330106109,330106110",), TIME_US),
 )  # fmt: skip

@@ -33,6 +33,7 @@ from deptbus.department.opening import open_capture, open_system, read_secret
 from deptbus.department.parked import tell_parked
 from deptbus.department.proof_copy import CopyProof, Strangers
 from deptbus.department.proof_desk import Answer, ProofDesk
+from deptbus.department.proof_source import SourceProof
 from deptbus.department.publisher import Publisher
 from deptbus.department.requests import RequestReader, Resend
 from deptbus.errors import (
@@ -52,7 +53,7 @@ from deptbus.stream.log import Sender
 from deptbus.stream.policies import PolicyFollower, tell_policy
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import ResendRequest
+from deptbus.wire.control import ResendOrder, ResendRequest
 from deptbus.wire.control_proof import Leg
 
 log = structlog.get_logger(__name__)
@@ -225,6 +226,7 @@ class SystemRun:
             if self._settings.publishes:
                 publisher = await self._publisher(stack)
                 self._incarnation = publisher.incarnation
+                legs["source"] = SourceProof(self._department, self._system, publisher).answer
                 parts.append(publisher.run())
                 if self._settings.kind == "folder":
                     parts.append((await folder_import_of(publisher, self._settings.path)).run())
@@ -285,7 +287,7 @@ class SystemRun:
             self._department.unit,
             self._system,
             self._settings.publishes,
-            _resend_by(publisher),
+            resend_by(publisher),
             desk.take,
         )
 
@@ -298,7 +300,7 @@ class SystemRun:
             follower=self._shared.follower,
             schemas=self._shared.schemas,
             codecs=self._shared.codecs,
-            resend=None if publisher is None else _resend_by(publisher),
+            resend=None if publisher is None else resend_by(publisher),
             prove=desk.take,
             stranger=self._strangers.row,
             counts=self._shared.counts,
@@ -334,9 +336,14 @@ class SystemRun:
             task.result()  # raises what ended it
 
 
-def _resend_by(publisher: Publisher) -> Resend:
-    async def resend(request: ResendRequest) -> None:
-        await publisher.chores.enqueue_resend(request.dataset, request.key, request.request)
+def resend_by(publisher: Publisher) -> Resend:
+    """What is done with what a system is asked to publish again."""
+
+    async def resend(asked: ResendRequest | ResendOrder) -> None:
+        if isinstance(asked, ResendOrder):
+            await publisher.resend(asked)
+        else:
+            await publisher.chores.enqueue_resend(asked.dataset, asked.key, asked.request)
 
     return resend
 

@@ -45,11 +45,11 @@ from deptbus.metrics.counts import Counts
 from deptbus.stream.policies import PolicyFollower
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import ParkedRetry, ProofRequest, ResendRequest
+from deptbus.wire.control import ParkedRetry, ProofRequest, ResendOrder, ResendRequest
 
 log = structlog.get_logger(__name__)
 
-Resend = Callable[[ResendRequest], Awaitable[None]]
+Resend = Callable[[ResendRequest | ResendOrder], Awaitable[None]]
 Prove = Callable[[ProofRequest], None]
 Result = TypeVar("Result")
 TRANSIENT = (BusRefused, BusUnreachable, ContractUnreadable, DatabaseUnavailable)

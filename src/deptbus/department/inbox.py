@@ -20,12 +20,13 @@ from deptbus.stream.brokers import open_consumer, partitions_of, translate, wait
 from deptbus.stream.group import LagCommitter
 from deptbus.stream.identity import topic_identity
 from deptbus.stream.schemas import SchemaFollower
-from deptbus.wire.codecs import Codecs
+from deptbus.wire.codecs import Codecs, InboxControl
 from deptbus.wire.control import (
     ParkedRetry,
     PolicyMarker,
     ProofRequest,
     RepairOrder,
+    ResendOrder,
     ResendRequest,
 )
 from deptbus.wire.guard import KEY_BYTES, UNKNOWN_SCHEMA, first_offset
@@ -35,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 WRONG_PARTITION = "wrong_partition"  # written with another partitioner: order per key is not sure
 _NO_KEY = bytes(KEY_BYTES)
-Request = ResendRequest | ParkedRetry
+Request = ResendRequest | ResendOrder | ParkedRetry
 
 
 @dataclass(slots=True)
@@ -210,7 +211,7 @@ class Inbox:
 
     async def _look_again(
         self, part: PartitionBatch, record: ConsumerRecord, error: WireRefused
-    ) -> Received | PolicyMarker | Request | ProofRequest | RepairOrder | None:
+    ) -> Received | InboxControl | None:
         """A schema is on the bus before its first delivery: what is unknown is looked up once. What
         stays unreadable is noted, and None."""
         try:

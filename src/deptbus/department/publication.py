@@ -234,6 +234,16 @@ class Publication:
         except _Refused:
             return None
 
+    def refusal(self, row: OutboxRow) -> str:
+        """The reason, a constant, why `published` gives None of this row; empty: it does not."""
+        try:
+            where, _, values = self.state(row)
+            if where is Where.WITHIN:
+                self.encode(values)
+        except _Refused as refused:
+            return refused.reason
+        return ""
+
     def encode(self, values: Mapping[str, Any]) -> tuple[bytes, ...]:
         """The record's fields; raises _Refused."""
         try:

@@ -44,7 +44,7 @@ from deptbus.names import out_topic
 from deptbus.stream.log import Sender
 from deptbus.stream.policies import PolicyFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import Heartbeat, InventoryRequest
+from deptbus.wire.control import Heartbeat, InventoryRequest, ResendOrder
 from deptbus.wire.keys import fingerprint
 from deptbus.wire.partitioner import partitions_of
 
@@ -291,6 +291,22 @@ class Publisher:
                     prepared.places[pair] = made
             if prepared.places:
                 await self._capture.prepare(self.incarnation.token, prepared, sends=False)
+
+    async def resend(self, order: ResendOrder) -> None:
+        """What the bus has of these keys is not what the table has. Returns when the wish is
+        durable, and every place that the bus names: what is published then goes there too, also
+        where the source never knew that it had lain there, or had published the key at all."""
+        if order.dataset not in self._publications:
+            self._log.warning("resend_not_ours", dataset=order.dataset)
+            return
+        named = {
+            (order.dataset, key): places.split(",")
+            for key, places in zip(order.keys, order.places, strict=True)
+            if places
+        }
+        await self.when_free(partial(self.remember, named))
+        wanting = partial(self.chores.enqueue_keys, order.dataset, order.keys, order.request)
+        await self.when_free(wanting)
 
     # --- the contract ---------------------------------------------------------------------
 

@@ -21,12 +21,12 @@ from deptbus.names import in_topic, requests_group
 from deptbus.stream.brokers import open_consumer, partitions_of, translate, wait_long
 from deptbus.stream.group import LagCommitter
 from deptbus.stream.identity import topic_identity
-from deptbus.wire.control import ProofRequest, ResendRequest, decode_control
+from deptbus.wire.control import ProofRequest, ResendOrder, ResendRequest, decode_control
 
 _BACKOFF_SECONDS = (0.2, 5.0)
 _LOOK_SECONDS = 1.0  # between two questions for the topic's id
 
-Resend = Callable[[ResendRequest], Awaitable[None]]
+Resend = Callable[[ResendRequest | ResendOrder], Awaitable[None]]
 Prove = Callable[[ProofRequest], None]
 
 
@@ -109,7 +109,7 @@ class RequestReader:
             request = decode_control(record.value)
         except WireRefused:
             return  # a delivery, or what the system that receives it says is unreadable
-        if isinstance(request, ResendRequest) and request.dataset in self._published:
+        if isinstance(request, ResendRequest | ResendOrder) and request.dataset in self._published:
             await self._resend(request)
         elif isinstance(request, ProofRequest):
             self._prove(request)

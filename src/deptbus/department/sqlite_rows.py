@@ -331,9 +331,7 @@ def rows_after(
     c: sqlite3.Connection, layout: Layout, after: RawKey | None, limit: int
 ) -> list[OutboxRow]:
     where, bound = after_key(c, layout, raw_text(after) if after else None)
-    return _present(
-        c, layout, f"{where} ORDER BY {key_order(c, layout)} LIMIT ?", (*bound, limit)
-    )
+    return _present(c, layout, f"{where} ORDER BY {key_order(c, layout)} LIMIT ?", (*bound, limit))
 
 
 def rows_of(c: sqlite3.Connection, layout: Layout, raws: Iterable[RawKey]) -> list[OutboxRow]:

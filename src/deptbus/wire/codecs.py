@@ -17,6 +17,7 @@ from deptbus.wire.control import (
     PolicyMarker,
     ProofRequest,
     RepairOrder,
+    ResendOrder,
     ResendRequest,
     check_key,
     control_schemas,
@@ -47,6 +48,11 @@ class _Known(NamedTuple):
     schema_version: int
     record_schema: Mapping[str, Any]
 
+
+# What may lie in an inbox beside deliveries.
+InboxControl = (
+    PolicyMarker | ResendRequest | ResendOrder | ParkedRetry | ProofRequest | RepairOrder
+)
 
 _ProjectionName = tuple[str, int, tuple[str, ...]]  # dataset, schema version, fields
 
@@ -313,18 +319,14 @@ class Codecs:
             raise self._refusal(value)
         return control
 
-    def decode_inbox(
-        self, key: bytes | None, value: bytes | None
-    ) -> Received | PolicyMarker | ResendRequest | ParkedRetry | ProofRequest | RepairOrder:
+    def decode_inbox(self, key: bytes | None, value: bytes | None) -> Received | InboxControl:
         """The record in `in.<unit>`. Raises as `decode_change`."""
         if value is not None and len(value) <= MAX_RECORD_BYTES:
             decode = self._deliveries.get(value[:HEADER_BYTES]) or self._delivery_decoder(value)
             if decode is not None:
                 return decode(key, value)
         control = self._control(key, value)
-        if not isinstance(
-            control, PolicyMarker | ResendRequest | ParkedRetry | ProofRequest | RepairOrder
-        ):
+        if not isinstance(control, InboxControl):
             raise self._refusal(value)
         return control
 

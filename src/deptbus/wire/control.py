@@ -14,7 +14,7 @@
 | ProofAnswer | control.<unit> | `<system>/proof/<leg>/<dataset>` |
 | ProofPart, ProofRows | control.<unit> | `<system>/proof/<leg>/<dataset>/<part>` |
 | PolicyMarker, ResendRequest, ParkedRetry, Inventory, InventoryEnd | in.<unit> | none |
-| ProofRequest, RepairOrder | in.<unit> | none; ProofRequest in every partition |
+| ProofRequest, RepairOrder, ResendOrder | in.<unit> | none; ProofRequest in every partition |
 | PolicyRecord | bus.contract | none |
 | QuarantineNote | bus.quarantine | `<topic>/<partition>/<offset>` |
 | Resolution | bus.quarantine | `resolved/<topic>/<partition>/<offset>` |
@@ -40,7 +40,14 @@ from deptbus.change import Incarnation
 from deptbus.errors import WireRefused
 from deptbus.wire import control_proof
 from deptbus.wire.codec import RecordCodec
-from deptbus.wire.control_proof import ProofAnswer, ProofPart, ProofRequest, ProofRows, RepairOrder
+from deptbus.wire.control_proof import (
+    ProofAnswer,
+    ProofPart,
+    ProofRequest,
+    ProofRows,
+    RepairOrder,
+    ResendOrder,
+)
 from deptbus.wire.framing import HEADER_BYTES, canonical_json, frame, header, schema_id, unframe
 from deptbus.wire.guard import (
     BAD_KEY,
@@ -485,6 +492,7 @@ Control = (
     | ProofPart
     | ProofRows
     | RepairOrder
+    | ResendOrder
 )
 
 _TEXTS = {"type": "array", "items": "string"}

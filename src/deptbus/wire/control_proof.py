@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from deptbus.wire.guard import KEY_BYTES
+
 Leg = Literal["source", "copy"]
 
 
@@ -107,6 +109,20 @@ class RepairOrder:
     ordered_at_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class ResendOrder:
+    """Asks a source to publish the present state of some keys, of which the bus has another: also
+    that a row is gone. The two tuples go together."""
+
+    request: str
+    dataset: str
+    keys: tuple[bytes, ...]
+    # Every place that the bus names of the key, comma separated, the present one last: whoever got
+    # it there must hear of it. Empty: the bus has nothing of the key.
+    places: tuple[str, ...]
+    ordered_at_us: int
+
+
 _TEXTS = {"type": "array", "items": "string"}
 _NUMBERS = {"type": "array", "items": "long"}
 _BYTES = {"type": "array", "items": "bytes"}
@@ -196,6 +212,16 @@ RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
             "seen": _BYTES,
             "actions": _TEXTS,
             "overwrite": "boolean",
+            "ordered_at_us": _TIME,
+        },
+    ),
+    "resend_order": (
+        ResendOrder,
+        {
+            "request": "string",
+            "dataset": "string",
+            "keys": {"type": "array", "items": {"type": "fixed", "name": "Key", "size": KEY_BYTES}},
+            "places": _TEXTS,
             "ordered_at_us": _TIME,
         },
     ),

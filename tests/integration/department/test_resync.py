@@ -335,9 +335,9 @@ async def test_planted_bug_the_flag_is_cleared_whatever_was_missed(
 async def test_planted_bug_equal_rows_are_published_again(
     source: SqliteSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from deptbus.department import comparison
+    from deptbus.department import speakers
 
-    monkeypatch.setattr(comparison, "record_digest", lambda *_: b"another one")
+    monkeypatch.setattr(speakers, "record_digest", lambda *_: b"another one")
     with pytest.raises(AssertionError):
         await test_only_what_differs_is_published(source)
 

@@ -38,8 +38,8 @@ async def wished(bus: Bus, made: Cuts, name: str = "a", error: Exception | None 
         return name
 
     task = asyncio.create_task(made.make(name, look))
-    while not made.are_wanted:
-        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert made.are_wanted
     return task
 
 
