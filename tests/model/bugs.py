@@ -97,6 +97,11 @@ PLANTED = {
     "a resync that does not wait for its marker": Planted(
         "restores", Bugs(resync_without_marker=True)
     ),
+    "a proof whose snapshot is older than its cut": Planted(
+        "proofs", Bugs(proof_before_the_cut=True)
+    ),
+    "a proof of rows that wait in the outbox": Planted("proofs", Bugs(proof_of_what_waits=True)),
+    "a proof that does not stop at its marker": Planted("proofs", Bugs(proof_without_marker=True)),
 }
 
 

@@ -186,6 +186,7 @@ def compact(world: World) -> None:
         topic = data_topic(DATASET)
         kept = world.bus.kept
         world.bus.compact(topic, world.chance.choice((kept, world.chance.randint(1, kept))))
+        world.compactions += 1
 
 
 def _awaited(world: World, policy: int) -> list[str] | None:

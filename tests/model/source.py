@@ -20,6 +20,7 @@ from deptbus.stream.log import Outgoing
 from deptbus.wire.control import Announcement, Incarnated, encode_control
 
 from .county import CODECS, DATASET, FIELDS, MISTYPED, PLACES, PUBLICATIONS, SOURCES
+from .proof import View, look, mark
 from .resync import Backup, resync
 from .simulation import Instance, rest, step
 
@@ -249,12 +250,24 @@ async def publish(world: World, source: SourceDatabase, me: Instance) -> None:
         await resync(world, source, mine)  # a person reads what status says
     policy = max(bus.policies)
     is_idle = False
+    seen: View | None = None
     while True:
         await (rest() if is_idle else step())
         is_idle = False
         if world.looks_for_policy():
             policy = max(bus.policies)
         source.check(mine.token)  # the heartbeat: an idle adapter notices a younger one too
+        if seen is not None:
+            mark(world, source, mine, seen)
+            seen = None
+        elif unit in world.wishes:
+            world.wishes.discard(unit)
+            view = look(source)
+            await step()
+            if world.bugs.proof_before_the_cut:
+                seen = view  # and the marker goes behind the next turn
+            else:
+                mark(world, source, mine, view)
         rows = source.read(world.chance.randint(1, 4), world.bugs.cursor_on_outbox)
         if not rows:
             source.work_off()

@@ -23,6 +23,7 @@ from .agents import Agent, route, take_in
 from .bus import Bus, DigestsOf
 from .county import BEGIN, CONTRACTS, DATASET, RECIPIENTS, SOURCES
 from .expected import differences
+from .proof import Cut, prove
 from .recipient import RecipientDatabase, apply_inbox
 from .resync import back_up, restore
 from .simulation import Scheduler
@@ -43,6 +44,9 @@ class Bugs:
     no_keeper: bool = False
     resync_without_deletes: bool = False
     resync_without_marker: bool = False
+    proof_before_the_cut: bool = False
+    proof_of_what_waits: bool = False
+    proof_without_marker: bool = False
     router: type[Router] = Router
     digests: DigestsOf = digests_under_holds
     batch: type[Batch] = Batch
@@ -63,6 +67,7 @@ class Mixture:
     compactions: float = 0
     restores: float = 0
     holds: float = 0
+    proofs: float = 0.5
     mangled: float = 0.02  # share of published records that nobody can read
 
 
@@ -77,6 +82,7 @@ MIXTURES = {
     "late": Mixture(freezes=6, frozen="intake", activations=2, compactions=6),
     "restores": Mixture(kills=2, freezes=1, restores=2),
     "holds": Mixture(kills=3, freezes=3, activations=0.3, days=0.2, holds=3),
+    "proofs": Mixture(kills=2, freezes=2, restores=0.3, compactions=0.3, proofs=6, mangled=0.005),
 }
 
 
@@ -93,6 +99,9 @@ class World:
         self.agents: list[Agent] = []
         self.due: tuple[object, dict[str, DueJob]] | None = None  # see office.due
         self.wrong: list[str] = []  # noticed on the way
+        self.cuts: list[Cut] = []  # that the office has still to prove
+        self.wishes: set[str] = set()  # units of which a cut is wanted
+        self.proved = self.compactions = 0
         self._asked: set[tuple[str, int]] = set()
         self.sources = {unit: SourceDatabase(unit) for unit in SOURCES}
         self.recipients = {unit: RecipientDatabase(unit) for unit in RECIPIENTS}
@@ -108,6 +117,7 @@ class World:
         self.scheduler.add("routing", partial(route, self))
         self.scheduler.add("office", partial(office.run_jobs, self))
         self.scheduler.add("keeper", partial(office.keep, self))
+        self.scheduler.add("prover", partial(prove, self))
         for unit, source in self.sources.items():
             self.scheduler.add(f"source {unit}", partial(publish, self, source))
         for unit, database in self.recipients.items():
@@ -169,6 +179,7 @@ class World:
             (scheduler.wake, 2),
             (self._resend_refused, mixture.resends),
             (partial(office.compact, self), often(mixture.compactions)),
+            (self._wish_for_a_proof, often(mixture.proofs)),
             (self._back_up, often(mixture.restores)),
             (self._restore, often(mixture.restores)),
         ]
@@ -183,6 +194,9 @@ class World:
     def _break_a_constraint(self) -> None:
         database = self.recipients[self.chance.choice(RECIPIENTS)]
         database.refuses ^= {self.chance.choice(self.spellings)}
+
+    def _wish_for_a_proof(self) -> None:
+        self.wishes.add(self.chance.choice(SOURCES))
 
     def _back_up(self) -> None:
         back_up(self.sources[self.chance.choice(SOURCES)])
@@ -221,6 +235,7 @@ class World:
                         # Whoever joins now has the canonical topic alone to learn from.
                         joins -= 1
                         self.bus.compact(data_topic(DATASET), self.bus.kept)
+                        self.compactions += 1
                         office.activate(self)
                         continue
                     return [*self.wrong, *self._odd_notes(), *differences(self)]

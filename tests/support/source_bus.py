@@ -22,12 +22,16 @@ from source_world import PLACES, PUBLISH, SECRET, TABLE, StandingPolicy, contrac
 
 from deptbus.change import Change
 from deptbus.connection import Connection
+from deptbus.department.adapter import resend_by
 from deptbus.department.capture import Capture
 from deptbus.department.layout import layout_of
 from deptbus.department.opening import open_capture
+from deptbus.department.proof_desk import ProofDesk
+from deptbus.department.proof_source import SourceProof
 from deptbus.department.publisher import Publisher
+from deptbus.department.requests import RequestReader
 from deptbus.department.resync import Resynced, resync
-from deptbus.names import control_topic, data_topic, in_topic, out_topic
+from deptbus.names import AUDIT, control_topic, data_topic, in_topic, out_topic
 from deptbus.operations.inventory import Shelves
 from deptbus.operations.library import Library
 from deptbus.operations.requests import RequestsDesk
@@ -80,6 +84,7 @@ class BusSource:
             NewTopic(in_topic(self.unit), PARTITIONS, 1),
             NewTopic(control_topic(self.unit), 1, 1, config=compacted),
             NewTopic(data_topic("person"), PARTITIONS, 1, config=compacted),
+            NewTopic(AUDIT, 1, 1, config={"retention.ms": "-1"}),
         ):
             (made,) = self.admin.create_topics([topic]).values()
             try:
@@ -121,6 +126,23 @@ class BusSource:
             async with _task(publisher.run()):
                 yield publisher
 
+    @asynccontextmanager
+    async def proving(self) -> AsyncIterator[Publisher]:
+        """`running`, and it answers what the data office asks, as an adapter does."""
+        async with self.running() as publisher, Sender(self.connection) as sender:
+            proof = SourceProof(self.department, "main", publisher)
+            desk = ProofDesk(self.unit, "main", sender, {"source": proof.answer})
+            reader = RequestReader(
+                self.connection,
+                self.unit,
+                "main",
+                {"person": PUBLISH},
+                resend_by(publisher),
+                desk.take,
+            )
+            async with _task(desk.run()), _task(reader.run()):
+                yield publisher
+
     async def resync(self, **words: Any) -> Resynced:
         async with self.publisher() as publisher:
             return await resync(self.connection, self.department, "main", publisher, **words)
@@ -156,12 +178,17 @@ class BusSource:
                     )
 
     @asynccontextmanager
-    async def operations(self, **words: Any) -> AsyncIterator[None]:
-        """Answers this unit's requests."""
+    async def office(self, **words: Any) -> AsyncIterator[Shelves]:
         library = Library(self.follower)  # type: ignore[arg-type]
         async with Sender(self.connection) as sender:
-            shelves = Shelves(self.connection, sender, library, asyncio.Lock(), **words)
-            async with _task(RequestsDesk(self.connection, shelves, lambda: [self.unit]).run()):
+            yield Shelves(self.connection, sender, library, asyncio.Lock(), **words)
+
+    @asynccontextmanager
+    async def operations(self, **words: Any) -> AsyncIterator[None]:
+        """Answers this unit's requests."""
+        async with self.office(**words) as shelves:
+            desk = RequestsDesk(self.connection, shelves, lambda: [self.unit])
+            async with _task(desk.run()):
                 yield
 
     @asynccontextmanager
@@ -257,6 +284,7 @@ class SqliteSource(BusSource):
     def unseen(self, *statements: str) -> None:
         """What no trigger captures: a department's program that switched them off."""
         with sqlite3.connect(self.path, timeout=10) as connection:
+            connection.execute("BEGIN IMMEDIATE")  # others' writes are captured
             triggers = connection.execute(
                 "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
             ).fetchall()

@@ -50,9 +50,7 @@ class _Known(NamedTuple):
 
 
 # What may lie in an inbox beside deliveries.
-InboxControl = (
-    PolicyMarker | ResendRequest | ResendOrder | ParkedRetry | ProofRequest | RepairOrder
-)
+InboxControl = PolicyMarker | ResendRequest | ResendOrder | ParkedRetry | ProofRequest | RepairOrder
 
 _ProjectionName = tuple[str, int, tuple[str, ...]]  # dataset, schema version, fields
 
