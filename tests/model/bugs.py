@@ -92,6 +92,9 @@ PLANTED = {
         "policies", Bugs(no_waiting_for_agents=True)
     ),
     "a hold that is lifted without a job": Planted("holds", Bugs(digests=_by_rules_alone)),
+    "a replay by the rights that were when it was ordered": Planted(
+        "sent again", Bugs(replay_by_old_rights=True)
+    ),
     "no keeper": Planted("late", Bugs(no_keeper=True)),
     "a resync that does not delete": Planted("restores", Bugs(resync_without_deletes=True)),
     "a resync that does not wait for its marker": Planted(

@@ -10,11 +10,12 @@ from typing import Any
 
 from deptbus.contract.model import Policy
 from deptbus.operations.due import Digests, digests_under_holds
+from deptbus.operations.replay_orders import Orders
 from deptbus.operations.rights import rule_digests
 from deptbus.routing import Router
 from deptbus.stream.delivery import Carrier
 from deptbus.stream.log import LogRecord, Outgoing
-from deptbus.wire.control import Incarnated, JobProgress
+from deptbus.wire.control import Incarnated, JobProgress, OrderProgress
 
 from .county import CODECS
 
@@ -35,6 +36,7 @@ class Bus:
         self.highest: dict[str, int] = defaultdict(int)  # unit -> highest version
         self.kept = 0  # the canonical topic's end when the last run of the keeper began
         self.jobs: dict[str, JobProgress] = {}
+        self.orders = Orders()
         self.policies: dict[int, Policy] = {}
         self._router_kind = router_kind
         self._routers: dict[int, Router] = {}
@@ -109,4 +111,9 @@ class Bus:
     def report(self, progress: JobProgress, **changes: Any) -> JobProgress:
         found = replace(progress, **changes)
         self.jobs[found.job] = found
+        return found
+
+    def report_order(self, progress: OrderProgress, **changes: Any) -> OrderProgress:
+        found = replace(progress, **changes)
+        self.orders.take(found)
         return found

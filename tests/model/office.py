@@ -14,11 +14,13 @@ from deptbus.operations.board import SeenReport, agents_that_hold
 from deptbus.operations.boundary import crossed
 from deptbus.operations.due import DueJob, due_jobs, last_completed, older_policies
 from deptbus.operations.fold import Fold
+from deptbus.operations.replay_orders import DueOrder
 from deptbus.routing import settle
 from deptbus.stream.data import decode_data
 from deptbus.stream.log import Outgoing
 from deptbus.wire.control import AgentReport, JobProgress, PolicyMarker, encode_control
 
+from . import replay
 from .county import CODECS, CONTRACTS, DATASET, RECIPIENTS
 from .simulation import Instance, rest, step
 
@@ -89,12 +91,13 @@ def complete_first_loads(world: World) -> None:
 
 async def run_jobs(world: World, me: Instance) -> None:
     """One leader's life; a frozen one that wakes is a second leader for a while."""
-    jobs: dict[str, DueJob] = {}
+    jobs: dict[str, DueJob | DueOrder] = {}
     while True:
         await (step() if jobs else rest())
-        jobs = due(world)
+        jobs = {**world.bus.orders.due(), **due(world)}
         if jobs:
-            await _run(world, jobs[world.chance.choice(sorted(jobs))])
+            job = jobs[world.chance.choice(sorted(jobs))]
+            await (_run(world, job) if isinstance(job, DueJob) else replay.carry_out(world, job))
 
 
 def _new_progress(job: DueJob) -> JobProgress:

@@ -47,6 +47,8 @@ def test_schedules_are_rich() -> None:
         assert world.run(1000) == []
         seen["policies"] += len(world.bus.policies) - 1
         seen["jobs"] += sum(job.state == "done" for job in world.bus.jobs.values())
+        for progress in world.bus.orders.progress.values():
+            seen[f"order {progress.state}"] += 1
         for note in world.notes():
             seen[f"note {note.reason}"] += 1
         for source in world.sources.values():
@@ -61,6 +63,8 @@ def test_schedules_are_rich() -> None:
     wanted = {
         "policies",
         "jobs",
+        "order done",
+        "order cancelled",
         "note fenced",
         "note malformed",
         "take-overs",

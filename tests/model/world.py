@@ -18,7 +18,7 @@ from deptbus.stream.quarantine import FENCED, NOT_ANNOUNCED
 from deptbus.wire.control import QuarantineNote, decode_control
 from deptbus.wire.guard import REASONS
 
-from . import office
+from . import office, replay
 from .agents import Agent, route, take_in
 from .bus import Bus, DigestsOf
 from .county import BEGIN, CONTRACTS, DATASET, RECIPIENTS, SOURCES
@@ -42,6 +42,7 @@ class Bugs:
     closed_column_stands: bool = False
     no_waiting_for_agents: bool = False
     no_keeper: bool = False
+    replay_by_old_rights: bool = False
     resync_without_deletes: bool = False
     resync_without_marker: bool = False
     proof_before_the_cut: bool = False
@@ -68,6 +69,7 @@ class Mixture:
     restores: float = 0
     holds: float = 0
     proofs: float = 0.5
+    replays: float = 0
     mangled: float = 0.02  # share of published records that nobody can read
 
 
@@ -83,6 +85,7 @@ MIXTURES = {
     "restores": Mixture(kills=2, freezes=1, restores=2),
     "holds": Mixture(kills=3, freezes=3, activations=0.3, days=0.2, holds=3),
     "proofs": Mixture(kills=2, freezes=2, restores=0.3, compactions=0.3, proofs=6, mangled=0.005),
+    "sent again": Mixture(kills=4, freezes=2, activations=0.5, days=0.3, holds=0.5, replays=4),
 }
 
 
@@ -166,8 +169,10 @@ class World:
             return most * self.chance.choice((0.1, 0.3, 1))
 
         holds = [(partial(office.hold_or_resume, self), often(mixture.holds))] * bool(mixture.holds)
+        replays = [(partial(replay.order_or_steer, self), often(mixture.replays))]
         return [
             *holds,
+            *replays * bool(mixture.replays),
             (scheduler.step_one, 100),
             (self._clerk, self.chance.choice((1, 3, 6))),
             (self._break_a_constraint, often(mixture.constraints)),
@@ -217,6 +222,7 @@ class World:
         self.is_finishing = True
         self.scheduler.wake_all()
         office.resume_all(self)
+        replay.resume_all(self)
         for database in self.recipients.values():
             database.refuses.clear()
         for source in self.sources.values():
@@ -256,6 +262,7 @@ class World:
             "data": bus.end(data) - bus.committed["routing", data],
             "keeper": bus.end(data) - bus.kept if self.mixture.compactions else 0,
             "jobs": sorted(office.due(self)),
+            "orders": sorted(bus.orders.due()),
             "inboxes": [
                 unit
                 for unit, database in self.recipients.items()

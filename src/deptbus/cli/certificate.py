@@ -61,7 +61,7 @@ def verify(
     from deptbus.proof.certificate import CertificateRefused, check_is_for
     from deptbus.proof.certificate import verify as verified
 
-    certificate = verified(_read(file), _public_key(public_key, data, key))
+    certificate = verified(read_file(file), public_key_of(public_key, data, key))
     check_is_for(
         certificate,
         unit=unit,
@@ -106,7 +106,7 @@ def show_key(
         print(pem.decode(), end="")
 
 
-def _public_key(file: Path | None, data: Path | None, key: Path | None) -> Ed25519PublicKey:
+def public_key_of(file: Path | None, data: Path | None, key: Path | None) -> Ed25519PublicKey:
     from deptbus.operations.certificate_key import key_path, read_key, read_public_key
 
     if file is not None:
@@ -127,7 +127,7 @@ def _contract_digest(text: str) -> str:
     return load(Path(text)).digest
 
 
-def _read(file: Path) -> bytes:
+def read_file(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:

@@ -57,6 +57,14 @@ def plan(
     keys: Annotated[
         Path | None, typer.Option("--keys", help="File of bus keys, one on each line.")
     ] = None,
+    since_certificate: Annotated[
+        Path | None,
+        typer.Option("--since-certificate", help="What came since a certificate proved the copy."),
+    ] = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option("--public-key", help="The key to verify it with; else that of --data."),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every key of the dataset.")] = False,
     reason: Reason = "",
     operator: Operator = None,
@@ -75,7 +83,11 @@ def plan(
     from deptbus.operations.replay_plan import write_plan
     from deptbus.operations.replay_planner import make_plan, open_desk
 
-    choice = _choice(begins, ends, offsets, keys, every)
+    if since_certificate is not None:
+        _only((begins, ends, offsets, keys, every or None), 0)
+        choice = _since(since_certificate, public_key, data, unit)
+    else:
+        choice = _choice(begins, ends, offsets, keys, every)
     why = checked_reason(reason)
     connection = connect(data, bootstrap, client_file)
     by = operator_of(connection, who(operator))
@@ -233,9 +245,7 @@ def _choice(
 ) -> Choice:
     from deptbus.operations import replay_choice
 
-    ways = [begins is not None or ends is not None, offsets is not None, keys is not None, every]
-    if sum(ways) != 1:
-        raise typer.BadParameter("say what: --from and --to, --offsets, --keys, or --all")
+    _only((begins or ends, offsets, keys, every or None), 1)
     if offsets is not None:
         return replay_choice.of_offsets(_lines(offsets), str(offsets))
     if keys is not None:
@@ -246,6 +256,21 @@ def _choice(
         None if begins is None else replay_choice.instant_of(begins, "--from"),
         None if ends is None else replay_choice.instant_of(ends, "--to"),
     )
+
+
+def _only(ways: tuple[object, ...], count: int) -> None:
+    if sum(way is not None for way in ways) != count:
+        raise typer.BadParameter(
+            "say one: --from and --to, --offsets, --keys, --since-certificate, or --all"
+        )
+
+
+def _since(file: Path, public_key: Path | None, data: Path | None, unit: str) -> Choice:
+    from deptbus.cli.certificate import public_key_of, read_file
+    from deptbus.operations.replay_choice import since
+    from deptbus.proof.certificate import verify
+
+    return since(verify(read_file(file), public_key_of(public_key, data, None)), unit)
 
 
 def _lines(path: Path) -> list[str]:

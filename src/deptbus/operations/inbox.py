@@ -11,6 +11,7 @@ from typing import Protocol
 import structlog
 
 from deptbus.errors import BusUnreachable
+from deptbus.operations.breather import Breather
 from deptbus.operations.window import Window
 from deptbus.stream.log import Outgoing
 
@@ -36,6 +37,7 @@ class Inbox:
     Rules: what waits for any of them waits; a group that never committed is a system that never
     ran, and does not hold up the others; when none ever committed, nothing is applied yet. With no
     groups at all (a unit that left the contract) nobody can be held up, and there is no limit.
+    With a `breather` the recipient is given rests as well, when it is slow or live changes wait.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class Inbox:
         offsets: CanTellCommitted,
         groups: Sequence[str],
         *,
+        breather: Breather | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.topic = topic
+        self._breather = breather
         self._sender = sender
         self._offsets = offsets
         self._groups = tuple(groups)
@@ -65,6 +69,8 @@ class Inbox:
             assert record.partition is not None
             self._waiting[record.partition].append(offset)
         self._window.sent(len(records), self._clock())
+        if self._breather is not None:
+            self._breather.sent(len(records), self._clock())
         self._pause = _LOOK_SECONDS[0]
 
     async def room(self, wanted: int, patience_seconds: float | None) -> int:
@@ -77,9 +83,9 @@ class Inbox:
         begun = told = self._clock()
         while True:
             enough = min(wanted, max(1, self._window.size // 4))
-            if self._window.room < enough:
+            if self._window.room < enough or not self._is_rested():
                 await self._look()
-            if self._window.room >= enough:
+            if self._window.room >= enough and self._is_rested():
                 return min(wanted, self._window.room)
             now = self._clock()
             if patience_seconds is not None and now - begun >= patience_seconds:
@@ -88,6 +94,10 @@ class Inbox:
                 log.info("recipient_awaited", topic=self.topic, waiting=self._window.waiting)
                 told = now + 9 * _TELL_SECONDS
             await asyncio.sleep(self._pause)
+
+    def _is_rested(self) -> bool:
+        breather = self._breather
+        return breather is None or breather.is_rested(self._window.waiting, self._clock())
 
     async def _look(self) -> None:
         """Ask what is applied, and let the window know."""
@@ -106,4 +116,6 @@ class Inbox:
                 ours.popleft()
                 count += 1
         self._window.applied(count, self._clock())
+        if self._breather is not None:
+            await self._breather.looked(self._window.waiting, self._clock)
         self._pause = _LOOK_SECONDS[0] if count else min(self._pause * 1.5, _LOOK_SECONDS[1])

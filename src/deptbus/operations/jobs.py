@@ -57,6 +57,7 @@ class Tools:
     logs: CanonicalLogs
     sending: asyncio.Semaphore  # how many jobs read and send at the same time
     inbox_of: Callable[[str], Inbox]  # unit -> its inbox, with flow control
+    calm_inbox_of: Callable[[str], Inbox]  # the same, which gives way to a recipient that suffers
     knows: Callable[[str], bool]  # whether the contract in force has this unit
     now: Callable[[], datetime]  # aware; by it grants end
 

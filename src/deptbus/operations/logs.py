@@ -58,7 +58,10 @@ class CanonicalLogs:
 
     async def spans(self, dataset: str) -> list[Span]:
         """By partition number. Raises BusRefused when there is no such topic, BusUnreachable."""
-        topic = names.data_topic(dataset)
+        return await self.spans_of(names.data_topic(dataset))
+
+    async def spans_of(self, topic: str) -> list[Span]:
+        """As `spans`, of any topic."""
         if self._consumer is None:
             raise RuntimeError("CanonicalLogs is not started")
         try:

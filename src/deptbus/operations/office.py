@@ -20,6 +20,7 @@ from deptbus.connection import Connection
 from deptbus.errors import ContractUnreadable, DeptbusError
 from deptbus.operations.board import AgentsBoard, JobsBoard
 from deptbus.operations.boundary import keep_boundaries
+from deptbus.operations.breather import Breather, LiveLag
 from deptbus.operations.desk import Desk
 from deptbus.operations.groups import Groups
 from deptbus.operations.inbox import Inbox
@@ -136,11 +137,18 @@ async def open_office(
         def knows(unit: str) -> bool:
             return unit in policies.current().contract.unit_by_name
 
-        def inbox_of(unit: str) -> Inbox:
+        def groups_of(unit: str) -> list[str]:
             known = policies.current().contract.unit_by_name.get(unit)
             systems = known.systems if known is not None else ()
-            names_of = [names.adapter_group(unit, system) for system in systems]
-            return Inbox(names.in_topic(unit), sender, groups, names_of)
+            return [names.adapter_group(unit, system) for system in systems]
+
+        def inbox_of(unit: str) -> Inbox:
+            return Inbox(names.in_topic(unit), sender, groups, groups_of(unit))
+
+        def calm_inbox_of(unit: str) -> Inbox:
+            topic, readers = names.in_topic(unit), groups_of(unit)
+            breather = Breather(LiveLag(topic, readers, groups, logs))
+            return Inbox(topic, sender, groups, readers, breather=breather)
 
         tools = Tools(
             sender=sender,
@@ -150,6 +158,7 @@ async def open_office(
             logs=logs,
             sending=asyncio.Semaphore(settings.jobs_at_once),
             inbox_of=inbox_of,
+            calm_inbox_of=calm_inbox_of,
             knows=knows,
             now=settings.now,
         )

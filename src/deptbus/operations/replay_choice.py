@@ -11,6 +11,7 @@ from deptbus.errors import DeptbusError
 from deptbus.names import data_topic
 from deptbus.operations.logs import Span
 from deptbus.operations.replay_plan import PlannedRange
+from deptbus.proof.certificate import Certificate, check_is_for
 
 Place = tuple[str, int]  # dataset, partition
 
@@ -32,6 +33,7 @@ class Choice:
     # (dataset, partition) -> first offset, the one behind the last (None: the end)
     offsets: Mapping[Place, tuple[int, int | None]] | None = None
     keys: frozenset[bytes] | None = field(default=None, repr=False)
+    cluster: str = ""  # in which the offsets count; empty: nobody said
 
 
 def instant_of(text: str, option: str) -> datetime:
@@ -83,6 +85,23 @@ def of_offsets(lines: Sequence[str], name: str) -> Choice:
     if not found:
         raise DeptbusError(f"{name} names no offsets")
     return Choice(f"offsets of {len(found)} partitions", offsets=found)
+
+
+def since(certificate: Certificate, unit: str) -> Choice:
+    """Everything behind the cuts at which a certificate proved the unit's copies. Raises
+    DeptbusError when it is of another unit, or could tell nothing of any copy."""
+    check_is_for(certificate, unit=unit)
+    found: dict[Place, tuple[int, int | None]] = {}
+    for proof in certificate.proofs:
+        if proof.leg == "copy" and not proof.could_not_tell:
+            for partition, offset in enumerate(proof.cut.get(data_topic(proof.dataset), ())):
+                found[proof.dataset, partition] = offset, None
+    if not found:
+        raise DeptbusError(
+            "the certificate proves no copy", mend="Choose by time: --from, with its zone"
+        )
+    words = f"changes since the certificate of {certificate.made_at:%Y-%m-%dT%H:%M:%SZ}"
+    return Choice(words, offsets=found, cluster=certificate.cluster)
 
 
 def of_keys(lines: Sequence[str], name: str) -> Choice:

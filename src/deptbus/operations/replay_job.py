@@ -51,8 +51,8 @@ class _Refused(Exception):
     """It cannot be carried out any more; the text says why."""
 
 
-class _PolicyMoved(Exception):
-    pass
+class _GaveWay(Exception):
+    """Another policy came into force, or another leader has closed the order."""
 
 
 class Newer:
@@ -83,7 +83,7 @@ class OrderedJob:
         self._wanted = due.wanted
         self._tools, self._orders = tools, orders
         self._connection, self._policies = connection, policies
-        self._inbox = tools.inbox_of(due.unit)
+        self._inbox = tools.calm_inbox_of(due.unit)
         self._reported_at = time.monotonic()
         now_us = _now_us()
         self.progress = orders.progress.get(due.job) or OrderProgress(
@@ -112,7 +112,7 @@ class OrderedJob:
                 await self._carry_out()
             except _Refused as refusal:
                 await self._close("refused", str(refusal))
-            except _PolicyMoved:
+            except _GaveWay:
                 log.info("order_gave_way", job=self.order.job)
             else:
                 await self._close("done")
@@ -124,6 +124,8 @@ class OrderedJob:
         policy = await self._policy()
         log.info("order_started", job=order.job, policy=policy, datasets=list(order.datasets))
         self.progress = replace(self.progress, policy=policy)
+        if not self._orders.is_open(order.job):
+            raise _GaveWay
         named = self._orders.keys_of(order)
         if named is None:
             raise _Refused("some of its keys are not on the bus any more")
@@ -171,7 +173,7 @@ class OrderedJob:
 
             async def still_owed(ready: list[Ready]) -> list[Ready]:
                 if self._policies.current().number != owed.policy:
-                    raise _PolicyMoved
+                    raise _GaveWay
                 overtaken = await newer.keys()
                 return [r for r in ready if (r.source_unit, r.outgoing.key) not in overtaken]
 

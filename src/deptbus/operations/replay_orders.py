@@ -51,18 +51,22 @@ class Orders:
         if isinstance(record, JobOrder):
             self.orders.setdefault(record.job, record)
         elif isinstance(record, OrderedKeys):
-            if record.job not in self.orders or self.is_open(record.job):
+            if not self._is_closed(record.job):
                 self._keys.setdefault(record.job, {})[record.part] = record
         elif isinstance(record, JobSteer):
             self.steers[record.job] = record
-        else:
+        elif not self._is_closed(record.job):
+            # What a leader that was frozen says of an order that is closed is out of date.
             self.progress[record.job] = record
             if record.state in CLOSED:
                 self._keys.pop(record.job, None)
 
     def is_open(self, job: str) -> bool:
+        return job in self.orders and not self._is_closed(job)
+
+    def _is_closed(self, job: str) -> bool:
         progress = self.progress.get(job)
-        return job in self.orders and (progress is None or progress.state not in CLOSED)
+        return progress is not None and progress.state in CLOSED
 
     def wanted(self, job: str) -> str:
         steer = self.steers.get(job)

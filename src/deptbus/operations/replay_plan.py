@@ -147,9 +147,10 @@ def plan_of(text: str, path: Path) -> Plan:
         content = json.loads(text)
         found, said = content["plan"], content["sha256"]
         is_whole = set(content) == {"plan", "sha256"} and text == _canonical(content) + "\n"
+        digest = hashlib.sha256(_canonical(found).encode()).hexdigest()
     except (ValueError, TypeError, KeyError, RecursionError):
         raise _no_plan(path) from None
-    if not is_whole or said != hashlib.sha256(_canonical(found).encode()).hexdigest():
+    if not is_whole or said != digest:
         raise DeptbusError(f"{path} was changed since it was made", mend="Plan anew")
     try:
         plan = Plan.model_validate_json(_canonical(found))

@@ -110,6 +110,8 @@ async def make_plan(
     made_at = now or datetime.now(UTC)
     rights = desk.rights(unit)
     identities = [await desk.identity(d) for d in datasets]
+    if choice.cluster not in ("", identities[0][0]):
+        raise refused(f"the certificate is of another cluster ({choice.cluster})", "Choose by time")
     tallies = [_Tally(desk, policy, unit, d, made_at) for d in datasets]
     ranges: list[PlannedRange] = []
     for tally in tallies:
