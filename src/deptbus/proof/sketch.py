@@ -37,7 +37,7 @@ _BODY_LIMIT = 1 << (8 * _BODY_BYTES)
 _HEAD = struct.Struct(f">I{SALT_BYTES}s")
 _HASHES = struct.Struct(f">{SUBTABLES}I{_CHECK_BYTES}s")
 _CELLS_PER_ITEM = 1.4
-_SPARE_CELLS = 80
+_SPARE_CELLS = 160  # for few items, of which two might share all their cells
 
 
 class Difference(NamedTuple):
@@ -173,5 +173,6 @@ class Sketch:
 
 
 def cells_for(differences: int) -> int:
-    """So many cells that this many differing items are read (a changed row is two of them)."""
+    """So many cells that this many differing items are read (a changed row is two of them), but for
+    less than one in a thousand salts, with which one has to ask again."""
     return int(differences * _CELLS_PER_ITEM) + _SPARE_CELLS
