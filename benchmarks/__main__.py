@@ -32,14 +32,15 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="less of everything: minutes")
     parser.add_argument("--runs", type=int, default=RUNS, help=f"at least; default {RUNS}")
     parser.add_argument("--minutes", type=int, default=30, help="of the soak; default 30")
+    parser.add_argument("--rows", type=int, help="of the part reconcile; default 1,000,000")
     parser.add_argument("--json", action="store_true", help="only the line of JSON")
     parser.add_argument("--list", action="store_true", help="what there is, and end")
     asked = parser.parse_args(words)
     for name in asked.part:
         if name not in known:
             parser.error(f"there is no part {name}; there are {', '.join(known)}")
-    if asked.runs < 1 or asked.minutes < 1:
-        parser.error("--runs and --minutes want one at least")
+    if asked.runs < 1 or asked.minutes < 1 or (asked.rows is not None and asked.rows < 1_000):
+        parser.error("--runs and --minutes want one at least, --rows a thousand")
     return asked
 
 
@@ -55,7 +56,9 @@ async def measure(asked: argparse.Namespace) -> tuple[list[Figure], dict[str, st
         part = parts.load(name)
         print(f"{name}: {part.ABOUT}", file=sys.stderr, flush=True)
         try:
-            async with opened(quick=asked.quick, runs=asked.runs, minutes=asked.minutes) as bench:
+            async with opened(
+                quick=asked.quick, runs=asked.runs, minutes=asked.minutes, rows=asked.rows
+            ) as bench:
                 figures += await part.run(bench)
         except (CouldNot, DeptbusError) as error:
             failed[name] = str(error)

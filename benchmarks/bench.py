@@ -118,8 +118,11 @@ class Bus:
 class Bench:
     """`folder` may be entered by every user of the machine: PostgreSQL does not run as root."""
 
-    def __init__(self, *, quick: bool, runs: int, folder: Path, minutes: int = 30) -> None:
+    def __init__(
+        self, *, quick: bool, runs: int, folder: Path, minutes: int = 30, rows: int | None = None
+    ) -> None:
         self.quick = quick
+        self.rows = rows  # of a part that lets its size be chosen; None: as the form asks for
         self.runs = runs
         self.minutes = minutes  # of what is long on purpose
         self.folder = folder
@@ -187,10 +190,12 @@ def _create_topics(connection: Connection, contract: Contract) -> None:
 
 
 @asynccontextmanager
-async def opened(*, quick: bool, runs: int, minutes: int = 30) -> AsyncIterator[Bench]:
+async def opened(
+    *, quick: bool, runs: int, minutes: int = 30, rows: int | None = None
+) -> AsyncIterator[Bench]:
     folder = Path(tempfile.mkdtemp(prefix="deptbus-bench-"))
     os.chmod(folder, 0o755)
-    bench = Bench(quick=quick, runs=runs, folder=folder, minutes=minutes)
+    bench = Bench(quick=quick, runs=runs, folder=folder, minutes=minutes, rows=rows)
     try:
         yield bench
     finally:
