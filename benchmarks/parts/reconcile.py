@@ -146,9 +146,7 @@ async def _spoil(place: Town, rows: int, each: int) -> Spoilt:
 
 async def _ours(place: Town, spoilt: Spoilt) -> _Run:
     done = await watched(
-        _deptbus(
-            "reconcile", "--unit", county.HOUSING, "--deep", "--output", "json"
-        ),
+        _deptbus("reconcile", "--unit", county.HOUSING, "--deep", "--output", "json"),
         place.bus.connection.environment(),
         others=[place.applier.pid],
     )

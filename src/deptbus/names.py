@@ -1,4 +1,4 @@
-"""Names of topics, groups and units: the only place where they are spelled.
+"""Names of topics, groups, units and the office's key: the only place where they are spelled.
 
 A unit is written `housing@330106`; Kafka allows no `@`, so in topic names it is `housing-330106`.
 """
@@ -14,6 +14,10 @@ AUDIT = "bus.audit"  # kept for ever: every act of an operator
 AGENTS = "bus.agents"  # compacted: what each live agent works under
 JOBS = "bus.jobs"  # compacted: progress of jobs
 ALARMS = "bus.alarms"  # compacted: what was told of each alarm, and who has seen it
+PROOFS = "bus.proofs"  # compacted: what the last proof of each source and copy came to
+
+CERTIFICATE_KEY = "DEPTBUS_CERTIFICATE_KEY"  # names the file of the office's key
+CERTIFICATE_KEY_FILE = "certificate.key"  # in the folder of a bus
 
 WORKER_GROUP = "deptbus.worker"
 

@@ -49,6 +49,7 @@ from deptbus.wire.control import (
     PolicyMarker,
     PolicyRecord,
     ProofAnswer,
+    ProofOutcome,
     ProofPart,
     ProofRequest,
     ProofRows,
@@ -267,4 +268,8 @@ CONTROL: tuple[Control, ...] = (
     ),
     RepairOrder("repair-1", "person", (KEY,), (KEY,), ("deliver",), True, TIME_US),
     ResendOrder("repair-2", "person", (KEY,), ("330106109,330106110",), TIME_US),
+    ProofOutcome(
+        "housing@330106", "person", "copy", "different", 3, TIME_US, True, 1000,
+        ("missing", "stale"), (2, 1), "王五", b"{}\n",
+    ),
 )  # fmt: skip

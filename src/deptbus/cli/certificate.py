@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deptbus.cli.options import Data, Output, OutputOption
+from deptbus.cli.options import CertificateKey, Data, Output, OutputOption
 from deptbus.errors import DeptbusError
 
 if TYPE_CHECKING:
@@ -20,22 +20,15 @@ app = typer.Typer(help="Verify certificates of proofs; keep their key.", no_args
 
 _HEX_DIGEST = 64
 
-CertificateKey = Annotated[
-    Path | None,
-    typer.Option(
-        "--key",
-        envvar="DEPTBUS_CERTIFICATE_KEY",
-        help="File of the key that signs certificates; else DATA/certificate.key.",
-    ),
-]
-
 
 @app.command()
 def verify(
     file: Annotated[Path, typer.Argument(help="The certificate.")],
     public_key: Annotated[
         Path | None,
-        typer.Option("--public-key", help="The office's public key; else that of --key, --data."),
+        typer.Option(
+            "--public-key", help="The office's public key; else that of --certificate-key, --data."
+        ),
     ] = None,
     unit: Annotated[
         str | None, typer.Option("--unit", help="Refuse one of another unit, `line@territory`.")

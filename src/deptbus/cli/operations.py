@@ -10,6 +10,7 @@ import typer
 
 from deptbus.cli.options import (
     Bootstrap,
+    CertificateKey,
     ClientFile,
     Data,
     Operator,
@@ -20,6 +21,8 @@ from deptbus.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from deptbus.connection import Connection
     from deptbus.operations.office import Settings
 
@@ -37,20 +40,33 @@ def run(
     jobs_at_once: Annotated[
         int, typer.Option("--jobs-at-once", min=1, help="Recipients that jobs send to at once.")
     ] = 8,
+    certificate_key: CertificateKey = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
     client_file: ClientFile = None,
 ) -> None:
     """Bring recipients to the contract in force, end grants on their day, keep canonical topics
-    whole; until SIGINT or SIGTERM. Several may run: one leads, the others wait to take over."""
+    whole, prove copies at night; until SIGINT or SIGTERM. Several may run: one leads, the others
+    wait to take over."""
     from deptbus.logs import set_up_logging
+    from deptbus.operations.nightly import nightly
     from deptbus.operations.office import Settings
     from deptbus.readiness import await_go
 
     connection = connect(data, bootstrap, client_file)
     set_up_logging(service=True)
     await_go()
-    settings = Settings(keeper_interval_hours=keeper_hours, jobs_at_once=jobs_at_once)
+    has_key = certificate_key is not None or data is not None
+
+    def key() -> Ed25519PrivateKey:
+        from deptbus.operations.certificate_key import ensure_key, key_path
+
+        return ensure_key(key_path(data, certificate_key))[0]
+
+    proofs = nightly(connection, key if has_key else None)
+    settings = Settings(
+        keeper_interval_hours=keeper_hours, jobs_at_once=jobs_at_once, further=(proofs,)
+    )
     asyncio.run(_run(connection, settings))
 
 

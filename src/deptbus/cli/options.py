@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deptbus.connection import Connection, find_connection
+from deptbus.names import CERTIFICATE_KEY
 
 if TYPE_CHECKING:
     from deptbus.metrics.address import Address
@@ -43,6 +44,16 @@ Operator = Annotated[
 ]
 Reason = Annotated[
     str, typer.Option("--reason", help="Why; it is kept for ever. No personal data.")
+]
+
+
+CertificateKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--certificate-key",
+        envvar=CERTIFICATE_KEY,
+        help="File of the key that signs certificates; else DATA/certificate.key.",
+    ),
 ]
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deptbus.cli.certificate import CertificateKey
 from deptbus.cli.options import (
     Bootstrap,
+    CertificateKey,
     ClientFile,
     Data,
     Operator,
@@ -115,6 +115,7 @@ class _Run:
     ) -> int:
         from deptbus.cli.reconcile_view import print_reconciled
         from deptbus.operations.office import Settings, open_office
+        from deptbus.operations.outcomes import keep_results
         from deptbus.operations.reconcile import document
         from deptbus.operations.reconcile_repair import repair
 
@@ -124,8 +125,12 @@ class _Run:
             if wishes is not None and found.differences:
                 mended = await repair(office, self._connection, found, wishes, self._person)
                 found = await self._reconcile(office)
+            content = b""
             if certificate is not None:
-                await self._certify(office, found, certificate, data, key)
+                content = await self._certify(office, found, certificate, data, key)
+            await keep_results(
+                office, found.results, operator=self._person.name, certificate=content
+            )
         if self._output is Output.JSON:
             told = document(found) | ({} if mended is None else {"repair": mended.document()})
             print(json.dumps(told, ensure_ascii=False))
@@ -145,7 +150,7 @@ class _Run:
 
     async def _certify(
         self, office: Office, found: Reconciled, file: Path, data: Path | None, key: Path | None
-    ) -> None:
+    ) -> bytes:
         from deptbus.operations.certificate_key import ensure_key, key_path
         from deptbus.operations.reconcile_certificate import certify
 
@@ -158,3 +163,4 @@ class _Run:
             await asyncio.to_thread(file.write_bytes, content)
         except OSError as error:
             raise DeptbusError(f"{file} cannot be written ({error.strerror})") from None
+        return content

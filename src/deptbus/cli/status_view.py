@@ -10,6 +10,8 @@ from rich.console import Console
 from deptbus.cli.hold import hold_line
 from deptbus.cli.lag_view import UNKNOWN, duration, number, verdict
 from deptbus.contract.model import Hold
+from deptbus.operations.advice import PROOFS_PAGE
+from deptbus.operations.proofs import NEEDS_A_PERSON, ProofState
 from deptbus.operations.stages import Stage
 
 _NAMES_SHOWN = 6
@@ -31,6 +33,7 @@ def status_screen(document: dict[str, Any]) -> None:
         _parked(console, row)
     _late(console, document.get("late", ()))
     _notes(console, document.get("quarantine", ()))
+    _proofs(console, document.get("proofs", ()))
     if document["closed"]:
         shown = ", ".join(row["unit"] for row in document["closed"][:_NAMES_SHOWN])
         more = len(document["closed"]) - _NAMES_SHOWN
@@ -90,6 +93,38 @@ def _notes(console: Console, rows: list[dict[str, Any]] | None) -> None:
         )
     if len(rows) > _RED_SHOWN:
         console.print(f"[bold]and {len(rows) - _RED_SHOWN} more[/]  type `deptbus quarantine ls`")
+
+
+def _proofs(console: Console, rows: list[dict[str, Any]] | None) -> None:
+    """One line for those that are equal; one for each that needs a person."""
+    if rows is None:
+        console.print(f"what was proved: {UNKNOWN}")
+        return
+    bad = [row for row in rows if row["state"] in NEEDS_A_PERSON]
+    for row in bad[:_RED_SHOWN]:
+        console.print(
+            f"[yellow]{row['unit']}[/]  {row['dataset']} as {row['leg']}: {_proof(row)}; type "
+            f"`deptbus reconcile --unit {row['unit']} --dataset {row['dataset']}`. "
+            f"See {PROOFS_PAGE}"
+        )
+    if len(bad) > _RED_SHOWN:
+        console.print(f"[bold]and {len(bad) - _RED_SHOWN} more[/] that differ or are not proved")
+    equal = [row for row in rows if row["state"] == ProofState.EQUAL]
+    if equal:
+        oldest = max(row["age_seconds"] for row in equal)
+        console.print(
+            f"proved equal  {len(equal)} of {len(rows)} tables, the oldest {duration(oldest)} ago"
+        )
+
+
+def _proof(row: dict[str, Any]) -> str:
+    if row["age_seconds"] is None:
+        return "was never proved"
+    ago = f"{duration(row['age_seconds'])} ago"
+    if row["state"] == ProofState.LATE:
+        return f"was proved {ago}"
+    named = ", ".join(f"{count} {name}" for name, count in sorted(row["by_class"].items()) if count)
+    return f"{row['differences']} differences {ago} ({named})"
 
 
 def _not_joined(console: Console, rows: list[dict[str, Any]]) -> None:

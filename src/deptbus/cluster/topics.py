@@ -99,6 +99,7 @@ def wanted_before_any_contract() -> tuple[Topic, ...]:
         _topic(names.AGENTS, 1, _compacted_often()),
         _topic(names.JOBS, 1, _compacted_often()),
         _topic(names.ALARMS, 1, _compacted_often()),
+        _topic(names.PROOFS, 1, _compacted_often()),
     )
 
 

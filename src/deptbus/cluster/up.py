@@ -25,6 +25,7 @@ from deptbus.connection import Connection
 from deptbus.contract.department import Department, load_department
 from deptbus.errors import DeptbusError, FileProblems, Problem
 from deptbus.metrics.address import METRICS_ADDRESS, Address
+from deptbus.names import CERTIFICATE_KEY, CERTIFICATE_KEY_FILE
 from deptbus.readiness import GO_FILE
 
 DEPARTMENT_FILE = "department.yml"
@@ -185,7 +186,9 @@ class Bus:
             self._part(f"worker-{n}", commands.worker, AGENTS, connection, self._metrics(n))
             for n in range(self._shape.workers)
         ]
-        return [*parts, self._part("operations", commands.operations, AGENTS, connection)]
+        office = self._part("operations", commands.operations, AGENTS, connection)
+        key = os.environ.get(CERTIFICATE_KEY, str(self._data / CERTIFICATE_KEY_FILE))
+        return [*parts, replace(office, env={**office.env, CERTIFICATE_KEY: key})]
 
     def _adapters(self, connection: Connection) -> list[Part]:
         count = min(self._shape.adapters, len(self._departments))

@@ -24,6 +24,7 @@ from deptbus.contract.model import (
     Grant,
     Line,
     Partitions,
+    Proofs,
     Rule,
     Unit,
 )
@@ -44,6 +45,7 @@ _SCHEMA_NAME = re.compile(r"(?P<dataset>[a-z][a-z0-9_]*)\.v(?P<version>[1-9][0-9
 # What stands in for a required setting that is missing or wrong; checks skip such places.
 _LINE = {"title": "-", "title_zh": "-"}
 _UNIT = {"unit": "", "title": "-", "title_zh": "-", "owner": "-"}
+_PROOFS = {"at": "00:00"}
 _DUTY = {"name": "-", "phone": "000"}
 _RULE: dict[str, Any] = {"rule": "", "direction": "horizontal", "lines": (), "fields": ()}
 _DATASET: dict[str, Any] = {
@@ -115,15 +117,19 @@ class _Reader:
         self.unread: set[str] = set()
 
     def topics(self) -> dict[str, Any]:
-        tree, settings = self._file(TOPICS, ("partitions", "datasets"))
+        tree, settings = self._file(TOPICS, ("partitions", "proofs", "datasets"))
         chosen = {k: v for k, v in settings.items() if k in TopicsSettings.model_fields}
         top, problems = build(TopicsSettings, tree, (), chosen)
         self.problems += problems
+        proofs = settings.get("proofs")
+        if proofs is not None:
+            proofs = self._part(Proofs, TOPICS, ("proofs",), proofs, _PROOFS)
         datasets = {
             name: self._dataset(tree, ("datasets", name), value)
             for name, value in self._mapping(tree, TOPICS, settings, "datasets").items()
         }
-        return {"partitions": (top or TopicsSettings()).partitions, "datasets": datasets}
+        partitions = (top or TopicsSettings()).partitions
+        return {"partitions": partitions, "proofs": proofs, "datasets": datasets}
 
     def departments(self) -> dict[str, Any]:
         known = ("territories", "lines", "units", "calendar", "office")

@@ -168,6 +168,23 @@ class Calendar(_Frozen):
     open: tuple[Day, ...] = ()
 
 
+def _clock_time(value: Any) -> Any:
+    if isinstance(value, str) and not _CLOCK.fullmatch(value):
+        raise ValueError("is not a time of day|Write it from 00:00 to 23:59: 02:30")
+    return value
+
+
+_CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
+ClockTime = Annotated[str, BeforeValidator(_clock_time)]
+
+
+class Proofs(_Frozen):
+    """Every copy is proved equal to its source by itself, once a day."""
+
+    at: ClockTime  # by China's clock
+    deep: bool = False  # the real rows too, not only what the bookkeeping says of them
+
+
 class Grant(_Frozen):
     """Permission for one unit to receive named conditional (or, across line and territory, any
     published) fields of a dataset, for a purpose, in a territory, until a date.
@@ -201,10 +218,11 @@ class Contract(_Frozen):
     partitions: Partitions = DEFAULT_PARTITIONS  # of every canonical topic, outbox and inbox
     calendar: Calendar = Calendar()
     office: Duty | None = None  # of the data office, which runs the bus
+    proofs: Proofs | None = None  # None: only when somebody asks
 
     @model_serializer(mode="wrap")
     def _as_before(self, usual: Callable[[Contract], dict[str, Any]]) -> dict[str, Any]:
-        return _without_empty(usual(self), "calendar", "office")
+        return _without_empty(usual(self), "calendar", "office", "proofs")
 
     def to_json(self) -> str:
         """One form for one content: keys sorted, no spaces."""

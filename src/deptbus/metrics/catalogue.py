@@ -48,6 +48,7 @@ LABELS = {
     "consumergroup": "a consumer group of the cluster",
     "dataset": "a dataset of the contract",
     "direction": "`horizontal`, `upward`, `downward`, `return`, `granted`",
+    "leg": "which part of a proof: `source` (table to bus) or `copy` (bus to copy)",
     "outcome": "what became of a delivery, as `deptbus department status` counts it; of a try to "
     "tell of an alarm: `delivered`, `failed`",
     "partition": "number of a partition",
@@ -91,6 +92,7 @@ _ADAPTER, _WORKER = (Teller.ADAPTER,), (Teller.WORKER,)
 _SYSTEM = ("unit", "system")
 _ALL = (Teller.ADAPTER, Teller.WORKER, Teller.MONITOR)
 _MONITOR = (Teller.MONITOR,)
+_LEG = ("unit", "dataset", "leg")
 _GROUP = ("consumergroup", "topic", "partition")
 _TOPIC = ("topic", "partition")
 
@@ -184,6 +186,15 @@ METRICS: tuple[Metric, ...] = (
     Metric("deptbus_freshness_due_timestamp_seconds", Kind.GAUGE,
            "When the promise of a dataset ends unless its source changes it.",
            ("unit", "dataset"), _MONITOR),
+    Metric("deptbus_proof_state", Kind.STATE,
+           "What the last proof of a source or copy came to: `equal`, `different`; `late` where "
+           "the contract has an hour for proofs and none was made for 36 hours; `unproved`. Absent "
+           "where proofs could not be read, and where the unit keeps no such table.",
+           (*_LEG, "state"), _MONITOR),
+    Metric("deptbus_proof_timestamp_seconds", Kind.GAUGE,
+           "When a source or copy was proved last; absent where it never was.", _LEG, _MONITOR),
+    Metric("deptbus_proof_differences", Kind.GAUGE,
+           "Differences that the last proof named.", _LEG, _MONITOR),
     Metric("deptbus_quarantine_open", Kind.GAUGE,
            "Cases of quarantine that nobody has resolved and no newer version has overtaken; all "
            "absent where quarantine could not be read.", ("reason",), _MONITOR),

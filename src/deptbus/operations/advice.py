@@ -50,6 +50,9 @@ CLUSTER = (
 )
 
 
+PROOFS_PAGE = f"{RUNBOOK}#a-copy-that-differs"
+
+
 def page(word: str) -> str:
     """The place in the runbook of what is no verdict: LATE, PARKED, ..."""
     return f"{RUNBOOK}#{word.lower()}"

@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from deptbus.errors import DeptbusError
+from deptbus.names import CERTIFICATE_KEY, CERTIFICATE_KEY_FILE
 
-KEY_FILE = "certificate.key"  # in the folder of a bus
 _NOT_FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -31,9 +31,9 @@ def key_path(data: Path | None, key: Path | None) -> Path:
     if data is None:
         raise DeptbusError(
             "no key that signs certificates is named",
-            mend="Give --key FILE or --data DIR, or set DEPTBUS_CERTIFICATE_KEY",
+            mend=f"Give --certificate-key FILE or --data DIR, or set {CERTIFICATE_KEY}",
         )
-    return data / KEY_FILE
+    return data / CERTIFICATE_KEY_FILE
 
 
 def ensure_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:
@@ -61,7 +61,7 @@ def ensure_key(path: Path) -> tuple[Ed25519PrivateKey, bool]:
     except OSError as error:
         raise DeptbusError(
             f"the key {path} cannot be written ({error.strerror})",
-            mend="Make its folder and let it be written to, or name another file by --key",
+            mend="Make its folder and let it be written to, or name another by --certificate-key",
         ) from None
     return private_key, True
 

@@ -19,6 +19,7 @@ from deptbus.metrics.families import Families
 from deptbus.operations.freshness_report import FreshnessRow
 from deptbus.operations.lag import PartitionState, Place
 from deptbus.operations.lag_watch import LagReport
+from deptbus.operations.proofs import ProofRow
 from deptbus.operations.quarantine import UNRESOLVED, Case
 from deptbus.operations.stages import Stage, StageReport, unit_report
 from deptbus.operations.verdicts import Track
@@ -37,6 +38,7 @@ class ClusterReport:
     lag: LagReport
     freshness: Sequence[FreshnessRow] | None = None
     quarantine: Sequence[Case] | None = None
+    proofs: Sequence[ProofRow] | None = None
 
 
 class ClusterCollector(Collector):
@@ -61,6 +63,7 @@ class ClusterCollector(Collector):
             _tell_partitions(told, report.lag)
             _tell_groups(told, report.lag)
             _tell_freshness(told, report.freshness or ())
+            _tell_proofs(told, report.proofs or ())
             if report.quarantine is not None:
                 _tell_quarantine(told, report.quarantine)
         yield from told
@@ -146,6 +149,15 @@ def _tell_freshness(told: Families, rows: Iterable[FreshnessRow]) -> None:
         told.tell_state("deptbus_freshness", [*labels, state])
         told.tell("deptbus_freshness_refresh_timestamp_seconds", labels, said.last)
         told.tell("deptbus_freshness_due_timestamp_seconds", labels, said.due)
+
+
+def _tell_proofs(told: Families, rows: Iterable[ProofRow]) -> None:
+    for row in rows:
+        told.tell_state("deptbus_proof_state", [*row.subject, row.state.value])
+        if row.outcome is not None:
+            at = row.outcome.proved_at_us / 1e6
+            told.tell("deptbus_proof_timestamp_seconds", row.subject, at)
+            told.tell("deptbus_proof_differences", row.subject, sum(row.outcome.counts))
 
 
 def _tell_quarantine(told: Families, cases: Iterable[Case]) -> None:

@@ -19,6 +19,7 @@ from deptbus.errors import BusUnreachable, DeptbusError
 from deptbus.operations.cluster_metrics import ClusterReport
 from deptbus.operations.freshness_report import FreshnessRow, look_at_freshness
 from deptbus.operations.lag_watch import LagReport, LagWatch
+from deptbus.operations.proofs import Proved, joined, read_proved
 from deptbus.operations.quarantine import Case
 from deptbus.operations.quarantine_desk import read_quarantine
 from deptbus.operations.search import deadline_in
@@ -33,7 +34,7 @@ class Pace:
     """In seconds."""
 
     look: float = 5.0  # between two looks at lag
-    rare: float = 60.0  # at freshness and quarantine, which read more
+    rare: float = 60.0  # at freshness, quarantine and proofs, which read more
     deadline: float = 60.0  # of one look
     search: float = 20.0  # for what overtook a case of quarantine
 
@@ -52,6 +53,7 @@ class Sight:
     looks: int = 0
     freshness: list[FreshnessRow] | None = field(default=None, repr=False)
     quarantine: tuple[Case, ...] | None = field(default=None, repr=False)
+    proofs: Proved | None = field(default=None, repr=False)
 
 
 class Lookout:
@@ -76,6 +78,7 @@ class Lookout:
                 group.create_task(self._for_ever("lag", self._look, self._pace.look))
                 group.create_task(self._for_ever("freshness", self._freshness, self._pace.rare))
                 group.create_task(self._for_ever("quarantine", self._quarantine, self._pace.rare))
+                group.create_task(self._for_ever("proofs", self._proofs, self._pace.rare))
         finally:
             await self._forget()
 
@@ -143,7 +146,10 @@ class Lookout:
         self._put(await self._watch.look())
 
     def _put(self, lag: LagReport) -> None:
-        self.sight.report = ClusterReport(lag, self.sight.freshness, self.sight.quarantine)
+        proofs = self.sight.proofs
+        rows = None if proofs is None else proofs.rows(joined(lag), lag.at)
+        seen = self.sight
+        seen.report = ClusterReport(lag, seen.freshness, seen.quarantine, rows)
 
     async def _freshness(self) -> None:
         if not self._has_contract():
@@ -161,6 +167,9 @@ class Lookout:
         )
         # What may be overtaken unknown to us is nobody's matter yet.
         self.sight.quarantine = found.cases if found.is_whole else None
+
+    async def _proofs(self) -> None:
+        self.sight.proofs = await read_proved(self._connection) if self._has_contract() else None
 
     def _has_contract(self) -> bool:
         """As the last look at lag had it; raises BusUnreachable where there was none."""

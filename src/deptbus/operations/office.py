@@ -41,6 +41,10 @@ JOBS_AT_ONCE = 8
 _AGAIN_SECONDS = 2.0
 
 
+# Something that the leading process does until it is cancelled.
+Duty = Callable[["Office"], Coroutine[Any, Any, None]]
+
+
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -51,6 +55,7 @@ class Settings:
     lease_seconds: float = LEASE_SECONDS  # after which a silent agent is not live
     jobs_at_once: int = JOBS_AT_ONCE
     keeper_interval_hours: float | None = INTERVAL_HOURS  # None: no keeper here
+    further: tuple[Duty, ...] = ()  # duties of what is built upon an office
 
 
 class Office:
@@ -91,6 +96,8 @@ class Office:
             if hours is not None:
                 keeping = keep_always(self.keeper, self._datasets, interval_hours=hours)
                 duties.create_task(keeping, name="keeper")
+            for further in self._settings.further:
+                duties.create_task(further(self))
 
     async def run_as_leader(self) -> None:
         """`run_duties` whenever this process leads, until cancelled."""

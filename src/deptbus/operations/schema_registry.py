@@ -51,6 +51,7 @@ _OF_THE_BUS = {
     names.AGENTS: ("agent_report",),
     names.JOBS: ("job_progress", "topic_noted"),
     names.ALARMS: ("alarm_told", "alarm_seen"),
+    names.PROOFS: ("proof_outcome",),
 }
 
 

@@ -20,6 +20,13 @@ from deptbus.operations.freshness import Fresh
 from deptbus.operations.freshness_report import FreshnessRow, freshness_document, look_at_freshness
 from deptbus.operations.lag_report import exit_code, is_bad, unit_row, when
 from deptbus.operations.lag_watch import LagReport
+from deptbus.operations.proofs import (
+    NEEDS_A_PERSON,
+    Proved,
+    joined,
+    proofs_document,
+    read_proved,
+)
 from deptbus.operations.quarantine import UNRESOLVED, Case, State
 from deptbus.operations.quarantine_desk import read_quarantine
 from deptbus.operations.search import deadline_in
@@ -39,12 +46,14 @@ class Beside:
 
     freshness: Sequence[FreshnessRow] | None
     quarantine: Sequence[Case] | None
+    proofs: Proved | None = None
 
 
 async def look_beside(connection: Connection) -> Beside:
     """What cannot be read is told, and is None; the rest of the screen is worth having."""
     freshness: list[FreshnessRow] | None = None
     quarantine: tuple[Case, ...] | None = None
+    proofs: Proved | None = None
     try:
         freshness = await look_at_freshness(connection)
     except DeptbusError as error:
@@ -55,7 +64,11 @@ async def look_beside(connection: Connection) -> Beside:
         quarantine = found.cases
     except DeptbusError as error:
         log.warning("quarantine_unreadable", error=error.what)
-    return Beside(freshness, quarantine)
+    try:
+        proofs = await read_proved(connection)
+    except DeptbusError as error:
+        log.warning("proofs_unreadable", error=error.what)
+    return Beside(freshness, quarantine, proofs)
 
 
 def status_document(report: LagReport, beside: Beside | None = None) -> dict[str, Any]:
@@ -65,7 +78,9 @@ def status_document(report: LagReport, beside: Beside | None = None) -> dict[str
     back, which nobody has to mend; `closed`: units that have switched off until they work again.
     `beside` None: nobody looked, and `late` and `quarantine` are not there. Those are datasets of
     units that have joined which are late or silent, and units with notes that are not resolved:
-    `open` need a person; for `resend_asked` a source was asked that has not answered yet."""
+    `open` need a person; for `resend_asked` a source was asked that has not answered yet. `proofs`:
+    every source and copy with the age and result of its last proof; null where they could not be
+    read, which says nothing of the tables and is nobody's matter."""
     waiting = [s for s in report.stages if is_bad(s.verdict) and not s.has_lived]
     parked = [stage for stage in report.stages if stage.parked]
     verdicts = [stage.verdict for stage in report.stages]
@@ -77,7 +92,11 @@ def status_document(report: LagReport, beside: Beside | None = None) -> dict[str
         verdicts.append(Verdict.BEHIND)
     if beside is not None and None in (late, notes):
         verdicts.append(None)
-    more = {} if beside is None else {"late": late, "quarantine": notes}
+    proofs = _proofs(report, beside)
+    if any(row["state"] in NEEDS_A_PERSON for row in proofs or ()):
+        verdicts.append(Verdict.BEHIND)
+    seen = {"late": late, "quarantine": notes, "proofs": proofs}
+    more = {} if beside is None else seen
     counts = Counter(str(u.verdict) if u.verdict else "UNKNOWN" for u in report.units)
     return {
         "at": when(report.at),
@@ -109,6 +128,13 @@ def _late(report: LagReport, beside: Beside | None) -> list[dict[str, Any]] | No
         if row.unit in joined and row.said.state in (Fresh.LATE, Fresh.SILENT)
     ]
     return freshness_document(rows, report.at, only_bad=True)["datasets"]
+
+
+def _proofs(report: LagReport, beside: Beside | None) -> list[dict[str, Any]] | None:
+    if beside is None or beside.proofs is None:
+        return None
+    rows = beside.proofs.rows(joined(report), report.at)
+    return proofs_document(rows, report.at)
 
 
 def _notes(report: LagReport, beside: Beside | None) -> list[dict[str, Any]] | None:

@@ -28,6 +28,7 @@
 | TopicNoted | bus.jobs | `topic/<topic>` |
 | AlarmTold | bus.alarms | `alarm/<subject>` |
 | AlarmSeen | bus.alarms | `seen/<subject>` |
+| ProofOutcome | bus.proofs | `<unit>/<dataset>/<leg>` |
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ from typing import Any, Literal, cast
 
 from deptbus.change import Incarnation
 from deptbus.errors import WireRefused
-from deptbus.wire import control_proof
+from deptbus.wire import control_outcome, control_proof
 from deptbus.wire.codec import RecordCodec
+from deptbus.wire.control_outcome import ProofOutcome
 from deptbus.wire.control_proof import (
     ProofAnswer,
     ProofPart,
@@ -493,6 +495,7 @@ Control = (
     | ProofRows
     | RepairOrder
     | ResendOrder
+    | ProofOutcome
 )
 
 _TEXTS = {"type": "array", "items": "string"}
@@ -849,6 +852,7 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
         },
     ),
     **control_proof.RECORDS,
+    **control_outcome.RECORDS,
 }
 
 
@@ -997,6 +1001,7 @@ _KEYS: dict[type, Callable[[Any], str]] = {
     ProofAnswer: control_proof.slot,
     ProofPart: control_proof.slot,
     ProofRows: control_proof.slot,
+    ProofOutcome: control_outcome.outcome_key,
 }
 
 

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.service
 
 AT = 'unit="housing@330106",stage="apply"'
 SOURCE = 'unit="housing@330106",dataset="housing_unit"'
+LEG = f'{SOURCE},leg="copy"'
 SYSTEM = 'unit="housing@330106",system="main"'
 # What a monitor that looks tells all the time.
 LOOKS = {
@@ -144,6 +145,18 @@ CASES = [
          "DeptbusUnitStopped"),
     case("parked", {f"deptbus_unit_parked_rows{{{AT}}}": "3x200"}, 61, "DeptbusRowsParked"),
     case("parked and retried", {f"deptbus_unit_parked_rows{{{AT}}}": "3x50 0x200"}, 61),
+    case("a copy differs", {f'deptbus_proof_state{{{LEG},state="different"}}': "1x200"}, 11,
+         "DeptbusCopyDiffers"),
+    case("a copy differed and was mended",
+         {f'deptbus_proof_state{{{LEG},state="different"}}': "1x8 stale",
+          f'deptbus_proof_state{{{LEG},state="equal"}}': "_x8 1x200",
+          f"deptbus_proof_differences{{{LEG}}}": "5x8 0x200"}, 60),
+    case("a proof is late", {f'deptbus_proof_state{{{LEG},state="late"}}': "1x200"}, 31,
+         "DeptbusProofLate"),
+    # Proved long ago, or never, and the contract asks for none: nobody's matter.
+    case("a proof by hand is old", {f'deptbus_proof_state{{{LEG},state="equal"}}': "1x200",
+                                    f"deptbus_proof_timestamp_seconds{{{LEG}}}": "0x200"}, 120),
+    case("never proved", {f'deptbus_proof_state{{{LEG},state="unproved"}}': "1x200"}, 120),
     case("late", {f'deptbus_freshness{{{SOURCE},state="late"}}': "1x200"}, 11,
          "DeptbusSourceLate"),
     case("silent", {f'deptbus_freshness{{{SOURCE},state="silent"}}': "1x200"}, 11,

@@ -75,7 +75,7 @@ def test_what_is_no_key_is_refused_and_kept(tmp_path, content):
 
 
 def test_a_key_cannot_be_made_where_there_is_no_folder(tmp_path, capsys):
-    assert run(["certificate", "key", "--key", str(tmp_path / "no" / "k")]) == 2
+    assert run(["certificate", "key", "--certificate-key", str(tmp_path / "no" / "k")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 

@@ -64,6 +64,7 @@ def test_a_contract_wants_these_topics_and_no_others() -> None:
         "bus.audit",
         "bus.contract",
         "bus.jobs",
+        "bus.proofs",
         "bus.quarantine",
         "bus.schemas",
         "control.civil_affairs-330106",

@@ -14,7 +14,17 @@ from deptbus.connection import Connection
 from deptbus.contract.department import Department, Publish, Receive, System, load_department
 from deptbus.contract.department_check import advise_department, check_department
 from deptbus.contract.load import load, read
-from deptbus.contract.model import Calendar, Contract, Dataset, Duty, Grant, Line, Rule, Unit
+from deptbus.contract.model import (
+    Calendar,
+    Contract,
+    Dataset,
+    Duty,
+    Grant,
+    Line,
+    Proofs,
+    Rule,
+    Unit,
+)
 from deptbus.department import folder_files, folder_import, folder_tables, publication
 from deptbus.wire.guard import TOO_LARGE
 
@@ -23,6 +33,7 @@ TEXT = DOCS.read_text(encoding="utf-8")
 
 # heading -> the settings that its table has to describe
 MODELS: dict[str, type[BaseModel]] = {
+    "Proofs": Proofs,
     "A dataset": Dataset,
     "A rule": Rule,
     "A line": Line,
@@ -37,7 +48,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "Reaching the bus": Connection,
 }
 TOPS = {
-    "topics.yml": {"partitions", "datasets"},
+    "topics.yml": {"partitions", "proofs", "datasets"},
     "departments.yml": {"territories", "lines", "units", "calendar", "office"},
     "grants.yml": {"grants"},
 }
@@ -88,7 +99,7 @@ def test_defaults_are_the_real_ones(heading: str) -> None:
         elif field.default in (None, (), {}):
             assert told in ("none", "see right", "the system's") or told.startswith("all"), name
         else:
-            plain = field.default
+            plain = str(field.default).lower() if field.annotation is bool else field.default
             if isinstance(plain, tuple):
                 plain = "[" + ", ".join(plain) + "]"
             assert told == f"`{plain}`", name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deptbus.contract.bundled import bundled
 from deptbus.contract.load import load
+from deptbus.contract.model import Contract, Proofs
 
 
 def test_a_copy_with_other_content_has_its_own_digest_and_units() -> None:
@@ -24,3 +25,12 @@ def test_who_may_publish_and_which_versions_there_are() -> None:
     assert not contract.may_publish("nobody@330106", "resident")
     assert contract.schema_versions("resident") == (1,)
     assert contract.field_names("household")[0] == "household_id"
+
+
+def test_a_contract_that_says_nothing_of_proofs_is_the_one_it_was() -> None:
+    """Contracts that lie on a bus keep their digests."""
+    contract = load(bundled()).model_copy(update={"proofs": None})
+    assert "proofs" not in contract.to_json()
+    nightly = contract.model_copy(update={"proofs": Proofs(at="02:30")})
+    assert nightly.digest != contract.digest
+    assert Contract.from_json(nightly.to_json()).proofs == Proofs(at="02:30", deep=False)

@@ -23,10 +23,11 @@ from deptbus.operations.lag_report import partition_row, unit_row
 from deptbus.operations.lag_watch import LagReport
 from deptbus.operations.observer import Picture
 from deptbus.operations.offset_requests import Cluster, Group, Topic
+from deptbus.operations.proofs import ProofRow, ProofState, Subject
 from deptbus.operations.quarantine import Case
 from deptbus.operations.stages import BUS, Stage, StageReport, unit_report
 from deptbus.operations.verdicts import Track, Verdict
-from deptbus.wire.control import QuarantineNote, Resolution
+from deptbus.wire.control import ProofOutcome, QuarantineNote, Resolution
 
 NOW = 1_800_000_000.0
 HOUSING, POLICE = "housing@330106", "public_security@330106"
@@ -209,6 +210,33 @@ def test_quarantine_counts_what_is_open_and_a_reason_without_cases_is_0() -> Non
     assert {reason for (reason,) in opened} == cluster_metrics.REASONS
 
 
+def proof(dataset: str, state: ProofState, differences: int | None) -> ProofRow:
+    """`differences` None: it was never proved."""
+    outcome = None
+    if differences is not None:
+        outcome = ProofOutcome(
+            HOUSING, dataset, "copy", "equal", 7, int(NOW) * 1_000_000, False, 10, ("missing",),
+            (differences,), PERSONAL, b"",
+        )  # fmt: skip
+    return ProofRow(Subject(HOUSING, dataset, "copy"), state, outcome)
+
+
+def test_proofs_have_a_state_each_and_figures_where_there_was_one(told: Any) -> None:
+    rows = [
+        proof("resident", ProofState.DIFFERENT, 3),
+        proof("household", ProofState.LATE, None),
+    ]
+    seen = scrape(ClusterReport(lag_report(), proofs=rows))
+    assert of(seen, "deptbus_proof_state") == {
+        (HOUSING, "resident", "copy", "different"): 1,
+        (HOUSING, "household", "copy", "late"): 1,
+    }
+    assert of(seen, "deptbus_proof_timestamp_seconds") == {(HOUSING, "resident", "copy"): int(NOW)}
+    assert of(seen, "deptbus_proof_differences") == {(HOUSING, "resident", "copy"): 3}
+    for name in ("state", "timestamp_seconds", "differences"):  # they could not be read
+        assert of(told, f"deptbus_proof_{name}") == {}
+
+
 def test_quarantine_that_could_not_be_read_has_no_number(told: Any) -> None:
     assert of(told, "deptbus_quarantine_open") == {}
 
@@ -216,7 +244,8 @@ def test_quarantine_that_could_not_be_read_has_no_number(told: Any) -> None:
 def test_the_monitor_tells_all_that_the_list_gives_it(told: Any) -> None:
     rows = [FreshnessRow(HOUSING, "resident", "", 24.0, Freshness(Fresh.FRESH, NOW, NOW))]
     hold = Hold(unit=HOUSING, reason="r", held_by="b", held_at=datetime(2027, 1, 14, tzinfo=UTC))
-    full = scrape(ClusterReport(lag_report(holds=(hold,)), rows, [case("fenced", 1)]))
+    proofs = [proof("resident", ProofState.EQUAL, 0)]
+    full = scrape(ClusterReport(lag_report(holds=(hold,)), rows, [case("fenced", 1)], proofs))
     by_monitor = {name for name, m in BY_NAME.items() if Teller.MONITOR in m.tellers}
     others = {name for name in by_monitor if name.startswith("deptbus_alarm")}  # of another teller
     assert {name for name, _ in full} == by_monitor - {"deptbus_build_info"} - others

@@ -13,7 +13,9 @@ from rich.console import Console
 from deptbus.cli import lag_view, status_view
 from deptbus.cli.lag_view import duration, groups_table, lag_table
 from deptbus.cli.status_view import status_screen
-from deptbus.contract.model import Hold
+from deptbus.contract.bundled import bundled
+from deptbus.contract.load import load
+from deptbus.contract.model import Hold, Policy, Proofs
 from deptbus.errors import Exit
 from deptbus.operations.freshness import Fresh, Freshness
 from deptbus.operations.freshness_report import FreshnessRow
@@ -22,11 +24,12 @@ from deptbus.operations.lag_report import exit_code, groups_document, lag_docume
 from deptbus.operations.lag_watch import LagReport
 from deptbus.operations.observer import Picture
 from deptbus.operations.offset_requests import Cluster, Group
+from deptbus.operations.proofs import Proved, Subject, subjects_of
 from deptbus.operations.quarantine import Case
 from deptbus.operations.stages import BUS, OFFICE, Stage, StageReport, unit_report
 from deptbus.operations.status import Beside, status_document, status_exit_code
 from deptbus.operations.verdicts import Track, Verdict
-from deptbus.wire.control import QuarantineNote, Resolution
+from deptbus.wire.control import ProofOutcome, QuarantineNote, Resolution
 
 NOW = 1_800_000_000.0
 HOUSING, POLICE, NEW = "housing@330106", "public_security@330106", "health@330106"
@@ -275,3 +278,44 @@ def test_what_is_late_and_what_was_not_accepted_is_on_the_screen(screen):
     assert "1 notes of quarantine are open, 1 asked to be resent" in text
     assert "whether sources keep their promises: ?" in text
     assert "what was not accepted: ?" in text
+
+
+def test_copies_that_differ_and_proofs_that_are_late_are_on_the_screen(screen):
+    """A copy that was proved equal is told by its age; what could not be read is nobody's fault."""
+    policy = Policy(
+        number=1,
+        activated_at=datetime.fromtimestamp(NOW - 90 * 3600, UTC),
+        activated_by="t",
+        contract=load(bundled()).model_copy(update={"proofs": Proofs(at="02:30")}),
+    )
+
+    def outcome(dataset: str, hours: int, **counts: int) -> tuple[Subject, ProofOutcome]:
+        at_us = int(NOW - hours * 3600) * 1_000_000
+        verdict = "different" if counts else "equal"
+        made = ProofOutcome(
+            HOUSING, dataset, "copy", verdict, 1, at_us, False, 9, tuple(counts),
+            tuple(counts.values()), "t", b"",
+        )  # fmt: skip
+        return Subject(HOUSING, dataset, "copy"), made
+
+    mine = [s for s in subjects_of(policy) if (s.unit, s.leg) == (HOUSING, "copy")]
+    assert len(mine) >= 2
+    apply = stage(HOUSING, Verdict.OK, Stage.APPLY, lag_records=0, lag_seconds=0.0)
+
+    def document(outcomes: dict[Subject, ProofOutcome]) -> dict[str, Any]:
+        proved = Proved({1: policy}, outcomes)
+        return status_document(report(apply), Beside([], [], proved))
+
+    well = document(dict(outcome(one.dataset, 3) for one in mine))
+    assert well["exit_code"] == 0
+    status_screen(well)
+    told = f"proved equal  {len(mine)} of {len(mine)} tables, the oldest 3 h ago"
+    assert told in screen.getvalue()
+    bad = document(dict([outcome(mine[0].dataset, 2, missing=3, stale=1)]))
+    assert bad["exit_code"] == 1
+    assert {row["state"] for row in bad["proofs"]} == {"different", "late"}
+    status_screen(bad)
+    said = f"{mine[0].dataset} as copy: 4 differences 2 h ago (3 missing, 1 stale)"
+    assert said in screen.getvalue()
+    assert f"{mine[1].dataset} as copy: was never proved" in screen.getvalue()
+    assert status_document(report(apply), Beside([], [], None))["exit_code"] == 0
