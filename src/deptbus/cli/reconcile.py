@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,16 @@ if TYPE_CHECKING:
     from deptbus.operations.office import Office
     from deptbus.operations.reconcile import Reconciled, Scope
     from deptbus.operations.reconcile_repair import Wishes
+    from deptbus.operations.reconcile_sample import Sampled
+
+
+class Leg(StrEnum):
+    """Which way is proved: the source's table to the bus, the bus to the copy."""
+
+    SOURCE = "source"
+    COPY = "copy"
+    BOTH = "both"
+
 
 app = typer.Typer(help="Prove copies equal to their sources, and mend exactly what differs.")
 
@@ -42,6 +53,9 @@ def reconcile(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every unit of the contract.")] = False,
     dataset: Annotated[str | None, typer.Option("--dataset", help="One dataset only.")] = None,
+    leg: Annotated[
+        Leg, typer.Option("--leg", help="Source to bus, bus to copy, or both.")
+    ] = Leg.BOTH,
     deep: Annotated[
         bool, typer.Option("--deep", help="Compare the real rows too: finds what was typed there.")
     ] = False,
@@ -64,6 +78,13 @@ def reconcile(
         Path | None, typer.Option("--certificate", help="Write a signed certificate to this file.")
     ] = None,
     key: CertificateKey = None,
+    sample: Annotated[
+        int,
+        typer.Option("--sample", min=0, help="Show so many records side by side, with --dataset."),
+    ] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Draws the sample; the same seed draws the same records.")
+    ] = 0,
     deadline: Annotated[
         float, typer.Option("--deadline", min=1, help="Seconds that an adapter may take.")
     ] = 1800.0,
@@ -74,8 +95,8 @@ def reconcile(
     client_file: ClientFile = None,
     output: OutputOption = Output.TABLE,
 ) -> int:
-    """Compare copies with what the bus gives them, while traffic goes on; name every row that
-    differs by its kind, and mend just those.
+    """Compare the bus with its sources, and copies with what the bus gives them, while traffic goes
+    on; name every row that differs by its kind, and mend just those.
 
     Exit code 0: all are equal; 1: something differs; 2: it could not be told, and why.
     """
@@ -94,13 +115,21 @@ def reconcile(
         )
     if certificate is not None and every:
         raise DeptbusError("a certificate is of one unit", mend="Give --unit LINE@TERRITORY")
+    if sample and (unit is None or dataset is None):
+        raise DeptbusError(
+            "a sample is of one copy", mend="Give --unit LINE@TERRITORY and --dataset D"
+        )
     connection = connect(data, bootstrap, client_file)
     person = operator_of(connection, who(operator))
-    scope = Scope(unit, dataset, "copy", deep, deadline)
+    scope = Scope(unit, dataset, leg.value, deep, deadline)
     wishes = None
     if repair:
         wishes = Wishes(checked_reason(reason), max_delete, overwrite_local=overwrite_local)
-    return asyncio.run(_Run(connection, scope, person, output).run(wishes, certificate, data, key))
+    return asyncio.run(
+        _Run(connection, scope, person, output).run(
+            wishes, certificate, data, key, sample=sample, seed=seed
+        )
+    )
 
 
 class _Run:
@@ -111,9 +140,16 @@ class _Run:
         self._output = output
 
     async def run(
-        self, wishes: Wishes | None, certificate: Path | None, data: Path | None, key: Path | None
+        self,
+        wishes: Wishes | None,
+        certificate: Path | None,
+        data: Path | None,
+        key: Path | None,
+        *,
+        sample: int,
+        seed: int,
     ) -> int:
-        from deptbus.cli.reconcile_view import print_reconciled
+        from deptbus.cli.reconcile_view import print_reconciled, print_sample
         from deptbus.operations.office import Settings, open_office
         from deptbus.operations.outcomes import keep_results
         from deptbus.operations.reconcile import document
@@ -131,10 +167,16 @@ class _Run:
             await keep_results(
                 office, found.results, operator=self._person.name, certificate=content
             )
+            drawn = await self._drawn(office, found, sample, seed) if sample else []
         if self._output is Output.JSON:
-            told = document(found) | ({} if mended is None else {"repair": mended.document()})
+            told = document(found)
+            if mended is not None:
+                told["repair"] = mended.document()
+            if sample:
+                told["sample"] = [one.document() for one in drawn]
             print(json.dumps(told, ensure_ascii=False))
         else:
+            print_sample(drawn)
             print_reconciled(found, mended, certificate)
         return found.exit_code
 
@@ -147,6 +189,16 @@ class _Run:
                 print(f"{result.unit} {result.dataset} ({result.leg}): {said}", file=sys.stderr)
 
         return await proved(office, self._connection, self._scope, told)
+
+    async def _drawn(
+        self, office: Office, found: Reconciled, count: int, seed: int
+    ) -> list[Sampled]:
+        from deptbus.operations.reconcile_sample import sample
+
+        unit, dataset = self._scope.unit, self._scope.dataset
+        assert unit is not None
+        assert dataset is not None
+        return await sample(office, unit, dataset, found.results, count=count, seed=seed)
 
     async def _certify(
         self, office: Office, found: Reconciled, file: Path, data: Path | None, key: Path | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from deptbus.operations.leg import LegResult
     from deptbus.operations.reconcile import Reconciled
     from deptbus.operations.reconcile_repair import Mended
+    from deptbus.operations.reconcile_sample import Sampled
 
 SHOWN_ROWS = 100
 _WIDE = 200
@@ -27,6 +29,8 @@ def print_reconciled(found: Reconciled, mended: Mended | None, certificate: Path
     if mended is not None:
         ordered = ", ".join(f"{n:,} {word}" for word, n in sorted(mended.ordered.items()))
         console.print(escape(f"repair ordered: {ordered or 'nothing'}; after it:"))
+        for (unit, dataset), keys in sorted(mended.resent.items()):
+            console.print(escape(f"{unit} is to publish {keys:,} keys of {dataset} again"))
         for why, rows in sorted(mended.left.items()):
             console.print(escape(f"left alone: {rows:,} {why}"))
     console.print(_legs(found.results))
@@ -47,6 +51,25 @@ def print_reconciled(found: Reconciled, mended: Mended | None, certificate: Path
     if certificate is not None:
         console.print(escape(f"certificate: {certificate}"))
     console.print(_verdict(found))
+
+
+def print_sample(drawn: Sequence[Sampled]) -> None:
+    """One table a record: each field as the bus has it, and whether the unit is given it."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    for one in drawn:
+        table = Table(box=box.SIMPLE_HEAD, title_justify="left", title=escape(one.key.hex()))
+        for heading in ("field", "on the bus", f"given to {one.unit}"):
+            table.add_column(escape(heading), overflow="fold")
+        for name, value in one.record.items():
+            table.add_row(escape(name), escape(value), "yes" if name in one.fields else "no")
+        console.print(table)
+        by = f"{one.direction} by rule {one.rule}"
+        grants = f", grants {', '.join(one.grants)}" if one.grants else ""
+        console.print(escape(f"{one.dataset} of {one.source_unit}, version {one.version}"))
+        console.print(escape(f"{by}{grants}"))
+        console.print(
+            escape(f"source row: {one.found['source']}; copy: {one.found['copy']}"), end="\n\n"
+        )
 
 
 def _legs(results: tuple[LegResult, ...]) -> Table:

@@ -12,17 +12,25 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from deptbus import names
 from deptbus.connection import Connection
 from deptbus.contract.model import Contract
 from deptbus.errors import DeptbusError, Exit
 from deptbus.operations.leg import LegResult
 from deptbus.operations.office import Office
-from deptbus.operations.reconcile_copy import DEADLINE_SECONDS, CopyProved, prove_copy
+from deptbus.operations.reconcile_copy import (
+    DEADLINE_SECONDS,
+    NOT_JOINED,
+    CopyProved,
+    prove_copy,
+)
+from deptbus.operations.reconcile_source import NOT_HERE, prove_source
 from deptbus.routing.table import is_within
+from deptbus.stream.log import end_offsets
 
 Legs = Literal["source", "copy", "both"]
 SHOWN_KEYS = 10_000  # in one document
@@ -64,7 +72,6 @@ class Reconciled:
         return Exit.DONE if is_told else Exit.COULD_NOT
 
 
-ProveSource = Callable[[Office, Connection, str, str], Awaitable[LegResult]]
 Told = Callable[[LegResult], None]
 
 
@@ -73,8 +80,6 @@ async def reconcile(
     connection: Connection,
     scope: Scope,
     told: Told = lambda result: None,
-    *,
-    prove_source: ProveSource | None = None,
 ) -> Reconciled:
     """`told`: each result as it comes. Raises DeptbusError when there is nothing of that name,
     BusUnreachable, BusRefused."""
@@ -84,9 +89,9 @@ async def reconcile(
     copies = copies_of(office, scope)
     results: list[LegResult] = []
     proved: list[CopyProved] = []
-    if scope.legs != "copy" and prove_source is not None:
+    if scope.legs != "copy":
         for unit, dataset in sources_of(contract, scope, copies):
-            results.append(await prove_source(office, connection, unit, dataset))
+            results.append(await _source(office, connection, unit, dataset))
             told(results[-1])
     if scope.legs != "source":
         for unit, dataset in copies:
@@ -108,6 +113,16 @@ async def reconcile(
             mend="`deptbus contract show` says who receives and publishes what",
         )
     return Reconciled(tuple(results), tuple(proved), time.monotonic() - began)
+
+
+async def _source(office: Office, connection: Connection, unit: str, dataset: str) -> LegResult:
+    """A source announces itself before anything else; who never did has nothing to prove."""
+    if not any(await end_offsets(connection, names.out_topic(unit))):
+        return LegResult("source", unit, "", dataset, absent=NOT_JOINED)
+    result = await prove_source(office, connection, unit, dataset)
+    if result.could_not_tell == NOT_HERE:
+        return LegResult("source", unit, "", dataset, absent=NOT_HERE)
+    return result
 
 
 def _check(contract: Contract, scope: Scope) -> None:

@@ -22,7 +22,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,8 +44,9 @@ from deptbus.proof.certificate import Side
 from deptbus.proof.leaves import BITS, Leaves
 from deptbus.proof.sketch import SALT_BYTES, Sketch, cells_for
 from deptbus.proof.tally import Tally
-from deptbus.stream.log import LogReader, end_offsets
+from deptbus.stream.log import LogReader, end_offsets, read_to_end
 from deptbus.wire.control import ProofRequest
+from deptbus.wire.guard import UNKNOWN_SCHEMA
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,7 @@ MOST_NAMED = 200_000  # rows of each state that an adapter names; all are counte
 GROUP_ROWS = 200_000  # of leaves that are told item by item at a time
 KEYS_AT_ONCE = 10_000  # in one question
 _LOOK_SECONDS = 0.1
+_LEAST_BITS, _LEAF_BITS = 4, 6  # some 64 rows to a leaf
 
 OPEN_JOB = "a job of this unit is open: what it should have is being delivered"
 NOT_HERE = "none of the unit's systems receives this dataset"
@@ -122,6 +124,7 @@ class _Behind:
     dataset: str
     noted: Sequence[int]
     _read: dict[int, list[tuple[int, bytes, int, int]]] = field(default_factory=dict)
+    _sought: set[int] = field(default_factory=set)  # schemas that were looked for
 
     async def until(self, applied: Sequence[int], floors: Sequence[int]) -> dict[bytes, int]:
         """Key -> the highest version that was delivered and not refused, by partition."""
@@ -156,10 +159,28 @@ class _Behind:
     async def _decoded(self, key: bytes | None, value: bytes | None) -> Received | None:
         codecs = self.office.tools.library.codecs
         try:
-            found = codecs.decode_inbox(key, value)
+            try:
+                found = codecs.decode_inbox(key, value)
+            except WireRefused as error:
+                if error.reason != UNKNOWN_SCHEMA or not await self._learn(value):
+                    return None  # the recipient passes over it as well
+                found = codecs.decode_inbox(key, value)
         except WireRefused:
-            return None  # the recipient passes over it as well
+            return None
         return found if isinstance(found, Received) else None
+
+    async def _learn(self, value: bytes | None) -> bool:
+        """Schemas of projections that this process never made: each is on the bus before its first
+        use. False when there is nothing to be learnt."""
+        codecs = self.office.tools.library.codecs
+        missing = codecs.missing_schema(value)
+        if missing is None or missing in self._sought:
+            return False
+        self._sought.add(missing)
+        for record in await read_to_end(self.connection, names.SCHEMAS):
+            with suppress(WireRefused):  # what is no schema of ours is nobody's delivery
+                codecs.add_schema(int.from_bytes(record.key or b"", "big"), record.value or b"")
+        return True
 
 
 class _Proof:
@@ -179,9 +200,8 @@ class _Proof:
         self.began = time.monotonic()
 
     async def run(self) -> list[CopyProved]:
+        await self._check_joined()
         policy = await self._check_alone()
-        if not any(await end_offsets(self._connection, names.control_topic(self.unit))):
-            raise _Absent(NOT_JOINED)
         noted = await end_offsets(self._connection, names.in_topic(self.unit))
         spans = await self.spans()
         cut = tuple(span.end for span in spans)
@@ -192,13 +212,15 @@ class _Proof:
         entitled = Entitled(library, owed)
         contract = self._office.policies.current().contract
         systems = contract.unit_by_name[self.unit].systems
-        salt, cells = secrets.token_bytes(SALT_BYTES), cells_for(NAMED_ITEMS)
-        request = self.request("sums", ends=tuple(ends), salt=salt, cells=cells)
+        salt, (bits, cells) = secrets.token_bytes(SALT_BYTES), size_of(spans)
+        request = self.request("sums", ends=tuple(ends), salt=salt, cells=cells, bits=bits)
         behind = _Behind(self._connection, self._office, self.unit, self.dataset, noted)
         with ExitStack() as stack:
             expected = [
                 stack.enter_context(
-                    Expected(self._office.tools.logs, entitled, self.dataset, Tally(cells, salt))
+                    Expected(
+                        self._office.tools.logs, entitled, self.dataset, Tally(cells, salt, bits)
+                    )
                 )
             ]
             async with Asking(
@@ -232,14 +254,20 @@ class _Proof:
 
     # -- before ----------------------------------------------------------------------------------
 
+    async def _check_joined(self) -> None:
+        """The jobs of a unit that never joined are open for ever."""
+        await self._office.policies.refresh()
+        if self.unit not in self._office.policies.current().contract.unit_by_name:
+            raise CouldNotTell(f"{self.unit} is not in the contract in force")
+        if not any(await end_offsets(self._connection, names.control_topic(self.unit))):
+            raise _Absent(NOT_JOINED)
+
     async def _check_alone(self) -> int:
         """The policy in force, when nothing of it is still to be delivered. Raises CouldNotTell."""
         office = self._office
         await office.policies.refresh()
         await office.jobs.refresh()
         policy = office.policies.current()
-        if self.unit not in policy.contract.unit_by_name:
-            raise CouldNotTell(f"{self.unit} is not in the contract in force")
         hold = policy.hold_of(self.unit, self.dataset)
         if hold is not None:
             raise CouldNotTell(f"deliveries are held by {hold.held_by}")
@@ -275,6 +303,7 @@ class _Proof:
         ends: tuple[int, ...] = (),
         salt: bytes = b"",
         cells: int = 0,
+        bits: int = BITS,
         leaves: Sequence[int] = (),
         keys: Sequence[bytes] = (),
     ) -> ProofRequest:
@@ -285,7 +314,7 @@ class _Proof:
             self.dataset,
             self.deep,
             ends,
-            BITS,
+            bits,
             cells,
             salt,
             tuple(leaves),
@@ -373,10 +402,10 @@ class _Copy:
             return {item.key for item in (*found.only_a, *found.only_b)}
         differing: set[bytes] = set()
         for group in _groups(bad, tally.leaves, leaves):
-            request = self._proof.request("items", leaves=group)
+            request = self._proof.request("items", leaves=group, bits=tally.leaves.bits)
             answered = (await self._asking.ask(request, [system]))[system]
             await self._moved(answered)
-            mine, its = self._expected.items_of(group, BITS), answered.items()
+            mine, its = self._expected.items_of(group, tally.leaves.bits), answered.items()
             differing |= {k for k in mine.keys() | its.keys() if mine.get(k) != its.get(k)}
         return differing
 
@@ -435,6 +464,13 @@ _CLASS_OF = {
     "removed": Class.MISSING,
     "unknown": Class.EXTRA,
 }
+
+
+def size_of(spans: Sequence[Span]) -> tuple[int, int]:
+    """Bits of the leaves and cells of the sketch: a topic of few records needs little of either."""
+    records = sum(span.end - span.start for span in spans)
+    bits = min(BITS, max(_LEAST_BITS, records.bit_length() - _LEAF_BITS))
+    return bits, cells_for(min(NAMED_ITEMS, 2 * records))
 
 
 def _groups(bad: Sequence[int], bus: Leaves, copy: Leaves) -> Iterator[list[int]]:

@@ -30,14 +30,18 @@ from deptbus.operations.office import Office
 from deptbus.operations.reconcile import Reconciled
 from deptbus.operations.reconcile_classes import Class
 from deptbus.operations.reconcile_copy import CopyProved, Seen
+from deptbus.operations.reconcile_source import prove_source
 from deptbus.operations.replay_desk import KEYS_A_PART, check_alone, ids_of, place, read_orders
+from deptbus.operations.source_repair import order_resend
 from deptbus.stream.log import Outgoing
 from deptbus.wire.control import JobOrder, RepairOrder, encode_control
 from deptbus.wire.partitioner import partition_of
 
 DELIVER, FORGET, REMOVE = "deliver", "forget", "remove"
 JOB_SECONDS = 1800.0
+RESEND_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
+_RESEND_LOOK_SECONDS = 1.0
 _KEYS_A_RECORD = 5_000
 
 
@@ -57,11 +61,17 @@ class Mended:
     jobs: list[str] = field(default_factory=list)
     ordered: Counter[str] = field(default_factory=Counter)  # by class
     left: Counter[str] = field(default_factory=Counter)  # by reason
+    # (source, dataset) -> keys that it is to publish again
+    resent: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         return {
             "jobs": self.jobs,
             "ordered": dict(sorted(self.ordered.items())),
+            "resent": [
+                {"unit": unit, "dataset": dataset, "keys": keys}
+                for (unit, dataset), keys in sorted(self.resent.items())
+            ],
             "left": dict(sorted(self.left.items())),
         }
 
@@ -99,10 +109,47 @@ async def repair(
             mend="Look at them first; then give a greater --max-delete",
         )
     mended = Mended()
+    for result in found.results:
+        if result.leg == "source" and result.findings:
+            await _resend(office, connection, result, wishes, by, mended)
     for copy in found.copies:
         if copy.seen:
             await _Repair(office, connection, copy, wishes, by, mended).run(deadline_seconds)
     return mended
+
+
+async def _resend(
+    office: Office,
+    connection: Connection,
+    result: LegResult,
+    wishes: Wishes,
+    by: audit.Operator,
+    mended: Mended,
+) -> None:
+    """Rule 3. Returns when the source has published them, or has had RESEND_SECONDS to do so."""
+    keys = [finding.key for finding in result.findings if finding.word != Class.PARKED]
+    parked = result.by_class.get(Class.PARKED, 0)
+    if parked:
+        mended.left["parked: the source's own matter"] += parked
+    if keys:
+        name = f"resend-{uuid.uuid4().hex[:12]}"
+        await order_resend(
+            office.shelves,
+            result.unit,
+            result.dataset,
+            keys,
+            by=by,
+            reason=wishes.reason,
+            name=name,
+        )
+        mended.jobs.append(name)
+        mended.resent[(result.unit, result.dataset)] = len(keys)
+        until, ordered = time.monotonic() + RESEND_SECONDS, set(keys)
+        while time.monotonic() < until:
+            now = await prove_source(office, connection, result.unit, result.dataset)
+            if now.could_not_tell or not ordered & {finding.key for finding in now.findings}:
+                return
+            await asyncio.sleep(_RESEND_LOOK_SECONDS)
 
 
 def _told(copies: Iterable[CopyProved]) -> Iterable[LegResult]:

@@ -83,7 +83,7 @@ async def test_repair_mends_exactly_what_it_may(new_bus, tmp_path, url):
     async with copies_of(new_bus, tmp_path, url) as (copies, office):
         before = await copies.rows()
         expected = await damage(copies)
-        scope = Scope(HOUSING, deep=True, deadline_seconds=40)
+        scope = Scope(HOUSING, legs="copy", deep=True, deadline_seconds=40)
         found = await reconcile(office, copies.bus.connection, scope)
         assert found.exit_code == 1
         assert words(found_in(list(found.copies))) == words(expected) | {"extra": 2}
