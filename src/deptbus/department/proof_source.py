@@ -54,6 +54,7 @@ MOST_APART = 20_000
 ROUNDS = 100
 _ROUND_SECONDS = (0.05, 1.0)  # between two of them, from the first to the longest
 _BUSY_SECONDS = 30.0
+_SOUGHT_SECONDS = 0.2
 _ROWS = 2_000
 _STRETCH = 250  # rows digested in one go: some milliseconds
 _PIECE_BYTES = 400_000  # of a record; whole items
@@ -116,6 +117,7 @@ class _Answer:
         self._cut_us = 0
 
     async def run(self) -> None:
+        await self._sought_are_found()
         async with open_view(self._department, self._system) as view:
             self._cut_us = await self._cut(view)
             if any(s.dataset == self._dataset for s in await view.open_snapshots()):
@@ -144,6 +146,16 @@ class _Answer:
     def _mapped(self) -> Publication:
         assert self._publication is not None
         return self._publication
+
+    async def _sought_are_found(self) -> None:
+        """What is asked for by its bus key has no row yet by which it could be looked up: an order
+        to publish such keys again is carried out first, if that is soon."""
+        until = time.monotonic() + CUT_SECONDS
+        capture = self._publisher.capture
+        while any(one.raw is None for one in await capture.wanted(self._dataset, MOST_APART)):
+            if time.monotonic() > until:
+                return
+            await asyncio.sleep(_SOUGHT_SECONDS)
 
     # --- the cut --------------------------------------------------------------------------
 
@@ -294,11 +306,13 @@ class _Answer:
                 self._cut_us = await self._cut(view)
                 again = await self._waiting(view)
                 ready = waiting.raws.keys() - again.raws.keys()
+                if again.blind & waiting.blind:
+                    ready -= waiting.blind  # one walk for all of them, once none of them waits
                 rows = await self._look(view, waiting, ready)
             rows.duplicates.clear()  # the walk has told them
             await self._tell_rows(rows, ready)
             waiting.proved(ready)
-            for key in waiting.raws:
+            for key in waiting.raws.keys() & again.raws.keys():
                 waiting.raws[key] |= again.raws[key]
             waiting.blind |= again.blind & waiting.raws.keys()
             await asyncio.sleep(pause)

@@ -30,6 +30,7 @@ from deptbus.errors import BusRefused, BusUnreachable, DeptbusError, WireRefused
 from deptbus.operations.inventory import MARKER_MISSING, TOPIC_MISSING, Shelves
 from deptbus.operations.leg import Finding, LegResult
 from deptbus.operations.office import Office
+from deptbus.operations.source_repair import ORDER_PARTITION
 from deptbus.operations.source_told import (
     PARKED,
     Told,
@@ -43,7 +44,13 @@ from deptbus.proof.item import Item
 from deptbus.proof.leaves import BITS, Leaves, leaf_of
 from deptbus.proof.sketch import SALT_BYTES, Difference, cells_for
 from deptbus.proof.tally import Tally
-from deptbus.stream.log import LogReader, LogRecord, Outgoing, end_offsets
+from deptbus.stream.log import (
+    LogReader,
+    LogRecord,
+    Outgoing,
+    beginning_offsets,
+    end_offsets,
+)
 from deptbus.wire.control import Marker, ProofRequest, decode_control, encode_control
 from deptbus.wire.partitioner import partition_of
 
@@ -55,6 +62,7 @@ ATTEMPTS = 3
 NAMED_DIFFERENCES = 4_000  # that one sketch tells
 MOST_NAMED = 50_000  # all are counted
 _GROUP_ROWS = 400_000  # of leaves that are told row by row at a time: some 80 MB
+_FOLDED_RECORDS = 300_000  # of several partitions: some 60 MB
 _STRETCH = 500  # records folded before other tasks of the process come to their turn
 
 NO_SIGN = "its adapter gives no sign: does it run?"
@@ -240,12 +248,9 @@ class _Proof:
                     await self._send(replace(request, request=uuid.uuid4().hex, wanted="done"))
 
     async def _send(self, request: ProofRequest) -> None:
-        """Into every partition of the inbox: one that many deliveries wait in holds up none."""
+        """Behind the orders of a repair, in their partition: it is proved what comes of them."""
         topic, value = names.in_topic(self._unit), encode_control(request)
-        count = await self._shelves.sender.partitions(topic)
-        await self._shelves.sender.send(
-            [Outgoing(topic, partition, None, value) for partition in range(count)]
-        )
+        await self._shelves.sender.send([Outgoing(topic, ORDER_PARTITION, None, value)])
 
     @asynccontextmanager
     async def _folds(self, asking: _Asking) -> AsyncIterator[_Folds]:
@@ -322,7 +327,7 @@ class _Asking:
 
 class _Folds:
     """The partitions of a canonical topic up to a cut, and a little further where keys are proved
-    apart. One partition at a time is held whole."""
+    apart. One partition at a time is held whole, or several where they are small."""
 
     def __init__(self, shelves: Shelves, unit: str, asking: _Asking, count: int) -> None:
         self._shelves, self._unit, self._asking, self._count = shelves, unit, asking, count
@@ -331,18 +336,42 @@ class _Folds:
 
     async def all(self) -> AsyncIterator[UnitFold]:
         told = self._asking.told
-        for partition in range(self._count):
-            fold = UnitFold(self._unit)
-            async with aclosing(self._read({partition: 0})) as records:
+        for group in await self._groups():
+            folds = {partition: UnitFold(self._unit) for partition in group}
+            open_now = set(group)
+            async with aclosing(self._read(dict.fromkeys(group, 0))) as records:
                 async for record, found in records:
+                    partition = record.partition
+                    if partition not in open_now:
+                        continue  # behind the cut: it is read again where it is needed
                     if isinstance(found, Change):
-                        fold.add(found)
+                        folds[partition].add(found)
                     elif self._cut_of(found) == told.cut_us:
                         self._offsets[partition] = record.offset + 1
-                        break
-            yield fold
-            fold.keep(told.apart)
-            self._kept.append(fold)
+                        open_now.remove(partition)
+                        if not open_now:
+                            break
+            for fold in folds.values():
+                yield fold
+                fold.keep(told.apart)
+                self._kept.append(fold)
+
+    async def _groups(self) -> list[list[int]]:
+        """Partitions, so many together that what they hold can be held."""
+        connection, topic = self._shelves.connection, names.data_topic(self._asking.told.dataset)
+        starts, ends = (
+            await beginning_offsets(connection, topic),
+            await end_offsets(connection, topic),
+        )
+        groups: list[list[int]] = []
+        held = _FOLDED_RECORDS
+        for partition in range(self._count):
+            held += ends[partition] - starts[partition]
+            if held > _FOLDED_RECORDS:
+                groups.append([])
+                held = ends[partition] - starts[partition]
+            groups[-1].append(partition)
+        return groups
 
     @property
     def cut(self) -> tuple[int, ...]:
@@ -382,25 +411,25 @@ class _Folds:
         self, offsets: Mapping[int, int]
     ) -> AsyncGenerator[tuple[LogRecord, Change | Marker], None]:
         """Changes and markers of some partitions from there on, also those that are still to come.
-        Raises CouldNotTell when nothing comes any more."""
+        Raises CouldNotTell when whoever reads has not met what he looks for some time after all was
+        read that lay there at the beginning, whatever comes meanwhile."""
         clock: Callable[[], float] = asyncio.get_running_loop().time
-        async with LogReader(
-            self._shelves.connection,
-            names.data_topic(self._asking.told.dataset),
-            partitions=offsets,
-            from_offsets=offsets,
-        ) as reader:
-            heard = clock()
-            while clock() - heard < self._shelves.marker_seconds:
+        connection, topic = self._shelves.connection, names.data_topic(self._asking.told.dataset)
+        ends = await end_offsets(connection, topic)
+        unread = {n for n, offset in offsets.items() if offset < ends[n]}
+        async with LogReader(connection, topic, partitions=offsets, from_offsets=offsets) as reader:
+            until: float | None = None
+            while until is None or clock() < until:
                 records = await reader.poll(1.0)
-                if records:
-                    heard = clock()
                 for number, record in enumerate(records, 1):
                     found = await self._shelves.library.read(record)
                     if found is not None:
                         yield record, found
                     if number % _STRETCH == 0:
                         await asyncio.sleep(0)
+                unread -= {r.partition for r in records if r.offset + 1 >= ends[r.partition]}
+                if until is None and (not unread or not records):  # the last offset may be a hole
+                    until = clock() + self._shelves.marker_seconds
         raise CouldNotTell(MARKER_MISSING)
 
     def _cut_of(self, marker: Marker) -> int:

@@ -26,6 +26,7 @@ from deptbus.wire.control import ResendOrder, encode_control
 log = structlog.get_logger(__name__)
 
 MOST_KEYS = 20_000  # with more, a resync at the source is quicker: it walks its rows once
+ORDER_PARTITION = 0  # of the source's inbox
 _ORDER_KEYS = 500  # in one record: what it makes the source remember is one short transaction
 
 
@@ -55,7 +56,9 @@ async def order_resend(
         await record(shelves.sender, act)
     orders = list(_orders(name, dataset, wanted, places))
     topic = names.in_topic(unit)
-    await shelves.sender.send([Outgoing(topic, 0, None, encode_control(one)) for one in orders])
+    await shelves.sender.send(
+        [Outgoing(topic, ORDER_PARTITION, None, encode_control(one)) for one in orders]
+    )
     log.info("resend_ordered", unit=unit, dataset=dataset, keys=len(wanted), request=name)
     return len(wanted)
 

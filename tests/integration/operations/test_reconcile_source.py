@@ -105,13 +105,13 @@ async def test_what_changed_unseen_is_named_exactly_and_mended_exactly(source: B
 async def test_no_difference_is_seen_in_what_a_busy_clerk_writes(source: BusSource) -> None:
     async with source.intake(), source.proving(), source.office() as shelves:
         await filled(source, 300)
-        clerk = Clerk(source, rows=20, seed=7)
+        clerk = Clerk(source, rows=60, seed=7)
         async with clerk.at_work():
-            for _ in range(8):
+            for _ in range(5):
                 proved = await prove(source, shelves)
                 assert proved.by_class.keys() <= {PARKED}, named(proved)
                 assert proved.bus == proved.other
-        assert clerk.commits > 300
+        assert clerk.commits > 200
 
 
 async def test_more_than_a_sketch_tells_is_told_leaf_by_leaf(
@@ -119,6 +119,7 @@ async def test_more_than_a_sketch_tells_is_told_leaf_by_leaf(
 ) -> None:
     monkeypatch.setattr(reconcile_source, "NAMED_DIFFERENCES", 20)
     monkeypatch.setattr(reconcile_source, "_GROUP_ROWS", 300)
+    monkeypatch.setattr(reconcile_source, "_FOLDED_RECORDS", 1)  # one partition at a time
     async with source.intake(), source.proving(), source.office() as shelves:
         numbers = await filled(source, 1000)
         async with Clerk(source).at_work():
@@ -301,7 +302,8 @@ async def test_planted_another_cuts_marker_is_caught(
     cut_of = reconcile_source._Folds._cut_of
 
     def any_of_ours(self: Any, marker: Any) -> int:
-        return self._asking.told.cut_us if cut_of(self, marker) else 0
+        first: int = self._asking.told.cut_us
+        return first if 0 < cut_of(self, marker) < first else cut_of(self, marker)
 
     monkeypatch.setattr(reconcile_source._Folds, "_cut_of", any_of_ours)
     assert await _false_differences(source)
