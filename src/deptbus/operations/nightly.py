@@ -1,4 +1,4 @@
-"""Proves copies at the hour of the contract, one after the other, and keeps what came
+"""Proves sources and copies at the hour of the contract, one after the other, and keeps what came
 of it with its certificate: a duty of the leading operations process.
 
 1. What is due follows from `bus.proofs` alone (`proof_rounds`).
@@ -27,9 +27,10 @@ from deptbus.operations.leg import LegResult
 from deptbus.operations.office import Duty, Office
 from deptbus.operations.outcomes import keep_results
 from deptbus.operations.proof_rounds import due_subjects
-from deptbus.operations.proofs import NIGHTLY, Subject, outcomes_of, subjects_of
+from deptbus.operations.proofs import Subject, outcomes_of, subjects_of
 from deptbus.operations.reconcile import Reconciled
 from deptbus.operations.reconcile_copy import prove_copy
+from deptbus.operations.reconcile_source import prove_source
 from deptbus.stream.log import end_offsets, read_to_end
 
 if TYPE_CHECKING:
@@ -86,14 +87,16 @@ class Nightly:
     async def _next(self, policy: Policy, proved: Mapping[Subject, int]) -> Subject | None:
         now = self._office.tools.now()
         self._tried = {s: at for s, at in self._tried.items() if now - at < AGAIN}
-        subjects = {s: proved.get(s) for s in subjects_of(policy) if s.leg in NIGHTLY}
+        subjects = {s: proved.get(s) for s in subjects_of(policy)}
         for subject in due_subjects(policy.contract, subjects, now):
             if subject not in self._tried and await self._has_joined(subject):
                 return subject
         return None
 
     async def _prove(self, subject: Subject, deep: bool) -> list[LegResult]:
-        unit, dataset, _ = subject
+        unit, dataset, leg = subject
+        if leg == "source":
+            return [await prove_source(self._office, self._connection, unit, dataset)]
         proved = await prove_copy(self._office, self._connection, unit, dataset, deep=deep)
         return [one.result for one in proved]
 
@@ -115,7 +118,10 @@ class Nightly:
         await keep_results(self._office, found.results, operator=OPERATOR.name, certificate=signed)
 
     async def _has_joined(self, subject: Subject) -> bool:
-        """Rule 2: a recipient commits what it has applied."""
+        """Rule 2: a source announces itself before anything else, a recipient commits what it has
+        applied."""
+        if subject.leg == "source":
+            return any(await end_offsets(self._connection, names.out_topic(subject.unit)))
         inbox = names.in_topic(subject.unit)
         ends = await end_offsets(self._connection, inbox)
         unit = self._office.policies.current().contract.unit_by_name[subject.unit]

@@ -35,8 +35,6 @@ log = structlog.get_logger(__name__)
 
 LATE_SECONDS = 36 * 3600.0  # a night that failed, and the next one that is not over yet
 
-NIGHTLY: tuple[Leg, ...] = ("copy",)  # legs that are proved at the hour of the contract
-
 Joined = Mapping[Leg, Collection[str]]
 
 
@@ -118,7 +116,7 @@ def _state(
     if outcome is not None and outcome.verdict == "different":
         return ProofState.DIFFERENT
     since = outcome.proved_at_us / 1e6 if outcome is not None else None
-    if subject.leg in NIGHTLY and history[max(history)].contract.proofs is not None:
+    if history[max(history)].contract.proofs is not None:
         began = _expected_since(subject, history) if since is None else since
         if now - began > LATE_SECONDS:
             return ProofState.LATE

@@ -99,6 +99,8 @@ async def prove_source(
     try:
         return await prove_rows(office.shelves, unit, dataset, max(1, systems))
     except CouldNotTell as error:
+        if error.what == NOT_HERE:
+            return LegResult("source", unit, "", dataset, absent=NOT_HERE)
         return LegResult("source", unit, "", dataset, could_not_tell=error.what)
 
 

@@ -9,8 +9,9 @@ from datetime import timedelta
 import pytest
 from copy_town import copies_of, key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from office_bus import HOUSING, contract
+from office_bus import HOUSING, SOURCE, contract
 
+from deptbus import names
 from deptbus.contract.model import Proofs
 from deptbus.operations import nightly as module
 from deptbus.operations.leg import LegResult
@@ -20,6 +21,7 @@ from deptbus.operations.proofs import Subject, read_proved
 from deptbus.operations.reconcile_copy import CopyProved
 from deptbus.proof.certificate import verify
 from deptbus.routing import CHINA
+from deptbus.stream.log import Outgoing
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(180)]
 
@@ -97,6 +99,30 @@ async def test_what_could_not_be_told_leaves_the_last_proof_and_is_tried_again(
         assert await nightly.prove_next() is False
         office.tools = replace(office.tools, now=lambda: later + AGAIN)
         assert (await proved_by(nightly, copies))[COPY].verdict == "different"
+
+
+async def test_sources_that_have_joined_are_proved_too(new_bus, tmp_path, monkeypatch):
+    """What the leg itself finds has tests of its own; here it is what becomes of it."""
+    source = Subject(SOURCE, "person", "source")
+    asked = []
+
+    async def found(office, connection, unit, dataset):
+        asked.append((unit, dataset))
+        return LegResult("source", unit, "main", dataset, rows=7, by_class={"missing": 2})
+
+    monkeypatch.setattr(module, "prove_source", found)
+    async with copies_of(new_bus, tmp_path, None) as (copies, office):
+        await put_hour_in_force(copies, office)
+        nightly = Nightly(copies.bus.connection, office, None)
+        assert source not in await proved_by(nightly, copies)
+        assert asked == []  # nobody ever published there
+        announced = Outgoing(names.out_topic(SOURCE), 0, None, b"any record")
+        await copies.bus.sender.send([announced])
+        kept = (await proved_by(nightly, copies))[source]
+        assert asked == [(SOURCE, "person")]
+        assert (kept.verdict, kept.rows, kept.classes, kept.counts) == (
+            "different", 7, ("missing",), (2,),
+        )  # fmt: skip
 
 
 async def test_the_leading_process_does_further_duties_until_it_ends(new_bus):
