@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from deptbus.connection import Connection
     from deptbus.operations.replay_apply import Standing
     from deptbus.operations.replay_choice import Choice
+    from deptbus.operations.replay_dry_run import DryRun
     from deptbus.operations.replay_plan import Plan
 
 app = typer.Typer(
@@ -71,6 +72,13 @@ def plan(
     file: Annotated[
         Path | None, typer.Option("--file", help="The new plan's file; else JOB.json here.")
     ] = None,
+    is_dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say too how many rows of the recipient would change."),
+    ] = False,
+    deadline: Annotated[
+        float, typer.Option("--deadline", min=1, help="Seconds that a dry run may take.")
+    ] = 1800.0,
     data: Data = None,
     bootstrap: Bootstrap = None,
     client_file: ClientFile = None,
@@ -80,6 +88,7 @@ def plan(
     plan, which `apply` takes within 24 hours."""
     from deptbus.cli.replay_view import plan_document, print_plan
     from deptbus.operations.audit import checked_reason, operator_of
+    from deptbus.operations.replay_dry_run import dry_run
     from deptbus.operations.replay_plan import write_plan
     from deptbus.operations.replay_planner import make_plan, open_desk
 
@@ -94,17 +103,22 @@ def plan(
     if file is not None and file.exists():
         raise DeptbusError(f"{file} is there already", mend="Name another file with --file")
 
-    async def make() -> Plan:
+    async def make() -> tuple[Plan, DryRun | None]:
         async with open_desk(connection) as desk:
-            return await make_plan(desk, unit, dataset, choice, by, why)
+            made, chosen = await make_plan(
+                desk, unit, dataset, choice, by, why, keeps_keys=is_dry_run
+            )
+        if not is_dry_run:
+            return made, None
+        return made, await dry_run(connection, unit, chosen, deadline_seconds=deadline)
 
-    made = asyncio.run(make())
+    made, tried = asyncio.run(make())
     path = file or Path(f"{made.job}.json")
     write_plan(made, path)
     if output is Output.JSON:
-        print(json.dumps(plan_document(made) | {"file": str(path)}, ensure_ascii=False))
+        print(json.dumps(plan_document(made, tried) | {"file": str(path)}, ensure_ascii=False))
     else:
-        print_plan(made)
+        print_plan(made, tried)
         print(f"the plan is {path}: apply it with `deptbus replay apply {path}`")
 
 

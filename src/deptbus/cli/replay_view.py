@@ -11,19 +11,23 @@ from rich.table import Table
 
 from deptbus.cli.options import instant
 from deptbus.operations.replay_apply import Standing
+from deptbus.operations.replay_dry_run import DryRun
 from deptbus.operations.replay_plan import Expected, Plan
 
 
-def plan_document(plan: Plan) -> dict[str, Any]:
+def plan_document(plan: Plan, tried: DryRun | None) -> dict[str, Any]:
+    """Unknown is null."""
     return {
         "job": plan.job,
         "sha256": plan.sha256,
         "to_send": plan.sent,
+        "rows_to_change": tried.rows if tried is not None else None,
+        "rows_unknown": (tried.problem or None) if tried is not None else "no dry run",
         "plan": plan.model_dump(mode="json"),
     }
 
 
-def print_plan(plan: Plan) -> None:
+def print_plan(plan: Plan, tried: DryRun | None) -> None:
     console = Console()
     print(f"{plan.selection}, to {plan.unit}; reason: {plan.reason}")
     if plan.ranges:
@@ -37,6 +41,9 @@ def print_plan(plan: Plan) -> None:
     for expected in plan.expected:
         print("\n".join(_expected(expected)))
     print(f"to send: {plan.sent} deliveries, about {plan.seconds:.0f} s at {plan.seconds_by}")
+    if tried is not None:
+        rows = f"{tried.rows}" if tried.rows is not None else f"nobody can tell ({tried.problem})"
+        print(f"rows of the recipient that would change: {rows}")
     until = f"{plan.expires_at:%Y-%m-%d %H:%M} UTC"
     print(f"cluster {plan.cluster}, policy {plan.policy}, valid until {until}")
     print(f"SHA-256 {plan.sha256}")

@@ -15,9 +15,10 @@ from deptbus.operations import audit
 from deptbus.operations.board import JobsBoard
 from deptbus.operations.groups import Groups
 from deptbus.operations.leader import GROUP
+from deptbus.operations.office import utc_now
 from deptbus.operations.replay_desk import check_alone, parts_of, place, read_orders, refused
 from deptbus.operations.replay_orders import CANCELLED, CLOSED, PAUSED, Orders
-from deptbus.operations.replay_plan import Plan, utc_now, why_not
+from deptbus.operations.replay_plan import Plan, why_not
 from deptbus.operations.replay_planner import Desk, known_plans
 from deptbus.operations.rights import difference
 from deptbus.wire.control import JobOrder, OrderProgress
@@ -25,16 +26,14 @@ from deptbus.wire.control import JobOrder, OrderProgress
 _LOOK_SECONDS = 0.5
 
 
-async def apply_plan(
-    desk: Desk, plan: Plan, by: audit.Operator, now: datetime | None = None
-) -> tuple[str, bool]:
+async def apply_plan(desk: Desk, plan: Plan, by: audit.Operator) -> tuple[str, bool]:
     """The job's name, and whether it was ordered now: a plan that was applied before is not
     ordered again. Raises DeptbusError with the reason why the plan may not be applied any more, or
     while another order of the recipient is open; BusUnreachable, BusRefused."""
     orders = await read_orders(desk.connection)
     if plan.job in orders.orders:
         return plan.job, False
-    await check(desk, plan, now or utc_now())
+    await check(desk, plan, utc_now())
     check_alone(orders, plan.unit)
     if not plan.sent:
         raise refused("there is nothing to send by this plan", "Choose more, and plan anew")

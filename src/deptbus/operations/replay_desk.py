@@ -7,7 +7,6 @@ operations process that leads (`replay_job.py`), whenever it runs; who ordered m
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
@@ -19,7 +18,6 @@ from deptbus.operations.replay_orders import ORDER_RECORDS, Orders
 from deptbus.stream.brokers import consumer_of
 from deptbus.stream.identity import topic_ids
 from deptbus.stream.log import Outgoing, Sender, read_to_end
-from deptbus.stream.policies import read_policies
 from deptbus.wire.control import (
     JobOrder,
     JobSteer,
@@ -43,64 +41,6 @@ async def read_orders(connection: Connection) -> Orders:
         if isinstance(found, ORDER_RECORDS):
             orders.take(found)
     return orders
-
-
-async def order_keys(
-    connection: Connection,
-    unit: str,
-    dataset: str,
-    keys: Collection[bytes],
-    cause: Literal["replay", "repair"],
-    reason: str,
-    by: audit.Operator,
-) -> str:
-    """Orders the last state of these keys for one recipient; returns the job's id at once.
-
-    `keys`: 16 bytes each. What the recipient gets of a key is what the policy in force gives it
-    when the job is at work: today's projection, or a withdrawal where any policy ever may have
-    given it the key; nothing of a key that the canonical topic does not hold, or to which it never
-    had a right. With cause `repair` (and `replay`) an adapter writes an equal version again too.
-    How it stands: `read_orders(connection).progress.get(job)`; it is closed when its state is
-    `done`, `cancelled` or `refused`; None: no operations process has taken it up yet.
-
-    Raises DeptbusError when there are no keys, when unit or dataset are not in the contract, when
-    deliveries are held, or while another order of this recipient is open; BusUnreachable,
-    BusRefused.
-    """
-    if not keys:
-        raise DeptbusError("no keys were named", mend="Name one at least")
-    policy = (await read_policies(connection)).current()
-    if unit not in policy.contract.unit_by_name or dataset not in policy.contract.datasets:
-        raise DeptbusError(
-            f"the contract has no unit {unit} or no dataset {dataset}",
-            mend="See `deptbus contract show`",
-        )
-    held = policy.hold_of(unit, dataset)
-    if held is not None:
-        raise refused(
-            f"deliveries are held by {held.held_by}: {held.reason}", "`deptbus resume` first"
-        )
-    job = f"{cause}-{uuid.uuid4().hex[:12]}"
-    order = JobOrder(
-        job=job,
-        unit=unit,
-        cause=cause,
-        datasets=(dataset,),
-        topic_ids=await ids_of(connection, (dataset,)),
-        places=(),
-        starts=(),
-        ends=(),
-        key_parts=len(list(parts_of(job, {dataset: keys}))),
-        keys=len(set(keys)),
-        plan="",
-        policy=policy.number,
-        operator=by.name,
-        bus_user=by.bus_user,
-        reason=reason,
-        ordered_at_us=time.time_ns() // 1000,
-    )
-    await place(connection, order, {dataset: keys}, verb=audit.REPAIR_ORDER)
-    return job
 
 
 async def place(

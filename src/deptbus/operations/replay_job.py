@@ -133,11 +133,13 @@ class OrderedJob:
         cause = Cause(order.cause)
         tools = self._tools
         owed = Owed(tools.library, tools.now, order.unit, policy, order.job, lambda _: cause)
+        await self._check_topics()
         for dataset, partition in await self._places(named):
+            await self._check_topics()
             await self._carry(dataset, partition, named.get(dataset), owed)
 
-    async def _places(self, named: dict[str, frozenset[bytes]]) -> list[tuple[str, int]]:
-        """What is left, in order. Raises _Refused when a topic is another one."""
+    async def _check_topics(self) -> None:
+        """Raises _Refused when one is not that of the order."""
         order = self.order
         topics = [names.data_topic(dataset) for dataset in order.datasets]
         async with consumer_of(self._connection) as consumer:
@@ -145,6 +147,10 @@ class OrderedJob:
         for topic, noted in zip(topics, order.topic_ids, strict=True):
             if ids.get(topic) != noted:
                 raise _Refused(f"{topic} is not there any more, or was made again since")
+
+    async def _places(self, named: dict[str, frozenset[bytes]]) -> list[tuple[str, int]]:
+        """What is left, in order."""
+        order = self.order
         ranged = set(order.places)
         done = set(self.progress.done_partitions)
         found = []
@@ -172,9 +178,9 @@ class OrderedJob:
             newer = Newer(self._tools.logs, await stack.enter_async_context(behind))
 
             async def still_owed(ready: list[Ready]) -> list[Ready]:
+                overtaken = await newer.keys()
                 if self._policies.current().number != owed.policy:
                     raise _GaveWay
-                overtaken = await newer.keys()
                 return [r for r in ready if (r.source_unit, r.outgoing.key) not in overtaken]
 
             partitions = await self._tools.sender.partitions(self._inbox.topic)

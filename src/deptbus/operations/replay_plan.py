@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +208,3 @@ def why_not(
         if rights.get(dataset, "") != digest:
             return f"the rights of {plan.unit} to {dataset} are not those that it was planned by"
     return None
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)

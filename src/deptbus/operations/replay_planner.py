@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -24,6 +24,7 @@ from deptbus.operations.carrier import Owed
 from deptbus.operations.due import HELD
 from deptbus.operations.library import Library
 from deptbus.operations.logs import CanonicalLogs, Chosen, Span
+from deptbus.operations.office import utc_now
 from deptbus.operations.replay_choice import Choice, ranges_by_offsets, ranges_by_time
 from deptbus.operations.replay_desk import refused
 from deptbus.operations.replay_plan import VALID_FOR, Expected, Plan, PlannedRange
@@ -31,7 +32,7 @@ from deptbus.stream.brokers import open_consumer, partitions_of, translate
 from deptbus.stream.identity import topic_identity
 from deptbus.stream.log import LogRecord, Sender, read_to_end
 from deptbus.stream.policies import PolicyFollower
-from deptbus.wire.control import JobProgress, OrderProgress, decode_control
+from deptbus.wire.control import Act, JobProgress, OrderProgress, decode_control
 from deptbus.wire.partitioner import partition_of
 
 ASSUMED_RATE = 1000.0  # deliveries a second, of a recipient that no job has met yet
@@ -101,18 +102,21 @@ async def make_plan(
     choice: Choice,
     by: audit.Operator,
     reason: str,
-    now: datetime | None = None,
-) -> Plan:
-    """`dataset`: empty means every one that the unit has a right to, or ever had. Raises
-    DeptbusError when unit or dataset are unknown or held, BusUnreachable, BusRefused."""
+    *,
+    keeps_keys: bool = False,
+) -> tuple[Plan, dict[str, set[bytes]]]:
+    """The plan, and with `keeps_keys` by dataset the keys that are in it (some hundred bytes each).
+    `dataset`: empty means every one that the unit has a right to, or ever had. Raises DeptbusError
+    when unit or dataset are unknown or held, BusUnreachable, BusRefused."""
     policy = desk.policies.current()
     datasets = _datasets(desk, policy, unit, dataset)
-    made_at = now or datetime.now(UTC)
+    made_at = utc_now()
     rights = desk.rights(unit)
     identities = [await desk.identity(d) for d in datasets]
     if choice.cluster not in ("", identities[0][0]):
         raise refused(f"the certificate is of another cluster ({choice.cluster})", "Choose by time")
-    tallies = [_Tally(desk, policy, unit, d, made_at) for d in datasets]
+    keeps_keys = keeps_keys or choice.keys is not None
+    tallies = [_Tally(desk, policy, unit, d, made_at, keeps_keys) for d in datasets]
     ranges: list[PlannedRange] = []
     for tally in tallies:
         ranges += await _read(desk, tally, choice)
@@ -138,7 +142,7 @@ async def make_plan(
         expires_at=made_at + VALID_FOR,
     )
     await _record(desk.connection, plan, by)
-    return plan
+    return plan, {tally.dataset: tally.found for tally in tallies}
 
 
 def _datasets(desk: Desk, policy: Policy, unit: str, dataset: str) -> list[str]:
@@ -146,9 +150,7 @@ def _datasets(desk: Desk, policy: Policy, unit: str, dataset: str) -> list[str]:
         raise DeptbusError(f"the contract has no unit {unit}", mend="See `deptbus contract show`")
     had = desk.had(unit)
     if dataset and dataset not in had:
-        raise refused(
-            f"{unit} never had a right to {dataset or 'any dataset'}", "See `deptbus contract show`"
-        )
+        raise refused(f"{unit} never had a right to {dataset}", "See `deptbus contract show`")
     datasets = [dataset] if dataset else [d for d in had if d in policy.contract.datasets]
     if not datasets:
         raise refused(f"{unit} never had a right to any dataset", "See `deptbus contract show`")
@@ -172,6 +174,7 @@ class _Tally:
     unit: str
     dataset: str
     now: datetime
+    keeps_keys: bool
     ops: Counter[DeliveryOp | None] = field(default_factory=Counter)
     fields: Counter[str] = field(default_factory=Counter)
     withheld: Counter[str] = field(default_factory=Counter)
@@ -197,7 +200,8 @@ class _Tally:
 
     def count(self, change: Change, is_in_range: bool) -> None:
         delivery = self._owed.delivery(change)
-        self.found.add(change.key)
+        if self.keeps_keys:
+            self.found.add(change.key)
         self.superseded += not is_in_range
         self.ops[delivery.op if delivery is not None else None] += 1
         if delivery is not None and delivery.op is DeliveryOp.UPSERT:
@@ -305,14 +309,12 @@ async def _record(connection: Connection, plan: Plan, by: audit.Operator) -> Non
             await audit.record(sender, act)
 
 
-def known_plans(acts: Iterable[object]) -> frozenset[str]:
+def known_plans(acts: Iterable[Act]) -> frozenset[str]:
     """Hashes of the plans that were made on this bus."""
-    from deptbus.wire.control import Act
-
     return frozenset(
         subject.removeprefix("plan ")
         for act in acts
-        if isinstance(act, Act) and act.verb == audit.REPLAY_PLAN
+        if act.verb == audit.REPLAY_PLAN
         for subject in act.subjects
         if subject.startswith("plan ")
     )

@@ -20,8 +20,8 @@ from office_bus import (
     key_of_person,
     person,
 )
+from office_orders import deliveries_behind
 from test_operations_cli import run
-from test_replay_orders import deliveries_behind
 
 from deptbus import names
 from deptbus.operations.audit import read_acts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from office_bus import (
+    GRID,
     HOUSING,
     Agent,
     Recipient,
@@ -11,35 +12,21 @@ from office_bus import (
     copy_of,
     entitled,
     key_of_person,
+    make_again,
     person,
     until,
 )
+from office_orders import WANG, closed, deliveries_behind, order_keys
 
 from deptbus import names
 from deptbus.change import Cause
 from deptbus.errors import DeptbusError
-from deptbus.operations.audit import JOB_ENDED, REPAIR_ORDER, Operator, read_acts
-from deptbus.operations.replay_desk import order_keys, read_orders
-from deptbus.stream.log import end_offsets, read_to_end
+from deptbus.operations.audit import JOB_ENDED, REPAIR_ORDER, read_acts
+from deptbus.operations.hold import hold, resume
+from deptbus.operations.replay_desk import read_orders
+from deptbus.stream.log import end_offsets
 
 pytestmark = pytest.mark.service
-
-WANG = Operator("wang")
-
-
-async def closed(bus, job: str) -> None:
-    async def is_closed() -> bool:
-        return not (await read_orders(bus.connection)).is_open(job)
-
-    await until(is_closed, f"{job} is closed")
-
-
-async def deliveries_behind(bus, unit: str, ends: list[int]) -> list:
-    copy = await copy_of(bus, unit)
-    records = await read_to_end(
-        bus.connection, names.in_topic(unit), from_offsets=dict(enumerate(ends))
-    )
-    return [copy.codecs.decode_inbox(r.key, r.value) for r in records if r.key is not None]
 
 
 async def test_exactly_the_keys_that_were_ordered_are_sent_again(new_bus):
@@ -55,9 +42,7 @@ async def test_exactly_the_keys_that_were_ordered_are_sent_again(new_bus):
             await bus.job_done(HOUSING, 1)
             before = await end_offsets(bus.connection, names.in_topic(HOUSING))
             wanted = [key_of_person(n) for n in (3, 4, 5, 6, 999)]
-            job = await order_keys(
-                bus.connection, HOUSING, "person", wanted, "repair", "their disk", WANG
-            )
+            job = await order_keys(bus, HOUSING, wanted, "repair")
             await closed(bus, job)
         found = await deliveries_behind(bus, HOUSING, before)
         assert {d.key: d.version for d in found} == {
@@ -78,7 +63,50 @@ async def test_exactly_the_keys_that_were_ordered_are_sent_again(new_bus):
 async def test_of_two_orders_for_one_recipient_the_second_is_refused(new_bus):
     async with new_bus() as bus:
         await bus.activate(contract())
-        asked = (bus.connection, HOUSING, "person", [key_of_person(1)], "repair", "why", WANG)
-        await order_keys(*asked)
+        await order_keys(bus, HOUSING, [key_of_person(1)])
         with pytest.raises(DeptbusError, match="still open"):
-            await order_keys(*asked)
+            await order_keys(bus, HOUSING, [key_of_person(2)])
+        await order_keys(bus, GRID, [key_of_person(1)])
+
+
+async def test_an_order_whose_canonical_topic_was_made_again_is_refused(new_bus):
+    """Its offsets and keys were of another topic."""
+    async with new_bus() as bus:
+        policy = await bus.activate(contract())
+        await bus.write(*(person(bus.codecs, n) for n in range(20)))
+        async with Agent(bus, "a", policy).alive(), Recipient(bus, HOUSING).running():
+            async with bus.office(keeper_interval_hours=None):
+                await bus.job_done(HOUSING, 1)
+            job = await order_keys(bus, HOUSING, [key_of_person(1)])
+            await make_again(bus, "data.person")
+            async with bus.office(keeper_interval_hours=None):
+                await closed(bus, job)
+        progress = (await read_orders(bus.connection)).progress[job]
+        assert (progress.state, progress.sent) == ("refused", 0)
+        assert "made again" in progress.problem
+
+
+async def test_what_a_policy_makes_due_goes_first_and_a_hold_is_waited_for(new_bus):
+    async with new_bus() as bus:
+        policy = await bus.activate(contract())
+        await bus.write(*(person(bus.codecs, n) for n in range(20)))
+        agent = Agent(bus, "a", policy)
+        async with agent.alive(), Recipient(bus, HOUSING).running():
+            async with bus.office(keeper_interval_hours=None):
+                await bus.job_done(HOUSING, 1)
+            job = await order_keys(bus, HOUSING, [key_of_person(n) for n in range(20)])
+            await hold(bus.connection, HOUSING, "", WANG, "their database moves")
+            async with bus.office(keeper_interval_hours=None):
+
+                async def says_why() -> bool:
+                    progress = (await read_orders(bus.connection)).progress.get(job)
+                    return progress is not None and "held by wang" in progress.problem
+
+                await until(says_why, "it says why it waits")
+                assert (await read_orders(bus.connection)).progress[job].sent == 0
+                await agent.adopt(await resume(bus.connection, HOUSING, "", WANG, "it has moved"))
+                await closed(bus, job)
+        found = await deliveries_behind(bus, HOUSING, [0] * 4)
+        jobs = [delivery.job for delivery in found]
+        assert jobs.count(job) == jobs.count(f"{HOUSING}/3") == 20
+        assert set({delivery.key: delivery.job for delivery in found}.values()) == {job}

@@ -25,16 +25,16 @@ from office_bus import (
     salary_grant,
     until,
 )
+from office_orders import WANG, closed, deliveries_behind, order_keys
 from test_operations_held import running
 from test_replay_command import applied, planned
-from test_replay_orders import WANG, closed, deliveries_behind
 
 from deptbus import names
 from deptbus.change import DeliveryOp
 from deptbus.operations import replay_job
 from deptbus.operations.hold import hold, resume
 from deptbus.operations.office import Settings, open_office
-from deptbus.operations.replay_desk import order_keys, read_orders
+from deptbus.operations.replay_desk import read_orders
 from deptbus.operations.replay_job import OrderedJob
 from deptbus.operations.replay_orders import DueOrder
 from deptbus.stream.log import end_offsets, read_to_end
@@ -112,7 +112,7 @@ async def _grant_withdrawn_after_apply(bus: Bus) -> bytes:
         async with bus.office(keeper_interval_hours=None):
             await bus.job_done(HOUSING, 1)
         keys = [key_of_person(n) for n in range(50)]
-        job = await order_keys(bus.connection, HOUSING, "person", keys, "replay", "why", WANG)
+        job = await order_keys(bus, HOUSING, keys)
         before = await end_offsets(bus.connection, names.in_topic(HOUSING))
         await agent.adopt(await bus.activate(contract()))
         async with bus.office(keeper_interval_hours=None):
@@ -155,7 +155,7 @@ async def town_with_an_order(bus: Bus, count: int = 600):
             await bus.job_done(GRID, 1)
         await agent.route()
         keys = [p.key for p in people]
-        job = await order_keys(bus.connection, GRID, "person", keys, "replay", "why", WANG)
+        job = await order_keys(bus, GRID, keys)
         yield agent, people, job
 
 
@@ -270,7 +270,7 @@ async def test_the_operations_process_is_killed_while_it_sends(new_bus):
                 await bus.job_done(HOUSING, 1)
             await agent.route()
             keys = [key_of_person(n) for n in range(3000)]
-            job = await order_keys(bus.connection, HOUSING, "person", keys, "replay", "why", WANG)
+            job = await order_keys(bus, HOUSING, keys)
             slow = Recipient(bus, HOUSING, seconds_a_record=0.003)
             async with slow.running(), running(bus, "operations", "run") as operations:
 

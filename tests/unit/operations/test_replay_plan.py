@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deptbus.errors import DeptbusError
+from deptbus.operations.leg import Finding, LegResult
 from deptbus.operations.logs import Span
+from deptbus.operations.reconcile_copy import CopyProved, Seen
 from deptbus.operations.replay_choice import (
     between,
     instant_of,
@@ -21,6 +23,7 @@ from deptbus.operations.replay_choice import (
     ranges_by_time,
     since,
 )
+from deptbus.operations.replay_dry_run import DryRun, count
 from deptbus.operations.replay_plan import (
     Expected,
     Plan,
@@ -235,3 +238,29 @@ def test_a_certificate_of_another_unit_or_of_no_copy_is_refused():
         since(certificate(), "bank@330106")
     with pytest.raises(DeptbusError, match="proves no copy"):
         since(certificate(proofs=certificate().proofs[1:]), "housing@330106")
+
+
+def copy_with(*words: str, **result) -> CopyProved:
+    """A copy of which a row of each of these classes differs; the first row's key is 0."""
+    seen = tuple(
+        Seen(Finding(bytes([n]) * 16, word, ""), b"", is_edited=False)
+        for n, word in enumerate(words)
+    )
+    by_class = {word: words.count(word) for word in words}
+    told = {"by_class": by_class} | result
+    return CopyProved(LegResult("copy", "housing@330106", "main", "person", **told), seen)
+
+
+def test_a_dry_run_counts_the_planned_keys_of_which_the_row_would_be_written():
+    chosen = {bytes([n]) * 16 for n in range(4)}
+    assert count(copy_with("missing", "stale", "parked", "edited_locally", "wrong"), chosen) == (
+        DryRun(3)
+    )
+    assert count(copy_with(), chosen) == DryRun(0)
+    assert count(copy_with("claimed"), chosen) == DryRun(0)
+
+
+def test_a_dry_run_never_guesses():
+    assert count(copy_with(could_not_tell="a job is open"), set()) == DryRun(None, "a job is open")
+    told = count(copy_with("missing", by_class={"missing": 2}), {bytes(16)})
+    assert (told.rows, "more rows differ" in told.problem) == (None, True)
