@@ -8,7 +8,9 @@
 2. First the orders, into the partitions of the keys: what was seen of each row, and what may be
    done to it. Then a job of just those keys, behind them in every partition. An adapter leaves out
    a row that is not any more as it was seen.
-3. Differences of the source leg are mended by a resend of the keys at their source.
+3. Differences of the source leg are published anew by their source, as its table has them then. An
+   `extra` one is deleted on the bus and so in every copy: it counts as an extra row in rule 1.
+   `parked` is the source's own matter.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import asyncio
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +103,7 @@ async def repair(
 ) -> Mended:
     """Returns when the jobs are closed. Raises DeptbusError before anything is done when more extra
     rows would go than may, and when a job was refused or is not done in time."""
-    extra = sum(result.by_class.get(Class.EXTRA, 0) for result in _told(found.copies))
+    extra = sum(result.by_class.get(Class.EXTRA, 0) for result in found.results)
     if wishes.max_delete and extra > wishes.max_delete:
         raise DeptbusError(
             f"{extra} extra rows would be removed, and {wishes.max_delete} may be",
@@ -127,7 +128,10 @@ async def _resend(
     mended: Mended,
 ) -> None:
     """Rule 3. Returns when the source has published them, or has had RESEND_SECONDS to do so."""
-    keys = [finding.key for finding in result.findings if finding.word != Class.PARKED]
+    left = {Class.PARKED} if wishes.max_delete else {Class.PARKED, Class.EXTRA}
+    keys = [finding.key for finding in result.findings if finding.word not in left]
+    if Class.EXTRA in left and result.by_class.get(Class.EXTRA):
+        mended.left["extra: not without --delete-extra"] += result.by_class[Class.EXTRA]
     parked = result.by_class.get(Class.PARKED, 0)
     if parked:
         mended.left["parked: the source's own matter"] += parked
@@ -150,10 +154,6 @@ async def _resend(
             if now.could_not_tell or not ordered & {finding.key for finding in now.findings}:
                 return
             await asyncio.sleep(_RESEND_LOOK_SECONDS)
-
-
-def _told(copies: Iterable[CopyProved]) -> Iterable[LegResult]:
-    return (copy.result for copy in copies)
 
 
 class _Repair:
