@@ -36,7 +36,9 @@ from deptbus.operations.offset_requests import Cluster
 from deptbus.operations.parked import ParkedRecord
 from deptbus.operations.parked_desk import Ask
 from deptbus.operations.picture import Applied, Flow, SavedEntries, SavedRow
+from deptbus.operations.proofs import Proved, Subject
 from deptbus.operations.quarantine import Case
+from deptbus.operations.replay_apply import Standing
 from deptbus.operations.stages import BUS, OFFICE, Stage, StageReport
 from deptbus.operations.trace import Arrival, Trace, Version, Wait
 from deptbus.operations.trace import Seen as SeenAt
@@ -46,7 +48,10 @@ from deptbus.wire.control import (
     Act,
     AlarmSeen,
     AlarmTold,
+    JobOrder,
+    OrderProgress,
     ParkedRetried,
+    ProofOutcome,
     QuarantineNote,
     Resolution,
 )
@@ -125,6 +130,29 @@ def parked(unit: str, number: int, reason: str = "FOREIGN KEY constraint failed"
     )
 
 
+def proof(unit: str, stale: int = 0) -> ProofOutcome:
+    at_us = int((NOW - 7200) * 1e6)
+    classes, counts = (("stale",), (stale,)) if stale else ((), ())
+    verdict: Any = "different" if stale else "equal"
+    return ProofOutcome(
+        unit, "resident", "copy", verdict, 7, at_us, False, 1234, classes, counts, "olga", b"{}"
+    )
+
+
+def standing(job: str, unit: str, state: Any = None) -> Standing:
+    at_us = int((NOW - 300) * 1e6)
+    order = JobOrder(
+        job, unit, "replay", ("resident",), ("id",), (), (), (), 1, 5000, "ab" * 32, 7, "olga", "",
+        "their disk failed", at_us,
+    )  # fmt: skip
+    progress = None
+    if state is not None:
+        progress = OrderProgress(
+            job, unit, 7, state, "", (), "resident/1", 9, 1200, 3, at_us, at_us + 9
+        )
+    return Standing(order, state or "ordered", "run", progress)
+
+
 def alarm(subject: str, word: str, **said: Any) -> AlarmTold:
     at = int((NOW - 500) * 1e6)
     content = json.dumps({"owner": "科技科", "runbook": "docs/operations.md#stopped", **said})
@@ -175,6 +203,11 @@ def snapshot() -> Snapshot:
                 AlarmSeen("a", "quarantine/bus", 1, "act", "olga", "known", int(NOW * 1e6)),
             ),
         ),
+        proofs=Proved(
+            {now_in_force.number: now_in_force},
+            {Subject(o.unit, o.dataset, o.leg): o for o in (proof(HOUSING), proof(HEALTH, 3))},
+        ),
+        orders=(standing("replay-1", HOUSING, "sending"), standing("repair-2", HEALTH)),
         units={sheet.unit: sheet for sheet in unit_sheets(now_in_force, now)},
         datasets={sheet.dataset: sheet for sheet in dataset_sheets(now_in_force, now)},
         flows=(

@@ -135,6 +135,7 @@ def routes_of(console: Console) -> list[Route]:
         get("/lag", pages.show_lag, Act.VIEW),
         get("/saved", pages.show_saved, Act.VIEW),
         get("/holds", pages.show_holds, Act.VIEW),
+        get("/proof", pages.show_proof, Act.VIEW),
         get("/quarantine", pages.show_quarantine, Act.SEE_QUARANTINE),
         get("/quarantine/{place:path}", pages.show_case, Act.SEE_QUARANTINE),
         # Whether one may find at all depends on the unit as well: asked for inside.

@@ -14,6 +14,7 @@ from deptbus.console.roles import Act
 from deptbus.console.visit import Visit
 from deptbus.errors import DeptbusError
 from deptbus.operations.lag_report import is_bad
+from deptbus.operations.proofs import NEEDS_A_PERSON, ProofRow, ProofState, joined
 from deptbus.operations.quarantine import UNRESOLVED, Case, State, place_of
 from deptbus.operations.stages import StageReport
 
@@ -166,6 +167,26 @@ async def show_saved(visit: Visit) -> Response:
         by_day=sorted(by_day.items(), reverse=True),
         by_dataset=by_dataset.most_common(),
     )
+
+
+async def show_proof(visit: Visit) -> Response:
+    snapshot, only_bad = visit.snapshot, visit.query.get("bad") == "1"
+    rows, lag, proofs = None, snapshot.lag, snapshot.proofs
+    if lag is not None and proofs is not None:
+        rows = proofs.rows(joined(lag), lag.at)
+        # What needs a person first, then what was proved the longest ago.
+        rows.sort(key=lambda row: (row.state not in NEEDS_A_PERSON, _proved_at(row), row.subject))
+    return visit.render(
+        "proof.html",
+        only_bad=only_bad,
+        rows=rows,
+        shown=[row for row in rows or () if not only_bad or row.state in NEEDS_A_PERSON],
+        equal=sum(row.state is ProofState.EQUAL for row in rows or ()),
+    )
+
+
+def _proved_at(row: ProofRow) -> int:
+    return 0 if row.outcome is None else row.outcome.proved_at_us
 
 
 async def show_holds(visit: Visit) -> Response:

@@ -20,7 +20,7 @@ class Role(StrEnum):
 class Act(StrEnum):
     """What can be done here. A value is what the log calls it."""
 
-    VIEW = "view"  # map, units, datasets, lag, saved entries
+    VIEW = "view"  # map, units, datasets, lag, proof, saved entries
     SEE_QUARANTINE = "see_quarantine"
     SHOW_RECORD = "show_record"  # of a note: what lies at its place, masked
     FIND = "find"  # by a bus key

@@ -20,7 +20,7 @@ from deptbus.operations.quarantine import UNRESOLVED, place_text
 from deptbus.operations.stages import BUS, OFFICE, Stage, StageReport
 from deptbus.operations.status import Beside, red_stages, status_document
 from deptbus.operations.verdicts import Verdict
-from deptbus.wire.control import Act, AlarmTold
+from deptbus.wire.control import Act, AlarmTold, ProofOutcome
 
 _CHINA = timezone(timedelta(hours=8))  # the bus's days are China's, wherever the browser is
 
@@ -84,7 +84,7 @@ def well(snapshot: Snapshot) -> str:
     """The one word of the whole bus, as `deptbus status` says it by its exit code."""
     if snapshot.lag is None:
         return "unknown"
-    beside = Beside(snapshot.freshness, snapshot.cases)
+    beside = Beside(snapshot.freshness, snapshot.cases, snapshot.proofs)
     return _WORDS[Exit(status_document(snapshot.lag, beside)["exit_code"])]
 
 
@@ -93,6 +93,12 @@ def act_subject(act: Act) -> str:
     words += act.subjects[:3]
     more = len(act.subjects) - 3
     return " ".join(filter(None, [*words, f"+{more}" if more > 0 else ""]))
+
+
+def classes_of(outcome: ProofOutcome) -> str:
+    """3 stale, 1 missing"""
+    told = zip(outcome.classes, outcome.counts, strict=True)
+    return ", ".join(f"{count} {name}" for name, count in told)
 
 
 def row_name(row: ParkedRecord) -> str:
@@ -117,6 +123,7 @@ GLOBALS: dict[str, Any] = {
     "state_of": state_of,
     "place_text": place_text,
     "row_name": row_name,
+    "classes_of": classes_of,
     "runbook": page_of,
     "act_subject": act_subject,
     "UNRESOLVED": UNRESOLVED,

@@ -17,7 +17,9 @@ from deptbus.operations.freshness_report import FreshnessRow
 from deptbus.operations.lag_watch import LagReport
 from deptbus.operations.parked import ParkedRecord
 from deptbus.operations.picture import Applied, DatasetSheet, Flow, SavedEntries, UnitSheet
+from deptbus.operations.proofs import Proved
 from deptbus.operations.quarantine import Case
+from deptbus.operations.replay_apply import Standing
 from deptbus.wire.control import Act, AlarmSeen, AlarmTold, ParkedRetried
 
 _OfUnit = TypeVar("_OfUnit", FreshnessRow, Case, ParkedRecord, ParkedRetried)
@@ -40,6 +42,8 @@ class Snapshot:
     cases_are_whole: bool = True
     parked: tuple[ParkedRecord, ...] = ()  # rows at recipients that their adapters list
     retried: tuple[ParkedRetried, ...] = ()  # what came of the last retry of each
+    proofs: Proved | None = None
+    orders: tuple[Standing, ...] | None = None  # replays and repairs, the latest first
     acts: tuple[Act, ...] | None = None
     # Those that are open, the worst first, and who has seen them.
     alarms: tuple[tuple[AlarmTold, AlarmSeen | None], ...] | None = None
@@ -67,6 +71,8 @@ def seen_by(snapshot: Snapshot, person: Person) -> Snapshot:
         cases=_of(snapshot.cases, unit),
         parked=_of(snapshot.parked, unit) or (),
         retried=_of(snapshot.retried, unit) or (),
+        proofs=None if snapshot.proofs is None else _proofs_of(snapshot.proofs, unit),
+        orders=tuple(o for o in snapshot.orders or () if o.order.unit == unit),
         acts=(),
         alarms=tuple(pair for pair in snapshot.alarms or () if unit in pair[0].subject.split("/")),
         units={} if sheet is None else {unit: sheet},
@@ -89,6 +95,11 @@ def seen_by(snapshot: Snapshot, person: Person) -> Snapshot:
 def _concerns(recipient: str, dataset: DatasetSheet, unit: str) -> bool:
     """A source knows to whom its data go; a recipient knows of itself."""
     return unit in dataset.sources or recipient == unit
+
+
+def _proofs_of(proofs: Proved, unit: str) -> Proved:
+    mine = {subject: o for subject, o in proofs.outcomes.items() if subject.unit == unit}
+    return replace(proofs, outcomes=mine)
 
 
 def _lag_of(report: LagReport, unit: str) -> LagReport:

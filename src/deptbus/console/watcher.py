@@ -22,6 +22,8 @@ from deptbus.operations.lookout import Lookout
 from deptbus.operations.picture import Flow, LiveFeed
 from deptbus.operations.quarantine import UNRESOLVED
 from deptbus.operations.quarantine_desk import read_quarantine
+from deptbus.operations.replay_apply import standing_of
+from deptbus.operations.replay_orders import ORDER_RECORDS, Orders
 from deptbus.operations.search import deadline_in
 from deptbus.operations.unit_sheet import unit_sheets
 from deptbus.stream.policies import PolicyHistory
@@ -52,8 +54,10 @@ class Watcher:
         self._audit = Tail(connection, names.AUDIT)
         self._notes = Tail(connection, names.QUARANTINE)
         self._alarms = Tail(connection, names.ALARMS)
+        self._jobs = Tail(connection, names.JOBS)
         self._acts: list[Act] = []
         self._kept = Kept()
+        self._orders = Orders()
         self._cases_at = float("-inf")
         self._sheets_at = float("-inf")
         self._wake = asyncio.Event()
@@ -71,7 +75,13 @@ class Watcher:
                 group.create_task(self._sight())
                 group.create_task(self._live(self._feed))
         finally:
-            for tail in (self._policies, self._audit, self._notes, self._alarms):
+            for tail in (
+                self._policies,
+                self._audit,
+                self._notes,
+                self._alarms,
+                self._jobs,
+            ):
                 await tail.stop()
 
     # --- loops --------------------------------------------------------------------------------
@@ -104,12 +114,13 @@ class Watcher:
         """What the lookout saw; it also says whether the bus is there. What was seen before stays
         on the pages, with its time."""
         looks = 0
-        freshness = None
+        freshness = proofs = None
         while True:
             sight = self._lookout.sight
-            if sight.looks != looks or sight.freshness is not freshness:
-                looks, freshness = sight.looks, sight.freshness
-                news: dict[str, object] = {"trouble": sight.trouble}
+            is_news = sight.freshness is not freshness or sight.proofs is not proofs
+            if sight.looks != looks or is_news:
+                looks, freshness, proofs = sight.looks, sight.freshness, sight.proofs
+                news: dict[str, object] = {"trouble": sight.trouble, "proofs": proofs}
                 if sight.report is not None:
                     news |= {"lag": sight.report.lag, "at": sight.report.lag.at}
                 if freshness is not None:
@@ -153,6 +164,7 @@ class Watcher:
         await self._look_at_policies()
         await self._look_at_acts()
         await self._look_at_alarms()
+        await self._look_at_orders()
         await self._look_at_cases()
 
     async def _look_at_policies(self) -> None:
@@ -215,3 +227,19 @@ class Watcher:
         if records or is_another or self._board.snapshot.alarms is None:
             kept = self._kept
             await self._board.put(alarms=tuple((one, kept.seen_of(one)) for one in kept.open()))
+
+    async def _look_at_orders(self) -> None:
+        records, is_another = await self._jobs.more()
+        if is_another:
+            self._orders = Orders()
+        for record in records:
+            try:
+                told = decode_control(record.value)
+            except WireRefused:
+                continue  # whoever runs jobs tells of it
+            if isinstance(told, ORDER_RECORDS):
+                self._orders.take(told)
+        if records or is_another or self._board.snapshot.orders is None:
+            jobs = sorted(self._orders.orders.values(), key=lambda o: (-o.ordered_at_us, o.job))
+            standings = tuple(standing_of(self._orders, order.job) for order in jobs)
+            await self._board.put(orders=standings)

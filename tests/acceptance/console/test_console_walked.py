@@ -31,6 +31,7 @@ PAGES = (
     "/lag",
     "/quarantine",
     "/holds",
+    "/proof",
     "/saved",
     "/alarms",
     "/find",

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from console_world import HEALTH, HOUSING, KEY, NATURAL, POLICE, World, case, console_world
+from console_world import (
+    HEALTH,
+    HOUSING,
+    KEY,
+    NATURAL,
+    POLICE,
+    World,
+    case,
+    console_world,
+    lag_report,
+    snapshot,
+    stage,
+)
 
 from deptbus.console.app import routes_of
 from deptbus.console.roles import Role
 from deptbus.console.snapshot import Snapshot
 from deptbus.console.words import LANGUAGES, catalogue
+from deptbus.operations.stages import Stage
+from deptbus.operations.verdicts import Verdict
 
 PAGES = {
     "map": "/",
@@ -24,6 +39,7 @@ PAGES = {
     "case": "/quarantine/out.housing-330106/0/2",
     "saved": "/saved",
     "holds": "/holds",
+    "proof": "/proof",
     "find": "/find",
     "alarms": "/alarms",
     "audit": "/audit",
@@ -104,6 +120,32 @@ def test_says_of_a_unit_what_it_does_not_receive_and_why(world: World) -> None:
     assert re.search(r'data-dataset="resident" data-why="not_shared"', page)
     page = world.of(Role.VIEWER).get(f"/units/{HEALTH}").text
     assert 'data-why="held"' in page
+
+
+def test_says_of_each_copy_what_its_last_proof_came_to_and_how_old_it_is(world: World) -> None:
+    page = world.of(Role.VIEWER).get("/proof").text
+    found = re.findall(r'id="proof-([^"]+)" data-proof="(\w+)"', page)
+    assert (f"{HEALTH}-resident-copy", "different") == found[0]  # what needs a person comes first
+    assert (f"{HOUSING}-resident-copy", "equal") in found
+    assert "3 stale" in page
+    assert "2 h ago" in page
+    assert page.count('data-job="') == 2
+    assert "1,203 of 5,000 keys" in page
+    bad = world.of(Role.VIEWER).get("/proof?bad=1").text
+    assert set(re.findall(r'data-proof="(\w+)"', bad)) == {"different"}
+    clerk = world.of(Role.CLERK).get("/proof").text
+    assert {unit for unit, _ in re.findall(r'id="proof-([^-]+)-([^"]+)"', clerk)} == {HOUSING}
+    assert clerk.count('data-job="') == 1
+
+
+def test_what_differs_needs_a_person_here_as_in_status(world: World) -> None:
+    world.change(
+        lag=replace(lag_report(), units=(), stages=(stage(HEALTH, Stage.APPLY, Verdict.OK),)),
+        freshness=(), cases=(), parked=(),
+    )  # fmt: skip
+    assert 'class="pulse person"' in world.of(Role.VIEWER).get("/").text
+    world.change(proofs=replace(snapshot().proofs, outcomes={}))  # type: ignore[type-var]
+    assert 'class="pulse well"' in world.of(Role.VIEWER).get("/").text
 
 
 def test_an_alarm_says_whom_to_ring_and_what_to_do(world: World) -> None:

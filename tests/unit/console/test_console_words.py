@@ -32,6 +32,7 @@ from deptbus.operations.freshness import Fresh
 from deptbus.operations.lag import PartitionState
 from deptbus.operations.offsets import NO_COORDINATOR, NO_TOPIC
 from deptbus.operations.picture import SavedEntries
+from deptbus.operations.proofs import ProofState
 from deptbus.operations.quarantine import State
 from deptbus.operations.stages import Stage
 from deptbus.operations.verdicts import Verdict
@@ -84,6 +85,12 @@ SECTIONS = {
     "theme": ["now_auto", "now_dark", "now_light", "to_auto", "to_dark", "to_light"],
     "pulse": ["well", "person", "unknown"],
     "done": ["resend", "dismiss", "hold", "resume", "acknowledge"],
+    "leg": ["source", "copy"],
+    "proved": list(ProofState),
+    "order": [
+        "ordered", "waiting", "sending", "pausing", "paused", "cancelling", "cancelled", "done",
+        "refused",
+    ],
     "login": ["state", "token", "no_role", "provider_away", "provider_refused"],
     "error": [
         *(f"{code}{more}" for code in (400, 401, 403, 404, 405, 413, 415, 500, 503)
@@ -93,7 +100,7 @@ SECTIONS = {
     "find": ["bad_natural", "bad_key"],
     "nav": [
         "map", "units", "datasets", "lag", "quarantine", "holds", "saved", "find", "audit",
-        "alarms",
+        "alarms", "proof",
     ],
     "unit": ["d", "h", "min", "s"],
 }  # fmt: skip
