@@ -75,7 +75,9 @@ def _print_tables(document: dict[str, Any]) -> None:
         table = Table(box=box.SIMPLE_HEAD)
         for heading in rows[0] if rows else ():
             is_text = heading in ("unit", "dataset", "day")
-            table.add_column(heading.replace("_", " "), justify="left" if is_text else "right")
+            table.add_column(
+                heading.replace("_", " "), justify="left" if is_text else "right", overflow="fold"
+            )
         for row in rows:
             table.add_row(*(_cell(value) for value in row.values()))
         if rows:
