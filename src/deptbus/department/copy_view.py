@@ -32,6 +32,8 @@ from deptbus.department.opening import open_system
 from deptbus.department.postgres_table import STAGED, read_columns
 from deptbus.department.seen import (
     LINE_LIST,
+    POSTGRES_OF_DATASET,
+    SQLITE_OF_DATASET,
     Line,
     Values,
     postgres_select,
@@ -167,8 +169,8 @@ class SqliteCopyView(CopyView):
         found = []
         for some in _chunks(keys):
             sql = (
-                f"SELECT {LINE_LIST} FROM deptbus_ledger WHERE dataset = ? AND key IN "
-                f"({_marks(some)})"
+                f"SELECT {LINE_LIST} FROM deptbus_ledger WHERE {SQLITE_OF_DATASET} "
+                f"AND key IN ({_marks(some)})"
             )
             found += await self._fetch(sql, (dataset, *some))
         return [Line._make(row) for row in found]
@@ -177,8 +179,8 @@ class SqliteCopyView(CopyView):
         found = []
         for some in _chunks(keys):
             sql = (
-                f"SELECT {COLUMN_LIST} FROM deptbus_ledger WHERE dataset = ? AND key IN "
-                f"({_marks(some)})"
+                f"SELECT {COLUMN_LIST} FROM deptbus_ledger WHERE {SQLITE_OF_DATASET} "
+                f"AND key IN ({_marks(some)})"
             )
             found += await self._fetch(sql, (dataset, *some))
         return [Entry._make((*row[:_HELD], bool(row[_HELD]), *row[_HELD + 1 :])) for row in found]
@@ -264,7 +266,8 @@ class PostgresCopyView(CopyView):
 
     async def lines_of(self, dataset: str, keys: Sequence[bytes]) -> list[Line]:
         found = await self._ask(
-            f"SELECT {LINE_LIST} FROM deptbus.ledger WHERE dataset = $1 AND key = ANY($2::bytea[])",
+            f"SELECT {LINE_LIST} FROM deptbus.ledger WHERE {POSTGRES_OF_DATASET} "
+            "AND key = ANY($2::bytea[])",
             dataset,
             list(keys),
         )
@@ -272,8 +275,8 @@ class PostgresCopyView(CopyView):
 
     async def entries_of(self, dataset: str, keys: Sequence[bytes]) -> list[Entry]:
         found = await self._ask(
-            f"SELECT {COLUMN_LIST} FROM deptbus.ledger "
-            "WHERE dataset = $1 AND key = ANY($2::bytea[])",
+            f"SELECT {COLUMN_LIST} FROM deptbus.ledger WHERE {POSTGRES_OF_DATASET} "
+            "AND key = ANY($2::bytea[])",
             dataset,
             list(keys),
         )

@@ -20,6 +20,22 @@ LINE_LIST = (
     "source_unit, key, version, policy, op, fields, row_key, held, delivered, written, parked"
 )
 
+# Who published of the dataset in question (the first parameter), as one condition: a key alone is
+# no beginning of the ledger's index, and all of it would be read for each.
+_UNITS = (
+    "WITH RECURSIVE units(unit) AS (SELECT min(source_unit) FROM {ledger} WHERE dataset = {first} "
+    "UNION ALL SELECT (SELECT min(source_unit) FROM {ledger} WHERE dataset = {first} "
+    "AND source_unit > units.unit) FROM units WHERE units.unit IS NOT NULL) "
+    "SELECT unit FROM units WHERE unit IS NOT NULL"
+)
+SQLITE_OF_DATASET = (
+    f"dataset = ?1 AND source_unit IN ({_UNITS.format(ledger='deptbus_ledger', first='?1')})"
+)
+POSTGRES_OF_DATASET = (
+    "dataset = $1 AND source_unit = "
+    f"ANY(ARRAY({_UNITS.format(ledger='deptbus.ledger', first='$1')}))"
+)
+
 
 class Line(NamedTuple):
     """What a proof needs of a ledger's line (see `ledger.Entry`)."""

@@ -45,7 +45,15 @@ from deptbus.department.postgres_table import (
     upsertable,
 )
 from deptbus.department.repairs import ORDER_KEPT_US, REMOVE, Looked, Order, OrderId, Repairs
-from deptbus.department.seen import LINE_LIST, Line, Values, postgres_select_rows, row_digest
+from deptbus.department.seen import (
+    LINE_LIST,
+    POSTGRES_OF_DATASET,
+    Line,
+    Values,
+    postgres_select_rows,
+    row_digest,
+    row_of,
+)
 from deptbus.department.store import (
     BusIdentity,
     DatasetStatus,
@@ -280,42 +288,69 @@ class PostgresStore(Store):
         return {(name := OrderId(*row[:3])): Order(name, *row[3:]) for row in rows}
 
     async def look_at(self, orders: Collection[Order]) -> dict[OrderId, Looked]:
+        found: dict[OrderId, Looked] = {}
         with postgres_translated(self._database.place):
-            return {order.id: await self._looked(order) for order in orders}
+            for dataset in {order.id.dataset for order in orders}:
+                mine = [order for order in orders if order.id.dataset == dataset]
+                found |= await self._looked(dataset, mine)
+        return found
 
-    async def _looked(self, order: Order) -> Looked:
-        _, dataset, key = order.id
-        line, row = None, self.stranger(dataset, key) if order.action == REMOVE else None
-        if order.action != REMOVE:
-            found = await self._connection.fetchrow(
-                f"SELECT {LINE_LIST} FROM deptbus.ledger WHERE dataset = $1 AND key = $2",
-                dataset,
-                key,
-            )
-            line = None if found is None else Line._make(found)
-            row = line.row if line is not None and line.held else None
-        elif row is not None and await self._connection.fetchval(
-            "SELECT count(*) FROM deptbus.ledger WHERE dataset = $1 AND row_key = $2 "
-            "AND row_key IS NOT NULL AND held",
+    async def _looked(self, dataset: str, orders: Collection[Order]) -> dict[OrderId, Looked]:
+        """A few ways there and back for all of them."""
+        keys = [order.id.key for order in orders if order.action != REMOVE]
+        known = await self._connection.fetch(
+            f"SELECT {LINE_LIST} FROM deptbus.ledger WHERE {POSTGRES_OF_DATASET} "
+            "AND key = ANY($2::bytea[])",
             dataset,
-            row,
-        ):
-            row = None
-        values = None if row is None else await self._real(Row(dataset, row))
-        return Looked(line, row, values)
+            keys,
+        )
+        lines = {line.key: line for line in map(Line._make, known)}
+        rows = {
+            order.id: row
+            for order in orders
+            if order.action == REMOVE and (row := self.stranger(dataset, order.id.key)) is not None
+        }
+        held = await self._connection.fetch(
+            "SELECT row_key FROM deptbus.ledger WHERE dataset = $1 "
+            "AND row_key = ANY($2::bytea[]) AND row_key IS NOT NULL AND held",
+            dataset,
+            list(rows.values()),
+        )
+        taken = {row[0] for row in held}
+        rows = {name: row for name, row in rows.items() if row not in taken}
+        for order in orders:
+            line = lines.get(order.id.key) if order.action != REMOVE else None
+            if line is not None and line.held and line.row is not None:
+                rows[order.id] = line.row
+        real = await self._real(dataset, set(rows.values()))
+        return {
+            order.id: Looked(
+                lines.get(order.id.key) if order.action != REMOVE else None,
+                rows.get(order.id),
+                real.get(rows[order.id]) if order.id in rows else None,
+            )
+            for order in orders
+        }
 
-    async def _real(self, row: Row, suffix: str = "") -> Values | None:
-        sql, words = postgres_select_rows(self.targets[row.dataset], [row.key])
-        found = await self._connection.fetchrow(sql + suffix, *words)
-        return None if found is None else tuple(found)
+    async def _real(
+        self, dataset: str, rows: Collection[bytes], suffix: str = ""
+    ) -> dict[bytes, Values]:
+        if not rows:
+            return {}
+        target = self.targets[dataset]
+        sql, words = postgres_select_rows(target, rows)
+        found = map(tuple, await self._connection.fetch(sql + suffix, *words))
+        return {row_of(target, values): values for values in found}
 
     async def _guard(self, repairs: Repairs, now_us: int) -> None:
         """Within the transaction: the rows are locked from here on."""
         changed = []
-        for row, digest in repairs.guards.items():
-            values = await self._real(row, " FOR UPDATE OF t")
-            if (None if values is None else row_digest(values)) != digest:
-                changed.append(row)
+        for dataset in {row.dataset for row in repairs.guards}:
+            mine = {r.key: d for r, d in repairs.guards.items() if r.dataset == dataset}
+            now = await self._real(dataset, mine, " FOR UPDATE OF t")
+            for key, digest in mine.items():
+                if (row_digest(now[key]) if key in now else None) != digest:
+                    changed.append(Row(dataset, key))
         if changed:
             raise RowsChanged(changed)
         await self._connection.executemany(

@@ -35,7 +35,14 @@ from deptbus.department.ledger import (
 )
 from deptbus.department.plain import Known, Lot, Sifted, entries_of
 from deptbus.department.repairs import ORDER_KEPT_US, REMOVE, Looked, Order, OrderId, Repairs
-from deptbus.department.seen import LINE_LIST, Line, Values, row_digest, sqlite_select_rows
+from deptbus.department.seen import (
+    LINE_LIST,
+    SQLITE_OF_DATASET,
+    Line,
+    Values,
+    row_digest,
+    sqlite_select_rows,
+)
 from deptbus.department.store import (
     REFERENCE,
     Applied,
@@ -288,7 +295,7 @@ class SqliteStore(Store):
         line, row = None, self.stranger(dataset, key) if order.action == REMOVE else None
         if order.action != REMOVE:
             found = connection.execute(
-                f"SELECT {LINE_LIST} FROM deptbus_ledger WHERE dataset = ? AND key = ?",
+                f"SELECT {LINE_LIST} FROM deptbus_ledger WHERE {SQLITE_OF_DATASET} AND key = ?",
                 (dataset, key),
             ).fetchone()
             line = None if found is None else Line._make(found)

@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 from deptbus import names
 from deptbus.connection import Connection
-from deptbus.errors import WireRefused
+from deptbus.errors import BusRefused, BusUnreachable, WireRefused
 from deptbus.proof.item import ITEM_BYTES, Item, item_from_bytes
 from deptbus.proof.leaves import Leaves
 from deptbus.proof.sketch import Sketch
@@ -120,7 +121,9 @@ class Asking:
             await reader.stop()
         if self._last is not None:
             expires_at_us = time.time_ns() // 1000 + 60_000_000
-            await self._send(replace(self._last, wanted="done", expires_at_us=expires_at_us))
+            done = replace(self._last, wanted="done", expires_at_us=expires_at_us)
+            with suppress(BusUnreachable, BusRefused):  # the next answer takes those slots anyway
+                await self._send(done)
 
     async def ask(
         self, request: ProofRequest, systems: Iterable[str] | None = None
