@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import structlog
@@ -72,14 +73,16 @@ class Keeper:
         fold = await self._logs.fold(dataset, partition, span)
         misplaced = fold.misplaced()
         for offset in misplaced:
-            async for records in self._logs.read(dataset, partition, Span(offset, offset + 1)):
-                await self._sender.send(
-                    [
-                        Outgoing(r.topic, r.partition, r.key, r.value)
-                        for r in records
-                        if r.value is not None
-                    ]
-                )
+            there = Span(offset, offset + 1)
+            async with aclosing(self._logs.read(dataset, partition, there)) as batches:
+                async for records in batches:
+                    await self._sender.send(
+                        [
+                            Outgoing(r.topic, r.partition, r.key, r.value)
+                            for r in records
+                            if r.value is not None
+                        ]
+                    )
         if misplaced:
             log.warning(
                 "late_versions_repaired",
@@ -90,9 +93,10 @@ class Keeper:
         return len(misplaced)
 
     async def _age_seconds(self, dataset: str, partition: int, unread: Span) -> float | None:
-        async for records in self._logs.read(dataset, partition, unread):
-            if records:
-                return max(0.0, self._wall() - records[0].timestamp_ms / 1000)
+        async with aclosing(self._logs.read(dataset, partition, unread)) as batches:
+            async for records in batches:
+                if records:
+                    return max(0.0, self._wall() - records[0].timestamp_ms / 1000)
         return None
 
 

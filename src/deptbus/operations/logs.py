@@ -98,26 +98,28 @@ class CanonicalLogs:
         async with self._folding:
             span = (await self.spans(dataset))[partition]
             fold, keys, records = Fold(), set[tuple[str, bytes]](), 0
-            async for batch in self.read(dataset, partition, span):
-                for record in batch:
-                    change = await self._decode(record)
-                    if change is not None:
-                        fold.add(record.offset, change.source_unit, change.key, change.version)
-                        if wants(record):
-                            keys.add((change.source_unit, change.key))
-                            records += 1
-                await asyncio.sleep(0)
+            async with aclosing(self.read(dataset, partition, span)) as batches:
+                async for batch in batches:
+                    for record in batch:
+                        change = await self._decode(record)
+                        if change is not None:
+                            fold.add(record.offset, change.source_unit, change.key, change.version)
+                            if wants(record):
+                                keys.add((change.source_unit, change.key))
+                                records += 1
+                    await asyncio.sleep(0)
             return Chosen(fold.chosen(keys, *span), records)
 
     async def fold(self, dataset: str, partition: int, span: Span) -> Fold:
         """The fold of one partition over `span`; holds no content."""
         fold = Fold()
-        async for records in self.read(dataset, partition, span):
-            for record in records:
-                change = await self._decode(record)
-                if change is not None:
-                    fold.add(record.offset, change.source_unit, change.key, change.version)
-            await asyncio.sleep(0)
+        async with aclosing(self.read(dataset, partition, span)) as batches:
+            async for records in batches:
+                for record in records:
+                    change = await self._decode(record)
+                    if change is not None:
+                        fold.add(record.offset, change.source_unit, change.key, change.version)
+                await asyncio.sleep(0)
         return fold
 
     async def read(

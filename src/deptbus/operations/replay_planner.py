@@ -6,7 +6,7 @@ Nothing is changed but for the act in `bus.audit` by which the plan is known to 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -240,8 +240,7 @@ async def _read(desk: Desk, tally: _Tally, choice: Choice) -> list[PlannedRange]
 
 async def _count_keys(desk: Desk, tally: _Tally, partition: int, keys: frozenset[bytes]) -> None:
     chosen = await desk.logs.choose(tally.dataset, partition, lambda r: r.key in keys)
-    async for _, change in _states(desk, tally.dataset, partition, chosen):
-        tally.count(change, is_in_range=True)
+    await _count_states(desk, tally, partition, chosen, lambda _: True)
 
 
 async def _count_range(desk: Desk, tally: _Tally, planned: PlannedRange) -> PlannedRange:
@@ -252,8 +251,7 @@ async def _count_range(desk: Desk, tally: _Tally, planned: PlannedRange) -> Plan
         return planned.start <= record.offset < planned.end
 
     chosen = await desk.logs.choose(planned.dataset, planned.partition, wants)
-    async for record, change in _states(desk, planned.dataset, planned.partition, chosen):
-        tally.count(change, is_in_range=wants(record))
+    await _count_states(desk, tally, planned.partition, chosen, wants)
     return planned.model_copy(
         update={
             "records": chosen.records,
@@ -263,18 +261,23 @@ async def _count_range(desk: Desk, tally: _Tally, planned: PlannedRange) -> Plan
     )
 
 
-async def _states(
-    desk: Desk, dataset: str, partition: int, chosen: Chosen
-) -> AsyncIterator[tuple[LogRecord, Change]]:
+async def _count_states(
+    desk: Desk,
+    tally: _Tally,
+    partition: int,
+    chosen: Chosen,
+    is_in_range: Callable[[LogRecord], bool],
+) -> None:
+    """Counts the last state of each key that was chosen."""
     winners = chosen.winners
-    batches = desk.logs.read(dataset, partition, Span(winners.first, winners.end))
-    async with aclosing(batches):
+    span = Span(winners.first, winners.end)
+    async with aclosing(desk.logs.read(tally.dataset, partition, span)) as batches:
         async for batch in batches:
             for record in batch:
                 if record.offset in winners:
                     change = await desk.logs.decode(record)
                     if change is not None:
-                        yield record, change
+                        tally.count(change, is_in_range(record))
 
 
 # -- the rest -------------------------------------------------------------------------------------
