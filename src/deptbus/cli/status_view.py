@@ -104,8 +104,8 @@ def _proofs(console: Console, rows: list[dict[str, Any]] | None) -> None:
     for row in bad[:_RED_SHOWN]:
         console.print(
             f"[yellow]{row['unit']}[/]  {row['dataset']} as {row['leg']}: {_proof(row)}; type "
-            f"`deptbus reconcile --unit {row['unit']} --dataset {row['dataset']}`. "
-            f"See {PROOFS_PAGE}"
+            f"`deptbus reconcile --unit {row['unit']} --dataset {row['dataset']} "
+            f"--leg {row['leg']}`. See {PROOFS_PAGE}"
         )
     if len(bad) > _RED_SHOWN:
         console.print(f"[bold]and {len(bad) - _RED_SHOWN} more[/] that differ or are not proved")

@@ -317,5 +317,6 @@ def test_copies_that_differ_and_proofs_that_are_late_are_on_the_screen(screen):
     status_screen(bad)
     said = f"{mine[0].dataset} as copy: 4 differences 2 h ago (3 missing, 1 stale)"
     assert said in screen.getvalue()
+    assert f"--dataset {mine[0].dataset} --leg copy`" in screen.getvalue()
     assert f"{mine[1].dataset} as copy: was never proved" in screen.getvalue()
     assert status_document(report(apply), Beside([], [], None))["exit_code"] == 0
