@@ -87,6 +87,36 @@ def test_a_plan_with_one_byte_changed_is_refused(data):
         plan_of(changed.decode("utf-8", "surrogateescape"), HERE)
 
 
+def _altered_and_taken(reader) -> list[str]:
+    """What somebody could alter in a plan's file so that this reader takes it for a plan."""
+    alterations = {
+        "the unit": ("housing@330106", "housing@330107"),
+        "the first offset": ('"start":10', '"start":9'),
+        "the time": ("2027-03-02", "2027-03-09"),
+        "the reason": ("their disk failed", "their disk is old"),
+    }
+    taken = []
+    for name, (was, is_now) in alterations.items():
+        assert was in plan().as_file(), name
+        try:
+            reader(plan().as_file().replace(was, is_now), HERE)
+        except DeptbusError:
+            continue
+        taken.append(name)
+    return taken
+
+
+def test_nothing_that_a_plan_says_can_be_altered():
+    assert _altered_and_taken(plan_of) == []
+
+
+def test_a_reader_that_does_not_check_the_hash_is_found():
+    def hasty(text: str, _: Path) -> Plan:
+        return Plan.model_validate_json(json.dumps(json.loads(text)["plan"]))
+
+    assert len(_altered_and_taken(hasty)) == 4
+
+
 def test_a_plan_whose_hash_was_made_anew_is_another_plan():
     """Who alters a plan can make its hash too; the audit does not know that one."""
     content = json.loads(plan().as_file())
