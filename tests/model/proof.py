@@ -108,7 +108,8 @@ def differing(world: World, unit: str, view: View, fold: UnitFold) -> list[str]:
     """Each difference that the proof names, in one line; none is a true one."""
     waiting = set() if world.bugs.proof_of_what_waits else view.waiting
     table, refused = _items(world, unit, view)
-    apart = waiting | _unreadable(world)
+    # What intake had to refuse the bus lacks until it is sent again: the one true difference.
+    apart = waiting | world.bus.mangled
     items = set(fold.items(apart))
     found = unequal(
         [i for i in table if i.key not in apart and i not in items], items - set(table), refused
@@ -131,8 +132,3 @@ def _items(world: World, unit: str, view: View) -> tuple[list[Item], dict[bytes,
     items = rows.rows(zip(own, found, strict=True), view.known)
     items += rows.rest({key for key, raw in rows.plain.items() if raw in view.rows})
     return items, {one.key: one.reason for one in rows.refused}
-
-
-def _unreadable(world: World) -> set[bytes]:
-    """Keys of records that intake had to refuse: the bus lacks them until they are sent again."""
-    return {world.bus.record(note.topic, note.offset).key or b"" for note in world.notes()}

@@ -28,7 +28,7 @@ from deptbus.operations.reconcile_copy import (
     CopyProved,
     prove_copy,
 )
-from deptbus.operations.reconcile_source import NOT_HERE, prove_source
+from deptbus.operations.reconcile_source import prove_source
 from deptbus.routing.table import is_within
 from deptbus.stream.log import end_offsets
 
@@ -119,10 +119,7 @@ async def _source(office: Office, connection: Connection, unit: str, dataset: st
     """A source announces itself before anything else; who never did has nothing to prove."""
     if not any(await end_offsets(connection, names.out_topic(unit))):
         return LegResult("source", unit, "", dataset, absent=NOT_JOINED)
-    result = await prove_source(office, connection, unit, dataset)
-    if result.could_not_tell == NOT_HERE:
-        return LegResult("source", unit, "", dataset, absent=NOT_HERE)
-    return result
+    return await prove_source(office, connection, unit, dataset)
 
 
 def _check(contract: Contract, scope: Scope) -> None:

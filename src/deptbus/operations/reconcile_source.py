@@ -17,27 +17,26 @@ import secrets
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import structlog
 
 from deptbus import names
-from deptbus.change import Change
 from deptbus.connection import Connection
-from deptbus.errors import BusRefused, BusUnreachable, DeptbusError, WireRefused
-from deptbus.operations.inventory import MARKER_MISSING, TOPIC_MISSING, Shelves
+from deptbus.errors import BusRefused, BusUnreachable
+from deptbus.operations.inventory import TOPIC_MISSING, Shelves
 from deptbus.operations.leg import Finding, LegResult
 from deptbus.operations.office import Office
+from deptbus.operations.source_asking import NOT_HERE, Asking, CouldNotTell, Interrupted
+from deptbus.operations.source_folds import Folds
 from deptbus.operations.source_repair import ORDER_PARTITION
 from deptbus.operations.source_told import (
     PARKED,
     Told,
     Unequal,
-    UnitFold,
     unequal,
-    unequal_apart,
 )
 from deptbus.proof.certificate import Side
 from deptbus.proof.item import Item
@@ -46,35 +45,18 @@ from deptbus.proof.sketch import SALT_BYTES, Difference, cells_for
 from deptbus.proof.tally import Tally
 from deptbus.stream.log import (
     LogReader,
-    LogRecord,
     Outgoing,
-    beginning_offsets,
     end_offsets,
 )
-from deptbus.wire.control import Marker, ProofRequest, decode_control, encode_control
-from deptbus.wire.partitioner import partition_of
+from deptbus.wire.control import ProofRequest, encode_control
 
 log = structlog.get_logger(__name__)
 
-SIGN_SECONDS = 20.0  # a source that gives no sign of life for so long has stopped
 ANSWER_SECONDS = 1800.0
 ATTEMPTS = 3
-NAMED_DIFFERENCES = 4_000  # that one sketch tells
+NAMED_ITEMS = 4_000  # that one sketch tells; a changed row is two, one on each side
 MOST_NAMED = 50_000  # all are counted
-_GROUP_ROWS = 400_000  # of leaves that are told row by row at a time: some 80 MB
-_FOLDED_RECORDS = 300_000  # of several partitions: some 60 MB
-_STRETCH = 500  # records folded before other tasks of the process come to their turn
-
-NO_SIGN = "its adapter gives no sign: does it run?"
-NOT_HERE = "none of its systems publishes this dataset"
-
-
-class CouldNotTell(DeptbusError):
-    """Neither equal nor different; `what` is the reason."""
-
-
-class _Interrupted(Exception):
-    """The source's adapter has gone, or an answer has a hole: asked again, it may be told."""
+_GROUP_ROWS = 200_000  # of leaves that are told row by row at a time: some 80 MB
 
 
 @dataclass(slots=True)
@@ -111,7 +93,7 @@ async def prove_rows(shelves: Shelves, unit: str, dataset: str, systems: int = 1
         proof = _Proof(shelves, unit, dataset, systems)
         try:
             proved = await proof.run()
-        except _Interrupted as interrupted:
+        except Interrupted as interrupted:
             spent += proof.bytes
             log.warning("proof_interrupted", unit=unit, dataset=dataset, reason=str(interrupted))
             if attempt == ATTEMPTS:
@@ -130,18 +112,18 @@ class _Proof:
 
     async def run(self) -> LegResult:
         salt = secrets.token_bytes(SALT_BYTES)
-        cells = cells_for(2 * NAMED_DIFFERENCES)  # a changed row is an item on each side
+        cells = cells_for(NAMED_ITEMS)
         tally = Tally(cells, salt)
         asked = self._asked("sums", salt=salt, cells=cells)
         async with asked as asking, self._folds(asking) as folds:
             async for fold in folds.all():
                 tally.add_all(fold.items(asking.told.apart))
             told = await asking.end()
-            apart = await folds.apart(told)
+            apart = await folds.apart()
         try:
             leaves, sketch = told.leaves(), told.sketch()
         except ValueError as error:
-            raise _Interrupted(str(error)) from None
+            raise Interrupted(str(error)) from None
         found = _Found()
         found.add(told.parked())
         bad = (leaves - tally.leaves).bad()
@@ -203,7 +185,7 @@ class _Proof:
             fresh = told.refused.items() - refused.items()
             return [
                 *unequal(only, held, told.refused),
-                *await folds.apart(told),
+                *await folds.apart(),
                 *(Unequal(key, PARKED, why) for key, why in fresh if key not in refused),
             ]
 
@@ -217,7 +199,7 @@ class _Proof:
         salt: bytes = b"",
         cells: int = 0,
         leaves: frozenset[int] = frozenset(),
-    ) -> AsyncIterator[_Asking]:
+    ) -> AsyncIterator[Asking]:
         topic = names.control_topic(self._unit)
         request = ProofRequest(
             uuid.uuid4().hex,
@@ -238,7 +220,7 @@ class _Proof:
         ends = dict(enumerate(await end_offsets(self._shelves.connection, topic)))
         async with LogReader(self._shelves.connection, topic, from_offsets=ends) as reader:
             await self._send(request)
-            asking = _Asking(told, reader, self._systems)
+            asking = Asking(told, reader, self._systems)
             listening = asyncio.create_task(asking.listen())
             try:
                 yield asking
@@ -255,191 +237,14 @@ class _Proof:
         await self._shelves.sender.send([Outgoing(topic, ORDER_PARTITION, None, value)])
 
     @asynccontextmanager
-    async def _folds(self, asking: _Asking) -> AsyncIterator[_Folds]:
+    async def _folds(self, asking: Asking) -> AsyncIterator[Folds]:
         await asking.begun()
         try:
             count = await self._shelves.sender.partitions(names.data_topic(self._dataset))
         except BusRefused:
             raise CouldNotTell(TOPIC_MISSING) from None
         async with self._shelves.folding:
-            yield _Folds(self._shelves, self._unit, asking, count)
-
-
-class _Asking:
-    """What comes of one question. `begun` and `end` return when it has come so far; they raise
-    CouldNotTell for a refusal and _Interrupted when nothing comes any more."""
-
-    def __init__(self, told: Told, reader: LogReader, systems: int) -> None:
-        self.told = told
-        self._reader, self._systems = reader, systems
-        self._news = asyncio.Condition()
-        self._failed: Exception | None = None
-
-    async def listen(self) -> None:
-        try:
-            await self._listen()
-        except (DeptbusError, _Interrupted) as error:
-            self._failed = error
-        async with self._news:
-            self._news.notify_all()
-
-    async def _listen(self) -> None:
-        clock = asyncio.get_running_loop().time
-        heard = clock()
-        while self.told.end is None:
-            is_ours = False
-            for record in await self._reader.poll(0.5):
-                try:
-                    said = decode_control(record.value)
-                except WireRefused:
-                    continue  # another record's fault; a hole in the answer shows by itself
-                try:
-                    is_ours = self.told.take(said, len(record.value or b"")) or is_ours
-                except WireRefused as error:
-                    raise _Interrupted(error.what) from None
-            if is_ours:
-                heard = clock()
-                async with self._news:
-                    self._news.notify_all()
-            if len(self.told.not_here) >= self._systems:
-                raise CouldNotTell(NOT_HERE)
-            if clock() - heard > SIGN_SECONDS:
-                raise _Interrupted(NO_SIGN)
-
-    async def begun(self) -> None:
-        await self._until(lambda: self.told.has_begun)
-        if not self.told.has_begun:
-            await self.end()  # raises: it has ended without a cut
-
-    async def end(self) -> Told:
-        await self._until(lambda: self.told.end is not None)
-        assert self.told.end is not None
-        if self.told.end.state == "refused":
-            raise CouldNotTell(self.told.end.reason)
-        return self.told
-
-    async def _until(self, is_so: Callable[[], bool]) -> None:
-        async with self._news:
-            await self._news.wait_for(
-                lambda: is_so() or self._failed is not None or self.told.end is not None
-            )
-        if self._failed is not None and not is_so():
-            raise self._failed
-
-
-class _Folds:
-    """The partitions of a canonical topic up to a cut, and a little further where keys are proved
-    apart. One partition at a time is held whole, or several where they are small."""
-
-    def __init__(self, shelves: Shelves, unit: str, asking: _Asking, count: int) -> None:
-        self._shelves, self._unit, self._asking, self._count = shelves, unit, asking, count
-        self._kept: list[UnitFold] = []  # of each partition, with the keys that are apart
-        self._offsets: dict[int, int] = {}  # partition -> where reading goes on
-
-    async def all(self) -> AsyncIterator[UnitFold]:
-        told = self._asking.told
-        for group in await self._groups():
-            folds = {partition: UnitFold(self._unit) for partition in group}
-            open_now = set(group)
-            async with aclosing(self._read(dict.fromkeys(group, 0))) as records:
-                async for record, found in records:
-                    partition = record.partition
-                    if partition not in open_now:
-                        continue  # behind the cut: it is read again where it is needed
-                    if isinstance(found, Change):
-                        folds[partition].add(found)
-                    elif self._cut_of(found) == told.cut_us:
-                        self._offsets[partition] = record.offset + 1
-                        open_now.remove(partition)
-                        if not open_now:
-                            break
-            for fold in folds.values():
-                yield fold
-                fold.keep(told.apart)
-                self._kept.append(fold)
-
-    async def _groups(self) -> list[list[int]]:
-        """Partitions, so many together that what they hold can be held."""
-        connection, topic = self._shelves.connection, names.data_topic(self._asking.told.dataset)
-        starts, ends = (
-            await beginning_offsets(connection, topic),
-            await end_offsets(connection, topic),
-        )
-        groups: list[list[int]] = []
-        held = _FOLDED_RECORDS
-        for partition in range(self._count):
-            held += ends[partition] - starts[partition]
-            if held > _FOLDED_RECORDS:
-                groups.append([])
-                held = ends[partition] - starts[partition]
-            groups[-1].append(partition)
-        return groups
-
-    @property
-    def cut(self) -> tuple[int, ...]:
-        """Of each partition the offset behind the cut's marker."""
-        return tuple(self._offsets[n] for n in range(self._count))
-
-    async def apart(self, told: Told) -> list[Unequal]:
-        """The differences among keys that are proved apart, each as of its own cut. There are few,
-        so that all partitions are read on side by side."""
-        asked: dict[tuple[int, int], list[bytes]] = {}  # (cut, partition) -> keys
-        for key, settled in told.found.items():
-            asked.setdefault((settled.cut_us, partition_of(key, self._count)), []).append(key)
-        found: list[Unequal] = []
-
-        def judge(cut_us: int, partition: int) -> None:
-            for key in asked.pop((cut_us, partition), ()):
-                on_bus = self._kept[partition].digest(key)
-                one = unequal_apart(key, told.found[key], on_bus)
-                found.extend([one] if one is not None else [])
-
-        for partition in range(self._count):
-            judge(told.cut_us, partition)
-        if not asked:
-            return found
-        async with aclosing(self._read(self._offsets)) as records:
-            async for record, said in records:
-                if isinstance(said, Change):
-                    if said.key in told.apart:
-                        self._kept[record.partition].add(said)
-                else:
-                    judge(self._cut_of(said), record.partition)
-                    if not asked:
-                        break
-        return found
-
-    async def _read(
-        self, offsets: Mapping[int, int]
-    ) -> AsyncGenerator[tuple[LogRecord, Change | Marker], None]:
-        """Changes and markers of some partitions from there on, also those that are still to come.
-        Raises CouldNotTell when whoever reads has not met what he looks for some time after all was
-        read that lay there at the beginning, whatever comes meanwhile."""
-        clock: Callable[[], float] = asyncio.get_running_loop().time
-        connection, topic = self._shelves.connection, names.data_topic(self._asking.told.dataset)
-        ends = await end_offsets(connection, topic)
-        unread = {n for n, offset in offsets.items() if offset < ends[n]}
-        async with LogReader(connection, topic, partitions=offsets, from_offsets=offsets) as reader:
-            until: float | None = None
-            while until is None or clock() < until:
-                records = await reader.poll(1.0)
-                for number, record in enumerate(records, 1):
-                    found = await self._shelves.library.read(record)
-                    if found is not None:
-                        yield record, found
-                    if number % _STRETCH == 0:
-                        await asyncio.sleep(0)
-                unread -= {r.partition for r in records if r.offset + 1 >= ends[r.partition]}
-                if until is None and (not unread or not records):  # the last offset may be a hole
-                    until = clock() + self._shelves.marker_seconds
-        raise CouldNotTell(MARKER_MISSING)
-
-    def _cut_of(self, marker: Marker) -> int:
-        """The moment of the cut that a marker of this proof's source is of; else 0."""
-        told = self._asking.told
-        name = names.proof_marker(told.system, told.dataset)
-        is_ours = (marker.unit, marker.marker, marker.kind) == (self._unit, name, "cut")
-        return marker.sent_at_us if is_ours else 0
+            yield Folds(self._shelves, self._unit, asking.told, count)
 
 
 def _groups(bad: Sequence[int], table: Leaves, bus: Leaves) -> Iterator[frozenset[int]]:

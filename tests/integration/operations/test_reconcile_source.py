@@ -20,9 +20,10 @@ from deptbus.department import proof_source
 from deptbus.department.cuts import Cuts
 from deptbus.department.proof_rows import TableRows
 from deptbus.department.proof_source import Waiting
-from deptbus.operations import reconcile_source
+from deptbus.operations import reconcile_source, source_asking, source_folds
 from deptbus.operations.audit import Operator
-from deptbus.operations.reconcile_source import CouldNotTell
+from deptbus.operations.source_asking import CouldNotTell
+from deptbus.operations.source_folds import Folds
 from deptbus.operations.source_repair import order_resend
 from deptbus.operations.source_told import EXTRA, MISSING, PARKED, WRONG
 
@@ -117,9 +118,9 @@ async def test_no_difference_is_seen_in_what_a_busy_clerk_writes(source: BusSour
 async def test_more_than_a_sketch_tells_is_told_leaf_by_leaf(
     source: BusSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile_source, "NAMED_DIFFERENCES", 20)
+    monkeypatch.setattr(reconcile_source, "NAMED_ITEMS", 40)
     monkeypatch.setattr(reconcile_source, "_GROUP_ROWS", 300)
-    monkeypatch.setattr(reconcile_source, "_FOLDED_RECORDS", 1)  # one partition at a time
+    monkeypatch.setattr(source_folds, "_FOLDED_RECORDS", 1)  # one partition at a time
     async with source.intake(), source.proving(), source.office() as shelves:
         numbers = await filled(source, 1000)
         async with Clerk(source).at_work():
@@ -161,7 +162,7 @@ async def test_rows_that_the_checks_refuse_are_parked_whatever_the_bus_has(
 async def test_an_adapter_that_dies_amid_its_walk_is_asked_again(
     source: BusSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile_source, "SIGN_SECONDS", 3.0)
+    monkeypatch.setattr(source_asking, "SIGN_SECONDS", 3.0)
     monkeypatch.setattr(proof_source, "_ROWS", 100)
     judged, walked = proof_source._Answer._judged, asyncio.Event()
 
@@ -186,7 +187,7 @@ async def test_an_adapter_that_dies_amid_its_walk_is_asked_again(
 async def test_what_cannot_be_told_is_no_difference(
     source: BusSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reconcile_source, "SIGN_SECONDS", 4.0)
+    monkeypatch.setattr(source_asking, "SIGN_SECONDS", 4.0)
     monkeypatch.setattr(reconcile_source, "ATTEMPTS", 1)
     async with source.office(marker_seconds=2.0) as shelves:
         async with source.intake(), source.running():
@@ -299,13 +300,13 @@ async def test_planted_rows_that_wait_are_left_out_is_caught(
 async def test_planted_another_cuts_marker_is_caught(
     source: BusSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cut_of = reconcile_source._Folds._cut_of
+    cut_of = Folds._cut_of
 
     def any_of_ours(self: Any, marker: Any) -> int:
-        first: int = self._asking.told.cut_us
+        first: int = self._told.cut_us
         return first if 0 < cut_of(self, marker) < first else cut_of(self, marker)
 
-    monkeypatch.setattr(reconcile_source._Folds, "_cut_of", any_of_ours)
+    monkeypatch.setattr(Folds, "_cut_of", any_of_ours)
     assert await _false_differences(source)
 
 
