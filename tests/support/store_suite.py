@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from recipient_contract import ALL, CODECS, CONTRACT, LI, SOURCE, gone, mapping,
 from deptbus.change import Cause, DeliveryOp, Received
 from deptbus.department.fold import Tally
 from deptbus.department.ledger import ParkedChoice
+from deptbus.department.repairs import Order, OrderId, weigh
+from deptbus.department.seen import seen_of
 from deptbus.department.store import (
     Applied,
     BusIdentity,
@@ -23,7 +26,8 @@ from deptbus.department.store import (
 )
 from deptbus.department.target import ContractShapes
 from deptbus.errors import DatabaseBusy, DatabaseUnavailable, Fenced, SourceRefused
-from deptbus.wire.control import PolicyMarker
+from deptbus.wire.control import PolicyMarker, RepairOrder
+from deptbus.wire.digest import encode_values
 
 TOPIC = "in.housing-330106"
 IDENTITY = BusIdentity("cluster", "topic")
@@ -412,6 +416,114 @@ class StoreSuite:
         await store.retry_now(ParkedChoice(), NOW + 100)
         assert (await store.apply({}, NOW + 101)).retried == {}
         assert len(await self.people(database, "id")) == 7  # where the test above wants nine
+        await store.close()
+
+    # -- repairs ---------------------------------------------------------------------------------
+
+    async def order(
+        self, store: Store, key: bytes, action: str = "deliver", **looked: Any
+    ) -> RepairOrder:
+        """As a proof would give it of what stands there now."""
+        name = OrderId("repair-1", "person", key)
+        now = await store.look_at([Order(name, b"", action, False)])
+        seen = seen_of(now[name].line, now[name].values)
+        return RepairOrder("repair-1", "person", (key,), (seen,), (action,), **looked)
+
+    async def give(self, store: Store, order: RepairOrder) -> None:
+        at = store.positions[0].next_offset
+        await store.apply({0: PartitionBatch(at + 1, orders=[order])}, NOW)
+
+    async def repaired(self, store: Store, number: int, version: int, name: str) -> None:
+        item = person(number, version, name=name, cause=Cause.REPAIR)
+        await self.feed(store, replace(item, job="repair-1"))
+
+    async def test_a_repair_waits_for_its_order_and_outlives_a_restart(self, database: Any) -> None:
+        store = await self.opened(database)
+        await self.feed(store, person(1, 5), person(2, 5))
+        await self.repaired(store, 1, 5, "nobody ordered")
+        assert (await self.people(database, "name"))[0] == ("李雷",)
+        # A line that claims more than the bus has gives way as well.
+        await self.sql(database, f"UPDATE {self.ledger} SET version = 99 WHERE key = (SELECT "
+                       f"min(key) FROM {self.ledger})")  # fmt: skip
+        await self.give(
+            store, await self.order(store, person(1).key, overwrite=False, ordered_at_us=NOW)
+        )
+        await store.close()
+        store = await self.opened(database)
+        await self.repaired(store, 1, 5, "mended")
+        await self.repaired(store, 1, 5, "ordered once")
+        assert (await self.people(database, "name"))[0] == ("mended",)
+        found = await self.sql(database, f"SELECT version FROM {self.ledger} ORDER BY version")
+        assert found == [(5,), (5,)]
+        await store.close()
+
+    async def test_what_is_typed_between_the_look_and_the_lock_stays(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert await self.typed_meanwhile(database, monkeypatch) == [("typed",), ("mended",)]
+
+    async def test_planted_bug_a_repair_that_looks_only_once_is_seen(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def once(orders: Any, now: Any) -> Any:
+            found = weigh(orders, now)
+            found.guards.clear()
+            return found
+
+        with pytest.MonkeyPatch.context() as planted:
+            planted.setattr("deptbus.department.store.weigh", once)
+            found = await self.typed_meanwhile(database, monkeypatch)
+        assert found == [("mended",), ("mended",)]
+
+    async def typed_meanwhile(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> list[tuple[Any, ...]]:
+        """The names afterwards."""
+        store = await self.opened(database)
+        await self.feed(store, person(1, 5), person(2, 5))
+        orders = [
+            await self.order(store, person(n).key, overwrite=True, ordered_at_us=NOW)
+            for n in (1, 2)
+        ]
+        for order in orders:
+            await self.give(store, order)
+        look_at = type(store).look_at
+
+        async def then_typed(self_: Store, wanted: Any) -> Any:
+            found = await look_at(self_, wanted)
+            monkeypatch.undo()
+            await self.type_into(database, store)
+            return found
+
+        monkeypatch.setattr(type(store), "look_at", then_typed)
+        both = [
+            replace(person(n, 5, name="mended", cause=Cause.REPAIR), job="repair-1") for n in (1, 2)
+        ]
+        await self.feed(store, *both)
+        await store.close()
+        return await self.people(database, "name")
+
+    async def type_into(self, database: Any, store: Store) -> None:
+        """By another hand, while a batch is being applied."""
+        first = "UPDATE people SET name = 'typed' WHERE id = (SELECT min(id) FROM people)"
+        await self.sql(database, first)
+
+    async def test_a_line_is_forgotten_and_a_stranger_removed(self, database: Any) -> None:
+        store = await self.opened(database)
+        kept: list[Any] = []
+        store.keep = kept.extend
+        await self.feed(store, person(1, 5), person(2, 5))
+        await self.sql(database, "UPDATE people SET id = 'stranger' WHERE id LIKE '%2'")
+        rows = {b"s" * 16: encode_values(("stranger",))}
+        store.stranger = lambda dataset, name: rows.get(name)
+        for key, action in ((person(1).key, "forget"), (b"s" * 16, "remove")):
+            order = await self.order(store, key, action, overwrite=False, ordered_at_us=NOW)
+            await self.give(store, order)
+        assert await self.people(database, "id") == []
+        assert [one.order.key for one in kept] == [person(1).key, b"s" * 16]
+        # Any delivery supersedes what was forgotten.
+        await self.feed(store, person(1, 1))
+        assert await self.people(database, "id") == [("id000001",)]
         await store.close()
 
     async def test_a_parked_newer_delivery_leaves_no_closed_column(self, database: Any) -> None:

@@ -58,10 +58,6 @@ def order_of(received: Received) -> OrderId:
     return OrderId(received.job or "", received.dataset, received.key)
 
 
-def is_repair(item: object) -> bool:
-    return isinstance(item, Received) and item.cause is Cause.REPAIR
-
-
 class Looked(NamedTuple):
     """A row as it is now. `row`: None where there is none to be touched."""
 

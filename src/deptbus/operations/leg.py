@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -59,8 +58,3 @@ class LegResult:
             deep=self.deep,
             could_not_tell=self.could_not_tell,
         )
-
-
-def count_classes(findings: Iterable[Finding]) -> dict[str, int]:
-    """Class -> how many, by name."""
-    return dict(sorted(Counter(finding.word for finding in findings).items()))

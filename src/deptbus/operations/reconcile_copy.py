@@ -21,19 +21,20 @@ import secrets
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Literal
 
 import structlog
 
 from deptbus import names
-from deptbus.change import Cause, Received
+from deptbus.change import Cause
 from deptbus.connection import Connection
-from deptbus.errors import BusRefused, DeptbusError, WireRefused
+from deptbus.errors import BusRefused, DeptbusError
 from deptbus.operations.carrier import Owed
 from deptbus.operations.copy_asking import Answered, Asking
+from deptbus.operations.copy_behind import Behind
 from deptbus.operations.copy_expected import Entitled, Expected
 from deptbus.operations.groups import Groups
 from deptbus.operations.leg import Finding, LegResult
@@ -44,9 +45,8 @@ from deptbus.proof.certificate import Side
 from deptbus.proof.leaves import BITS, Leaves
 from deptbus.proof.sketch import SALT_BYTES, Sketch, cells_for
 from deptbus.proof.tally import Tally
-from deptbus.stream.log import LogReader, end_offsets, read_to_end
+from deptbus.stream.log import end_offsets
 from deptbus.wire.control import ProofRequest
-from deptbus.wire.guard import UNKNOWN_SCHEMA
 
 log = structlog.get_logger(__name__)
 
@@ -114,75 +114,6 @@ async def prove_copy(
     return found
 
 
-@dataclass
-class _Behind:
-    """What reached the inbox behind the noted ends: read as far as somebody's snapshot goes."""
-
-    connection: Connection
-    office: Office
-    unit: str
-    dataset: str
-    noted: Sequence[int]
-    _read: dict[int, list[tuple[int, bytes, int, int]]] = field(default_factory=dict)
-    _sought: set[int] = field(default_factory=set)  # schemas that were looked for
-
-    async def until(self, applied: Sequence[int], floors: Sequence[int]) -> dict[bytes, int]:
-        """Key -> the highest version that was delivered and not refused, by partition."""
-        ends = [max(end, *self._upto(n)) for n, end in enumerate(applied)]
-        await self._read_on(ends)
-        found: dict[bytes, int] = {}
-        for partition, deliveries in self._read.items():
-            for offset, key, version, policy in deliveries:
-                if offset < applied[partition] and policy >= floors[partition]:
-                    found[key] = max(version, found.get(key, 0))
-        return found
-
-    def _upto(self, partition: int) -> tuple[int, int]:
-        known = self._read.get(partition)
-        return self.noted[partition], known[-1][0] + 1 if known else 0
-
-    async def _read_on(self, ends: Sequence[int]) -> None:
-        starts = {n: max(self._upto(n)) for n, end in enumerate(ends) if max(self._upto(n)) < end}
-        if not starts:
-            return
-        topic = names.in_topic(self.unit)
-        async with LogReader(
-            self.connection, topic, partitions=list(starts), from_offsets=starts
-        ) as reader:
-            for record in await reader.read_to_end():
-                received = await self._decoded(record.key, record.value)
-                if received is not None and received.dataset == self.dataset:
-                    self._read.setdefault(record.partition, []).append(
-                        (record.offset, received.key, received.version, received.policy)
-                    )
-
-    async def _decoded(self, key: bytes | None, value: bytes | None) -> Received | None:
-        codecs = self.office.tools.library.codecs
-        try:
-            try:
-                found = codecs.decode_inbox(key, value)
-            except WireRefused as error:
-                if error.reason != UNKNOWN_SCHEMA or not await self._learn(value):
-                    return None  # the recipient passes over it as well
-                found = codecs.decode_inbox(key, value)
-        except WireRefused:
-            return None
-        return found if isinstance(found, Received) else None
-
-    async def _learn(self, value: bytes | None) -> bool:
-        """Schemas of projections that this process never made: each is on the bus before its first
-        use. False when there is nothing to be learnt."""
-        codecs = self.office.tools.library.codecs
-        missing = codecs.missing_schema(value)
-        if missing is None or missing in self._sought:
-            return False
-        self._sought.add(missing)
-        for record in await read_to_end(self.connection, names.SCHEMAS):
-            with suppress(WireRefused):  # what is no schema of ours is nobody's delivery
-                codecs.add_schema(int.from_bytes(record.key or b"", "big"), record.value or b"")
-        return True
-
-
 class _Proof:
     def __init__(
         self,
@@ -214,7 +145,7 @@ class _Proof:
         systems = contract.unit_by_name[self.unit].systems
         salt, (bits, cells) = secrets.token_bytes(SALT_BYTES), size_of(spans)
         request = self.request("sums", ends=tuple(ends), salt=salt, cells=cells, bits=bits)
-        behind = _Behind(self._connection, self._office, self.unit, self.dataset, noted)
+        behind = Behind(self._connection, self._office, self.unit, self.dataset, noted)
         with ExitStack() as stack:
             expected = [
                 stack.enter_context(
@@ -332,7 +263,7 @@ class _Copy:
         proof: _Proof,
         asking: Asking,
         expected: Expected,
-        behind: _Behind,
+        behind: Behind,
         spans: Sequence[Span],
     ) -> None:
         self._proof, self._asking, self._expected = proof, asking, expected
@@ -485,7 +416,3 @@ def _groups(bad: Sequence[int], bus: Leaves, copy: Leaves) -> Iterator[list[int]
         group.append(leaf)
         rows += here
     yield group
-
-
-def has_problem(found: Iterable[CopyProved]) -> bool:
-    return any(one.result.could_not_tell for one in found)

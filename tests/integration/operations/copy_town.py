@@ -24,7 +24,8 @@ from deptbus.errors import BusUnreachable
 from deptbus.operations.reconcile_copy import CopyProved, prove_copy
 from deptbus.stream.brokers import consumer_of
 from deptbus.stream.group import LagCommitter
-from deptbus.stream.log import end_offsets
+from deptbus.stream.log import end_offsets, read_to_end
+from deptbus.wire.control import ProofRequest, decode_control
 
 COLUMNS = {"id": "no", "place": "place", "name": "called"}
 
@@ -98,11 +99,12 @@ class Copies:
         """The agent lives and routes; `numbers` are changed again and again."""
         agent = self.agent = Agent(self.bus, "a", policy)
         chosen, pick = list(numbers), random.Random(1)
+        ending = asyncio.Event()  # not cancelled: what is being opened in the midst would leak
         async with agent.alive(), consumer_of(self.bus.connection) as consumer:
             committer = LagCommitter(consumer._client, names.WORKER_GROUP)
 
             async def work() -> None:
-                while True:
+                while not ending.is_set():
                     if chosen:
                         await self.write(pick.sample(chosen, min(5, len(chosen))))
                     await agent.route()
@@ -116,8 +118,14 @@ class Copies:
                 if task.done():
                     task.result()
             finally:
-                task.cancel()
+                ending.set()
                 await asyncio.gather(task, return_exceptions=True)
+
+    async def questions(self) -> int:
+        """How many records of questions lie in the inbox."""
+        records = await read_to_end(self.bus.connection, names.in_topic(HOUSING))
+        control = [decode_control(r.value) for r in records if r.key is None]
+        return sum(isinstance(found, ProofRequest) for found in control)
 
     async def is_applied(self, count: int) -> bool:
         with suppress(sqlite3.OperationalError, asyncpg.UndefinedTableError):
