@@ -54,8 +54,10 @@ _CURE = f"""
 ALTER TABLE {held("account")} DROP CONSTRAINT every_fifth;
 ALTER TABLE {held("house")} ALTER COLUMN owner TYPE text;
 """
+# What was taken meanwhile goes, as if it had been refused: nobody sends it once more.
 _AGAIN = f"""
 ALTER TABLE {held("account")} ADD CONSTRAINT every_fifth CHECK (seq % {EVERY} <> 0) NOT VALID;
+DELETE FROM {held("account")} WHERE seq % {EVERY} = 0;
 DELETE FROM {held("house")} WHERE length(owner) > {LONGEST};
 ALTER TABLE {held("house")} ALTER COLUMN owner TYPE varchar({LONGEST});
 """

@@ -44,9 +44,9 @@ class Verdict:
         """Notes a finding of one of KINDS. `what` names keys and places, never content."""
         assert kind in KINDS, kind
         with self._lock:
-            self.counts[kind] += count
-            if self.counts[kind] <= _TOLD:
+            if self.counts[kind] < _TOLD:
                 self.findings.append(f"{kind}: {what}")
+            self.counts[kind] += count
 
     def check(self, condition: object, what: str) -> None:
         """A promise of the scenario's own: `other` when it does not hold."""
