@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,11 +18,16 @@ import psutil
 import pytest
 from office_bus import HOUSING, Bus, contract, until
 
+from deptbus import names
+from deptbus.change import Incarnation
 from deptbus.cluster.ports import free_port
 from deptbus.console.accounts import Account, password_hash, write_accounts
 from deptbus.console.roles import Person, Role
 from deptbus.operations.audit import read_acts
+from deptbus.operations.proofs import keep_outcome
+from deptbus.stream.log import Outgoing
 from deptbus.stream.policies import read_policies
+from deptbus.wire.control import AppliedBeat, JobOrder, ProofOutcome, encode_control, key_of
 
 pytestmark = pytest.mark.service
 PASSWORD = "correct horse battery"
@@ -119,6 +125,38 @@ async def test_what_is_done_on_a_page_is_an_act_and_shows_without_reload(
             assert "is held already" in again.text
             assert process.memory_info().rss < 130 * 2**20
             await olga.aclose()
+            await vera.aclose()
+
+
+async def test_what_was_proved_and_what_was_ordered_is_shown(new_bus, accounts: Path) -> None:
+    async with new_bus() as bus:
+        await bus.activate(contract())
+        now_us = time.time_ns() // 1000
+        beat = AppliedBeat(HOUSING, "main", Incarnation(1, b"\1" * 8), None, now_us)
+        topic = names.control_topic(HOUSING)
+        await bus.sender.send([Outgoing(topic, 0, key_of(beat), encode_control(beat))])
+        outcome = ProofOutcome(
+            HOUSING, "person", "copy", "different", 1, now_us, False, 40, ("stale",), (3,), "wang",
+            b"",
+        )  # fmt: skip
+        await keep_outcome(bus.sender, outcome)
+        job = "repair-0123456789ab"
+        order = JobOrder(
+            job, HOUSING, "repair", ("person",), ("id",), (), (), (), 1, 1, "", 1, "wang", "",
+            "a proof found it", now_us,
+        )  # fmt: skip
+        await bus.sender.send([Outgoing(names.JOBS, 0, key_of(order), encode_control(order))])
+        async with console(bus, accounts) as (address, _):
+            vera = await signed_in(address, "vera")
+
+            async def is_shown() -> bool:
+                page = (await vera.get("/proof")).text
+                told = f'id="proof-{HOUSING}-person-copy" data-proof="different"'
+                return told in page and f'id="job-{job}" data-job="ordered"' in page
+
+            await until(is_shown, "proof and order are shown")
+            assert "3 stale" in (await vera.get("/proof")).text
+            assert 'class="pulse person"' in (await vera.get("/")).text
             await vera.aclose()
 
 
