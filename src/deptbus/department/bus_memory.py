@@ -8,6 +8,7 @@ restored from a backup, whatever was typed since.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 import structlog
@@ -107,17 +108,18 @@ async def read_behind(
     by intake, so it is nothing that the bus knows."""
     starts = dict(enumerate(memory.ends))
     publication, version = memory.publication, memory.version
-    async for records in scan_to_end(connection, out_topic(unit), from_offsets=starts):
-        for record in records:
-            if record.offset >= upto.get(record.partition, 0):
-                continue
-            try:
-                change = codecs.decode_out(record.key, record.value)
-            except WireRefused:
-                continue  # intake notes it; a record that nobody accepts is nothing published
-            if isinstance(change, Change) and change.incarnation.token in memory.tokens:
-                publication = max(publication, change.publication)
-                version = max(version, change.version)
+    async with aclosing(scan_to_end(connection, out_topic(unit), from_offsets=starts)) as batches:
+        async for records in batches:
+            for record in records:
+                if record.offset >= upto.get(record.partition, 0):
+                    continue
+                try:
+                    change = codecs.decode_out(record.key, record.value)
+                except WireRefused:
+                    continue  # intake notes it; a record that nobody accepts is nothing published
+                if isinstance(change, Change) and change.incarnation.token in memory.tokens:
+                    publication = max(publication, change.publication)
+                    version = max(version, change.version)
     return replace(memory, publication=publication, version=version)
 
 

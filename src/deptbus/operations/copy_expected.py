@@ -12,6 +12,7 @@ import copy
 import struct
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import aclosing
 from types import TracebackType
 from typing import IO, NamedTuple
 
@@ -95,15 +96,16 @@ class Expected:
         for partition, span in enumerate(spans):
             # Two source units never share a key: each has a secret of its own.
             lines: dict[bytes, Given] = {}
-            async for records in self._logs.read(self._dataset, partition, span):
-                for number, record in enumerate(records, 1):
-                    change = await self._logs.decode(record)
-                    if change is not None:
-                        known = lines.get(change.key)
-                        if known is None or change.version >= known.version:
-                            lines[change.key] = self._entitled.of(change)
-                    if number % _STRETCH == 0:
-                        await asyncio.sleep(0)
+            async with aclosing(self._logs.read(self._dataset, partition, span)) as batches:
+                async for records in batches:
+                    for number, record in enumerate(records, 1):
+                        change = await self._logs.decode(record)
+                        if change is not None:
+                            known = lines.get(change.key)
+                            if known is None or change.version >= known.version:
+                                lines[change.key] = self._entitled.of(change)
+                        if number % _STRETCH == 0:
+                            await asyncio.sleep(0)
             await self._keep(lines)
 
     async def _keep(self, lines: Mapping[bytes, Given]) -> None:
@@ -144,17 +146,18 @@ class Expected:
         known = self.given_of(wanted)
         found: dict[bytes, Given] = {}
         for partition, span in enumerate(spans):
-            async for records in self._logs.read(self._dataset, partition, span):
-                for record in records:
-                    if record.key not in wanted:
-                        continue
-                    change = await self._logs.decode(record)
-                    if change is None or change.version > wanted[change.key]:
-                        continue
-                    best = found.get(change.key) or known.get(change.key)
-                    if best is None or change.version > best.version:
-                        found[change.key] = self._entitled.of(change)
-                await asyncio.sleep(0)
+            async with aclosing(self._logs.read(self._dataset, partition, span)) as batches:
+                async for records in batches:
+                    for record in records:
+                        if record.key not in wanted:
+                            continue
+                        change = await self._logs.decode(record)
+                        if change is None or change.version > wanted[change.key]:
+                            continue
+                        best = found.get(change.key) or known.get(change.key)
+                        if best is None or change.version > best.version:
+                            found[change.key] = self._entitled.of(change)
+                    await asyncio.sleep(0)
         for key, given in found.items():
             self._replace(key, known.get(key), given)
 

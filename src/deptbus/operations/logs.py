@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
@@ -129,8 +129,7 @@ class CanonicalLogs:
         if span.start >= span.end:
             return
         topic = names.data_topic(dataset)
-        # A generator, though its door promises an iterator only: it must be closed when left.
-        batches: Any = scan_to_end(
+        batches = scan_to_end(
             self._connection, topic, partitions=[partition], from_offsets={partition: span.start}
         )
         async with aclosing(batches):

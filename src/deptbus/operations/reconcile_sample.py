@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,16 +95,17 @@ async def _given(office: Office, entitled: Entitled, dataset: str) -> dict[bytes
     given: dict[bytes, int] = {}
     logs = office.tools.logs
     for partition, span in enumerate(await logs.spans(dataset)):
-        async for records in logs.read(dataset, partition, span):
-            for number, record in enumerate(records, 1):
-                change = await logs.decode(record)
-                if change is not None and change.version >= versions.get(change.key, 0):
-                    versions[change.key] = change.version
-                    given.pop(change.key, None)
-                    if entitled.of(change).kind == GIVEN:
-                        given[change.key] = change.version
-                if number % _STRETCH == 0:
-                    await asyncio.sleep(0)
+        async with aclosing(logs.read(dataset, partition, span)) as batches:
+            async for records in batches:
+                for number, record in enumerate(records, 1):
+                    change = await logs.decode(record)
+                    if change is not None and change.version >= versions.get(change.key, 0):
+                        versions[change.key] = change.version
+                        given.pop(change.key, None)
+                        if entitled.of(change).kind == GIVEN:
+                            given[change.key] = change.version
+                    if number % _STRETCH == 0:
+                        await asyncio.sleep(0)
         versions.clear()  # a key lies in one partition
     return given
 
@@ -112,12 +114,13 @@ async def _changes(office: Office, dataset: str, wanted: Mapping[bytes, int]) ->
     found: dict[bytes, Change] = {}
     logs = office.tools.logs
     for partition, span in enumerate(await logs.spans(dataset)):
-        async for records in logs.read(dataset, partition, span):
-            for record in records:
-                if record.key in wanted:
-                    change = await logs.decode(record)
-                    if change is not None and change.version == wanted[change.key]:
-                        found[change.key] = change
+        async with aclosing(logs.read(dataset, partition, span)) as batches:
+            async for records in batches:
+                for record in records:
+                    if record.key in wanted:
+                        change = await logs.decode(record)
+                        if change is not None and change.version == wanted[change.key]:
+                            found[change.key] = change
     return list(found.values())
 
 

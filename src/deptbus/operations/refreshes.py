@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import structlog
@@ -226,20 +227,21 @@ async def _from_canonical(
     latest: dict[str, float] = dict.fromkeys(units, NEVER_CAME)
     is_exact: dict[str, bool] = {}
     scanned = 0
-    async for records in scan_to_end(connection, data_topic(dataset)):
-        scanned += len(records)
-        if scanned > MOST_SCANNED:
-            return {(unit, dataset): Refresh() for unit in latest}
-        for record in records:
-            try:
-                change = decode_data(codecs, record.key, record.value)
-            except WireRefused:
-                continue
-            if isinstance(change, Change) and change.source_unit in latest:
-                at = change.source_time_us / 1e6
-                if at >= latest[change.source_unit]:
-                    latest[change.source_unit] = at
-                    is_exact[change.source_unit] = change.cause in _REFRESHES
+    async with aclosing(scan_to_end(connection, data_topic(dataset))) as batches:
+        async for records in batches:
+            scanned += len(records)
+            if scanned > MOST_SCANNED:
+                return {(unit, dataset): Refresh() for unit in latest}
+            for record in records:
+                try:
+                    change = decode_data(codecs, record.key, record.value)
+                except WireRefused:
+                    continue
+                if isinstance(change, Change) and change.source_unit in latest:
+                    at = change.source_time_us / 1e6
+                    if at >= latest[change.source_unit]:
+                        latest[change.source_unit] = at
+                        is_exact[change.source_unit] = change.cause in _REFRESHES
     return {
         (unit, dataset): Refresh(at) if is_exact.get(unit) else Refresh(not_after=at)
         for unit, at in latest.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 
 import structlog
 
@@ -53,18 +54,19 @@ async def recount_unit(
     for partition in range((await topic_partitions(connection, [topic]))[topic]):
         tally.begin_partition()
         is_first = True
-        async for records in scan_to_end(connection, topic, partitions=[partition]):
-            for record in records:
-                if is_first and starts[partition] > 0:
-                    whole_since = max(whole_since, day_of_ms(record.timestamp_ms))
-                is_first = False
-                try:
-                    received = codecs.decode_inbox(record.key, record.value)
-                except WireRefused:
-                    continue  # the recipient's adapter told of it, and applied nothing
-                if isinstance(received, Received):
-                    tally.take(received, record.timestamp_ms)
-            await asyncio.sleep(0)
+        async with aclosing(scan_to_end(connection, topic, partitions=[partition])) as batches:
+            async for records in batches:
+                for record in records:
+                    if is_first and starts[partition] > 0:
+                        whole_since = max(whole_since, day_of_ms(record.timestamp_ms))
+                    is_first = False
+                    try:
+                        received = codecs.decode_inbox(record.key, record.value)
+                    except WireRefused:
+                        continue  # the recipient's adapter told of it, and applied nothing
+                    if isinstance(received, Received):
+                        tally.take(received, record.timestamp_ms)
+                await asyncio.sleep(0)
     return recounts(unit, tally.counts, told, whole_since or None)
 
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Collection, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
 
 from aiokafka import TopicPartition
 
@@ -49,7 +48,7 @@ async def each_of_keys(
     try:
         async with asyncio.timeout_at(deadline):
             # A generator, though its door promises an iterator only: it must be closed when left.
-            batches: Any = scan_to_end(
+            batches = scan_to_end(
                 connection, topic, partitions=[partition], from_offsets={partition: from_offset}
             )
             async with aclosing(batches):
@@ -121,7 +120,7 @@ async def _read_run(
     connection: Connection, topic: str, partition: int, run: list[int]
 ) -> list[LogRecord]:
     wanted, last, found = frozenset(run), run[-1], []
-    batches: Any = scan_to_end(
+    batches = scan_to_end(
         connection, topic, partitions=[partition], from_offsets={partition: run[0]}
     )
     async with aclosing(batches):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import aclosing
 
 import structlog
 
@@ -68,13 +69,14 @@ async def _places(
 ) -> Mapping[bytes, str]:
     """Of each key that the bus knows: every place that any of its records names."""
     holdings = Holdings(unit)
-    async for records in scan_to_end(shelves.connection, names.data_topic(dataset)):
-        for found in records:
-            if found.key in keys:
-                change = await shelves.library.read(found)
-                if isinstance(change, Change):
-                    holdings.add(change)
-        await asyncio.sleep(0)
+    async with aclosing(scan_to_end(shelves.connection, names.data_topic(dataset))) as batches:
+        async for records in batches:
+            for found in records:
+                if found.key in keys:
+                    change = await shelves.library.read(found)
+                    if isinstance(change, Change):
+                        holdings.add(change)
+            await asyncio.sleep(0)
     told = holdings.chunks("", "", dataset, 0)
     return {k: p for chunk in told for k, p in zip(chunk.keys, chunk.places, strict=True)}
 

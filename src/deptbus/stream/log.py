@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -119,7 +119,7 @@ class LogReader:
         """All records from where the reader stands to the ends at this moment."""
         return [record async for batch in self.scan_to_end() for record in batch]
 
-    async def scan_to_end(self) -> AsyncIterator[list[LogRecord]]:
+    async def scan_to_end(self) -> AsyncGenerator[list[LogRecord], None]:
         """`read_to_end` batch by batch; the last batch may hold records newer than those ends."""
         consumer = self._open()
         try:
@@ -183,8 +183,9 @@ async def scan_to_end(
     *,
     partitions: Iterable[int] | None = None,
     from_offsets: Mapping[int, int] | None = None,
-) -> AsyncIterator[list[LogRecord]]:
-    """`read_to_end` for topics too large to hold: yields lists of at most 5,000 records."""
+) -> AsyncGenerator[list[LogRecord], None]:
+    """`read_to_end` for topics too large to hold: yields lists of at most 5,000 records. To be
+    closed (`aclosing`), or a consumer is left to the collector where it is left in its midst."""
     async with LogReader(
         connection, topic, partitions=partitions, from_offsets=from_offsets
     ) as reader:
