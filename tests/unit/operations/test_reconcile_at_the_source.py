@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from deptbus.errors import DeptbusError
 from deptbus.operations import reconcile_repair
 from deptbus.operations.audit import Operator
-from deptbus.operations.leg import Finding, LegResult, count_classes
+from deptbus.operations.leg import Finding, LegResult
 from deptbus.operations.reconcile import Reconciled
 from deptbus.operations.reconcile_repair import Mended, Wishes, repair
 
@@ -42,7 +43,7 @@ async def mended(monkeypatch: pytest.MonkeyPatch, wishes: Wishes) -> tuple[Mende
         "police@330106",
         "main",
         "resident",
-        by_class=count_classes(FINDINGS),
+        by_class=Counter(finding.word for finding in FINDINGS),
         findings=FINDINGS,
     )
     copy = LegResult("copy", "housing@330106", "main", "resident", could_not_tell="it is held")
