@@ -271,6 +271,8 @@ class Sender:
                     return BusRefused(f"topic {topic} has no partition {partition}")
                 batch = producer.create_batch()
                 taken = _fill(batch, lane)
+                if not taken:
+                    return None  # all who waited went away before it was their turn
                 loop = asyncio.get_running_loop()
                 seconds = min(_ATTEMPT_SECONDS, max(0.1, lane[0].deadline - loop.time()))
                 async with asyncio.timeout(seconds):

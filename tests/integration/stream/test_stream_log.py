@@ -92,6 +92,26 @@ async def test_concurrent_sends_keep_their_order(connection: Connection, topic: 
     assert values == [b"%d/%d" % (call, i) for call in range(40) for i in range(50)]
 
 
+async def test_who_goes_before_it_is_his_turn_leaves_nothing(connection: Connection, topic: str):
+    """An empty batch is answered without an offset."""
+    async with Sender(connection) as sender:
+        turns = sender._slots._value
+        for _ in range(turns):
+            await sender._slots.acquire()
+        gone = asyncio.create_task(sender.send([Outgoing(topic, 0, None, b"gone")]))
+        async with asyncio.timeout(30):
+            while not sender._slots._waiters:
+                await asyncio.sleep(0.01)
+        (draining,) = sender._tasks
+        gone.cancel()
+        await asyncio.wait([gone])
+        for _ in range(turns):
+            sender._slots.release()
+        await draining
+        await sender.send([Outgoing(topic, 0, None, b"after")])
+    assert [r.value for r in await read_to_end(connection, topic)] == [b"after"]
+
+
 async def test_refusals_are_told_and_poison_nothing(connection: Connection, topic: str):
     async with Sender(connection) as sender:
         with pytest.raises(BusRefused, match="topic no-such-topic is unknown"):
