@@ -20,6 +20,7 @@ from confluent_kafka.admin import (
     NewTopic,
     ResourceType,
 )
+from fault_desks import until
 
 from deptbus.cluster.embedded import EmbeddedBroker
 from deptbus.connection import Connection
@@ -99,9 +100,7 @@ async def test_who_goes_before_it_is_his_turn_leaves_nothing(connection: Connect
         for _ in range(turns):
             await sender._slots.acquire()
         gone = asyncio.create_task(sender.send([Outgoing(topic, 0, None, b"gone")]))
-        async with asyncio.timeout(30):
-            while not sender._slots._waiters:
-                await asyncio.sleep(0.01)
+        await until(lambda: sender._slots._waiters)
         (draining,) = sender._tasks
         gone.cancel()
         await asyncio.wait([gone])
