@@ -57,7 +57,7 @@ class Spoilt:
 
 
 async def run(bench: Bench) -> list[Figure]:
-    rows = bench.rows or bench.scaled(1_000_000, 60_000)
+    rows = bench.rows or bench.scaled(1_000_000, 20_000)
     differences = bench.scaled(999, 198)
     python = await asyncio.to_thread(reladiff.installed)
     ours: list[_Run] = []
