@@ -79,6 +79,9 @@ PLANTED = {
     "ack before delivery": Planted("crashes", Bugs(ack_before_delivery=True)),
     "cursor instead of queue on the outbox": Planted("all", Bugs(cursor_on_outbox=True)),
     "no version check": Planted("zombies", planting=_no_version_check),
+    "a number that is announced before it is told": Planted(
+        "restored often", Bugs(number_told_late=True)
+    ),
     "no fence": Planted("zombies", Bugs(no_fence=True)),
     "projection by exclude-list": Planted("all", Bugs(router=ProjectsByExcludeList)),
     "withdrawal forgotten on a move": Planted("all", Bugs(router=ForgetsToWithdraw)),

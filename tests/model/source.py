@@ -242,6 +242,11 @@ async def publish(world: World, source: SourceDatabase, me: Instance) -> None:
     await step()
     mine = source.take_over(bus_number, world.chance.randbytes(8))
     await step()
+    if not world.bugs.number_told_late:
+        bus.incarnated[unit].append(Incarnated(unit, "main", mine, (), ""))
+    await step()
+    source.check(mine.token)
+    await step()
     announcement = encode_control(Announcement(unit, "main", mine, 0, 0))
     offset = bus.append(Outgoing(topic, 0, None, announcement))
     await step()
@@ -280,7 +285,7 @@ async def publish(world: World, source: SourceDatabase, me: Instance) -> None:
         for change in judge.ready:
             await step()
             offset = bus.append(Outgoing(topic, 0, change.key, change.value))
-            if mine == max(r.incarnation for r in bus.incarnated[unit]):
+            if mine == max(r.incarnation for r in bus.incarnated[unit] if r.offsets):
                 # What heartbeats and records tell a successor; of a fenced one nothing counts.
                 bus.published[unit] = max(bus.published[unit], stamp.publication)
                 bus.highest[unit] = max(bus.highest[unit], change.version)

@@ -39,6 +39,7 @@ class Bugs:
     ack_before_delivery: bool = False
     cursor_on_outbox: bool = False
     no_fence: bool = False
+    number_told_late: bool = False
     closed_column_stands: bool = False
     no_waiting_for_agents: bool = False
     no_keeper: bool = False
@@ -83,6 +84,7 @@ MIXTURES = {
     "policies": Mixture(activations=1, days=0.3),
     "late": Mixture(freezes=6, frozen="intake", activations=2, compactions=6),
     "restores": Mixture(kills=2, freezes=1, restores=2),
+    "restored often": Mixture(kills=2, freezes=1, restores=20),
     "holds": Mixture(kills=3, freezes=3, activations=0.3, days=0.2, holds=3),
     "proofs": Mixture(kills=2, freezes=2, restores=0.3, compactions=0.3, proofs=6, mangled=0.005),
     "sent again": Mixture(kills=4, freezes=2, activations=0.5, days=0.3, holds=0.5, replays=4),

@@ -267,7 +267,11 @@ class SystemRun:
             secret=self._secret,
             counts=self._shared.counts,
         )
-        await publisher.start()
+        try:
+            await publisher.start()
+        except Fenced:
+            self._incarnation = publisher.incarnation  # for `_was_restored`: it had taken over
+            raise
         return publisher
 
     async def _take_over(self) -> Incarnation:

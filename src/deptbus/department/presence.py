@@ -66,9 +66,18 @@ class Presence:
 
     # --- the take-over --------------------------------------------------------------------
 
-    async def announce(self, incarnation: Incarnation) -> None:
-        """In every partition of `out`, then by the control record that names those places."""
-        self._incarnation = incarnation
+    async def announce(
+        self, incarnation: Incarnation, check: Callable[[], Awaitable[None]]
+    ) -> None:
+        """In every partition of `out`, then by the control record that names those places.
+
+        The number is told before, and `check` (raises Fenced) is asked behind that: the database
+        may be restored at any moment, and forgets who took it over. A successor that knew no better
+        would take the same number, and the lesser token of the two would be fenced for ever.
+        """
+        self._incarnation, self._announced = incarnation, ()
+        await self._write_incarnated()
+        await check()
         topic = out_topic(self.unit)
         now_us = time.time_ns() // 1000
         announcements = [

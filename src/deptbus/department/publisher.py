@@ -234,7 +234,7 @@ class Publisher:
             self._capture.database, memory.incarnation, unit=self.unit, system=self.system
         )
         self._signs.token = mine.token
-        await self.presence.announce(mine)
+        await self.presence.announce(mine, partial(self._capture.check, mine.token))
         memory, begins = await self.presence.recall(self._codecs)
         if not resync:
             check_outbox(

@@ -88,7 +88,8 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Incarnated:
-    """An incarnation was announced in every partition of `out`, at these offsets."""
+    """An incarnation was announced in every partition of `out`, at these offsets; without any, it
+    has taken its database over and is about to be."""
 
     unit: str
     system: str

@@ -16,6 +16,7 @@ from source_world import PLACES, SECRET, StandingPolicy, contract
 from deptbus.change import Cause, ChangeOp, Reason
 from deptbus.connection import Connection
 from deptbus.department.capture_sqlite import SqliteCapture
+from deptbus.department.presence import Presence
 from deptbus.department.publisher import Publisher
 from deptbus.errors import DatabaseBusy, DeptbusError, Fenced, SourceRefused
 from deptbus.names import control_topic, out_topic
@@ -65,7 +66,8 @@ async def test_a_take_over_is_announced_before_anything_is_published(source: Sou
             decode_control(r.value)
             for r in await read_to_end(source.connection, control_topic(source.unit))
         ]
-        incarnated = next(c for c in controls if isinstance(c, Incarnated))
+        told, incarnated = (c for c in controls if isinstance(c, Incarnated))
+        assert (told.incarnation, told.offsets) == (incarnated.incarnation, ())
         assert incarnated.offsets == tuple(first[p].offset for p in range(4))
         assert incarnated.incarnation == publisher.incarnation
         beat = next(c for c in controls if isinstance(c, Heartbeat))
@@ -173,6 +175,55 @@ async def test_a_database_restored_from_a_backup_is_refused(source: Source) -> N
             with pytest.raises(SourceRefused, match="restored from a backup"):
                 await publisher.start()
     assert set(await source.names()) == {"1", "2"}
+
+
+async def test_a_number_that_was_announced_is_never_taken_again(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed behind its announcements, and then the database forgets it: intake would fence every
+    successor of the same number whose token is the lesser, and nobody would be told."""
+    _checkpoint(source.path)
+    backup = source.path.with_suffix(".backup")
+    shutil.copy(source.path, backup)
+    write = Presence.write
+
+    async def crash(self: Presence, record: Any) -> None:
+        if isinstance(record, Incarnated) and record.offsets:
+            raise RuntimeError("killed before the places of the announcements were told")
+        await write(self, record)
+
+    async with source.publisher() as publisher:
+        with monkeypatch.context() as patch:
+            patch.setattr(Presence, "write", crash)
+            with pytest.raises(RuntimeError):
+                await publisher.start()
+        lost = publisher.incarnation
+    announced = await read_to_end(source.connection, out_topic(source.unit))
+    found = {decode_control(r.value) for r in announced}
+    assert {a.incarnation for a in found if isinstance(a, Announcement)} == {lost}
+    _restore(backup, source.path)
+    async with source.running() as successor:
+        assert successor.incarnation.number > lost.number
+        source.do(source.person(1))
+        await source.drained()
+        assert {c.incarnation for c in await source.out()} == {successor.incarnation}
+
+
+async def test_who_lost_its_database_while_it_took_over_announces_nothing(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Presence.write
+
+    async def restored(self: Presence, record: Any) -> None:
+        await write(self, record)
+        source.do("UPDATE deptbus_adapter SET token = x'00'")
+
+    async with source.publisher() as publisher:
+        with monkeypatch.context() as patch:
+            patch.setattr(Presence, "write", restored)
+            with pytest.raises(Fenced):
+                await publisher.start()
+    assert await read_to_end(source.connection, out_topic(source.unit)) == []
 
 
 async def test_a_database_that_published_to_another_bus_is_refused(source: Source) -> None:

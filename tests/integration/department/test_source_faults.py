@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -20,6 +21,7 @@ from structlog.testing import capture_logs
 from deptbus.cluster.postgres import PostgresServer
 from deptbus.connection import Connection
 from deptbus.department import publisher
+from deptbus.department.presence import Presence
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(120)]
 
@@ -324,6 +326,28 @@ async def test_a_sqlite_folder_goes_away_and_comes_back(broker: Connection, tmp_
     assert other.slowest < PROMPT_SECONDS
     lines = {str(line["error"]) for line in said(logs, "system_waits", desk)}
     assert any("replaced or removed" in line or "no such file" in line for line in lines), lines
+    assert said(logs, "system_stopped", desk) == []
+
+
+async def test_a_database_restored_while_it_is_taken_over_is_taken_over_again(
+    broker: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It bears no younger adapter's token but an older one's: nobody has to act."""
+    desk = await SourceDesk(broker, tmp_path).open()
+    write, restored = Presence.write, asyncio.Event()
+
+    async def restore(self: Presence, record: Any) -> None:
+        await write(self, record)
+        if not restored.is_set():
+            restored.set()
+            await desk.sql("UPDATE deptbus_adapter SET incarnation = 0, token = x''")
+
+    monkeypatch.setattr(Presence, "write", restore)
+    with capture_logs() as logs:
+        async with running(broker, [desk]):
+            await desk.sql(ADD.format(1, "a"))
+            await until(desk.is_published, "the first row")
+    assert len(said(logs, "database_was_replaced", desk)) == 1
     assert said(logs, "system_stopped", desk) == []
 
 
