@@ -34,7 +34,7 @@ class Bus:
         self.incarnated: dict[str, list[Incarnated]] = defaultdict(list)  # unit -> control records
         self.published: dict[str, int] = defaultdict(int)  # unit -> highest publication
         self.highest: dict[str, int] = defaultdict(int)  # unit -> highest version
-        self.mangled: set[bytes] = set()  # keys of which nobody could read some record
+        self.mangled: set[tuple[str, int]] = set()  # (topic, offset)
         self.kept = 0  # the canonical topic's end when the last run of the keeper began
         self.jobs: dict[str, JobProgress] = {}
         self.orders = Orders()
@@ -54,7 +54,7 @@ class Bus:
     def mangle(self, topic: str, offset: int) -> None:
         """Bytes that nobody can read: intake has to refuse them."""
         record = self.record(topic, offset)
-        self.mangled.add(record.key or b"")
+        self.mangled.add((topic, offset))
         self.topics[topic][offset] = record._replace(value=(record.value or b"")[:-1])
 
     def record(self, topic: str, offset: int) -> LogRecord:

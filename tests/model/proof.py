@@ -83,7 +83,7 @@ async def prove(world: World, me: Instance) -> None:
         fold = await _folded(world, cut)
         if fold is not None and cut.compactions == world.compactions:
             world.proved += 1
-            world.wrong += differing(world, cut.unit, cut.view, fold)
+            world.wrong += differing(world, cut, fold)
 
 
 async def _folded(world: World, cut: Cut) -> UnitFold | None:
@@ -104,17 +104,16 @@ async def _folded(world: World, cut: Cut) -> UnitFold | None:
             return fold if world.bugs.proof_without_marker else None
 
 
-def differing(world: World, unit: str, view: View, fold: UnitFold) -> list[str]:
+def differing(world: World, cut: Cut, fold: UnitFold) -> list[str]:
     """Each difference that the proof names, in one line; none is a true one."""
-    waiting = set() if world.bugs.proof_of_what_waits else view.waiting
-    table, refused = _items(world, unit, view)
-    # What intake had to refuse the bus lacks until it is sent again: the one true difference.
-    apart = waiting | world.bus.mangled
+    waiting = set() if world.bugs.proof_of_what_waits else cut.view.waiting
+    table, refused = _items(world, cut.unit, cut.view)
+    apart = waiting | _unreadable(world, cut)
     items = set(fold.items(apart))
     found = unequal(
         [i for i in table if i.key not in apart and i not in items], items - set(table), refused
     )
-    return [f"{unit}: proved to differ: {one}" for one in found]
+    return [f"{cut.unit}: proved to differ: {one}" for one in found]
 
 
 def _items(world: World, unit: str, view: View) -> tuple[list[Item], dict[bytes, str]]:
@@ -132,3 +131,14 @@ def _items(world: World, unit: str, view: View) -> tuple[list[Item], dict[bytes,
     items = rows.rows(zip(own, found, strict=True), view.known)
     items += rows.rest({key for key, raw in rows.plain.items() if raw in view.rows})
     return items, {one.key: one.reason for one in rows.refused}
+
+
+def _unreadable(world: World, cut: Cut) -> set[bytes]:
+    """Keys of records before the cut that nobody can read: the bus lacks them until they are sent
+    again. Not those of the notes: the marker goes on before intake has written the note."""
+    topic = out_topic(cut.unit)
+    return {
+        world.bus.record(place, offset).key or b""
+        for place, offset in world.bus.mangled
+        if place == topic and offset < cut.offset
+    }
