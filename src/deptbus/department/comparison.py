@@ -87,11 +87,12 @@ class Comparison:
         places = remembered.places if remembered is not None else ()
         on_bus = self._held.pop(key, None)
         state = published(self._publication, row, found)
+        is_known = standing is Standing.SPEAKS
         if on_bus is not None:
-            here = state.place if state is not None and state.digest else None
+            # A new variant may yet be parked behind another row: its place would go unnamed.
+            here = state.place if is_known and state is not None and state.digest else None
             if any(p != here and p not in places for p in on_bus.places):
                 differences.places[key] = on_bus.places
-        is_known = standing is Standing.SPEAKS
         if state is None:
             if not is_known or raw_text(row.raw) not in self._parked:
                 differences.enqueue.append(row.raw)

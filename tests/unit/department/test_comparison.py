@@ -189,3 +189,9 @@ class TestVariants:
     def test_two_rows_that_nobody_saw(self) -> None:
         rows, rest, _ = compare(published(values("K")), [values("K"), values("k")])
         assert (rows.enqueue, rows.equal, rest.delete) == ([("k",)], 1, [])
+
+    def test_places_are_remembered_where_a_new_variant_lies_at_the_last_one(self) -> None:
+        """It is parked behind the plain row, which has moved: only the bus told of the place."""
+        rows, _, _ = compare(published(values("K")), [values("k"), values("K", area=B)])
+        assert rows.places == {key("K"): (A,)}
+        assert rows.enqueue == [("k",), ("K",)]
