@@ -23,12 +23,11 @@ from deptbus.department.bookkeeping import COLUMN_LIST, ENTRY_COLUMNS
 from deptbus.department.connect import (
     PostgresDatabase,
     SqliteDatabase,
-    application_name,
     postgres_translated,
 )
 from deptbus.department.layout import quoted_table
 from deptbus.department.ledger import Entry
-from deptbus.department.opening import open_system
+from deptbus.department.opening import open_second, open_system
 from deptbus.department.postgres_table import STAGED, read_columns
 from deptbus.department.seen import (
     LINE_LIST,
@@ -112,14 +111,7 @@ async def open_copy_view(department: Department, system: str) -> AsyncIterator[C
     if isinstance(database, SqliteDatabase):
         view: CopyView = SqliteCopyView(database)
     else:
-        try:
-            reader = await PostgresDatabase.open(
-                database.target, application_name=application_name(department.unit, system)
-            )
-        except BaseException:
-            await database.close()
-            raise
-        view = PostgresCopyView(database, reader)
+        view = PostgresCopyView(database, await open_second(database, department, system))
     try:
         yield view
     finally:

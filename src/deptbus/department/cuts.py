@@ -51,22 +51,19 @@ class Cuts:
         return found
 
     async def make_all(self) -> None:
-        """Never raises for a wish: who wished is told."""
-        wishes, self._wishes = self._wishes, []
-        for wish in wishes:
-            if wish.done.done():
-                continue  # nobody waits for it any more
-            try:
-                made = await self._make(wish)
-            except DeptbusError as error:
-                if not wish.done.done():
-                    wish.done.set_exception(error)
-            except BaseException:
-                wish.done.cancel()
-                raise
-            else:
-                if not wish.done.done():
-                    wish.done.set_result(made)
+        """Never raises for a wish: who wished is told. What is cut short is left to `give_up`."""
+        while self._wishes:
+            wish = self._wishes[0]
+            if not wish.done.done():  # else nobody waits for it any more
+                try:
+                    made = await self._make(wish)
+                except DeptbusError as error:
+                    if not wish.done.done():
+                        wish.done.set_exception(error)
+                else:
+                    if not wish.done.done():
+                        wish.done.set_result(made)
+            del self._wishes[0]
 
     async def _make(self, wish: _Wish) -> tuple[Marker, Any]:
         try:

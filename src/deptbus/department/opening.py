@@ -33,14 +33,21 @@ async def open_capture(department: Department, system: str) -> Capture:
     database = await open_system(department, system)
     if isinstance(database, SqliteDatabase):
         return SqliteCapture(database)
+    return await PostgresCapture.open(database, await open_second(database, department, system))
+
+
+async def open_second(
+    database: PostgresDatabase, department: Department, system: str
+) -> PostgresDatabase:
+    """One more connection beside `database`, which is closed where there is none to be had. Raises
+    DatabaseUnavailable."""
     try:
-        light = await PostgresDatabase.open(
+        return await PostgresDatabase.open(
             database.target, application_name=application_name(department.unit, system)
         )
     except BaseException:
         await database.close()
         raise
-    return await PostgresCapture.open(database, light)
 
 
 def read_secret(path: Path) -> bytes:

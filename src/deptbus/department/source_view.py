@@ -23,11 +23,10 @@ from deptbus.department.capture_sqlite import SqliteCapture
 from deptbus.department.connect import (
     PostgresDatabase,
     SqliteDatabase,
-    application_name,
     postgres_translated,
 )
 from deptbus.department.layout import Layout
-from deptbus.department.opening import open_system
+from deptbus.department.opening import open_second, open_system
 from deptbus.department.postgres_schema import TableFacts, table_facts
 from deptbus.errors import DatabaseUnavailable
 
@@ -130,13 +129,7 @@ async def _connected(department: Department, system: str) -> SourceView:
     database = await open_system(department, system)
     if isinstance(database, SqliteDatabase):
         return SqliteView(database)
-    try:
-        holder = await PostgresDatabase.open(
-            database.target, application_name=application_name(department.unit, system)
-        )
-    except BaseException:
-        await database.close()
-        raise
+    holder = await open_second(database, department, system)
     view = PostgresView(database, holder)
     try:
         with postgres_translated(database.place):

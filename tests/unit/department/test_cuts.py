@@ -112,3 +112,18 @@ async def test_the_end_of_publishing_is_told_to_who_waits_and_who_comes() -> Non
     for waits in (task, made.make("b", lambda: asyncio.sleep(0))):
         with pytest.raises(BusUnreachable, match="stopped"):
             await waits
+
+
+async def test_all_who_wait_are_told_when_publishing_is_cut_short() -> None:
+    made = Cuts(Bus())  # type: ignore[arg-type]
+    tasks = [asyncio.create_task(made.make(name, asyncio.Event().wait)) for name in ("a", "b")]
+    await asyncio.sleep(0)
+    publishing = asyncio.create_task(made.make_all())
+    await asyncio.sleep(0)
+    publishing.cancel()
+    await asyncio.gather(publishing, return_exceptions=True)
+    made.give_up()
+    async with asyncio.timeout(10):
+        for waits in tasks:
+            with pytest.raises(BusUnreachable, match="stopped"):
+                await waits
