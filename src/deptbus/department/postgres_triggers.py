@@ -65,6 +65,12 @@ TABLES = (
   raw text[] NOT NULL,
   vals text[]
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000)""",
+    # Vacuum gives the end of an emptied table back under a lock that nobody writes beside, for
+    # longer than a capture waits: behind a bulk, live changes were not captured.
+    *(
+        f"ALTER TABLE deptbus.{table} SET (vacuum_truncate = false)"
+        for table in ("outbox", "published")
+    ),
     """CREATE TABLE IF NOT EXISTS deptbus.places (
   dataset text NOT NULL,
   bus_key bytea NOT NULL,

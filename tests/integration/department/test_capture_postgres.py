@@ -320,6 +320,21 @@ class TestPostgresCapture(CaptureSuite):
             await transaction.rollback()
         assert (await capture.state()).gave_way == 1
 
+    async def test_vacuum_of_an_emptied_outbox_takes_no_lock_that_captures_meet(
+        self, capture: Capture
+    ) -> None:
+        """Giving pages back to the disk needs ACCESS EXCLUSIVE, while a capture waits for 20 ms."""
+        size = "SELECT pg_relation_size('deptbus.outbox')"
+        await self.desk.do(
+            "INSERT INTO deptbus.outbox (position, layout, op, cause, source_time_us, raw) "
+            "SELECT -n, 1, 'u', 'live', 0, '{x}' FROM generate_series(1, 2000) n"
+        )
+        (before,) = await self.desk.rows(size)
+        await self.desk.do("DELETE FROM deptbus.outbox WHERE position < 0")
+        await self.desk.connection.execute("VACUUM deptbus.outbox")
+        assert await self.desk.rows(size) == [before]
+        assert before > (0,)
+
     async def test_rows_that_others_hold_locked_are_come_back_to(
         self, capture: Capture, second: PostgresDesk
     ) -> None:
