@@ -158,24 +158,23 @@ class SqliteCopyView(CopyView):
             yield [Line._make(row) for row in rows]
 
     async def lines_of(self, dataset: str, keys: Sequence[bytes]) -> list[Line]:
-        found = []
-        for some in _chunks(keys):
-            sql = (
-                f"SELECT {LINE_LIST} FROM deptbus_ledger WHERE {SQLITE_OF_DATASET} "
-                f"AND key IN ({_marks(some)})"
-            )
-            found += await self._fetch(sql, (dataset, *some))
-        return [Line._make(row) for row in found]
+        return [Line._make(row) for row in await self._of_keys(LINE_LIST, dataset, keys)]
 
     async def entries_of(self, dataset: str, keys: Sequence[bytes]) -> list[Entry]:
-        found = []
+        found = await self._of_keys(COLUMN_LIST, dataset, keys)
+        return [Entry._make((*row[:_HELD], bool(row[_HELD]), *row[_HELD + 1 :])) for row in found]
+
+    async def _of_keys(
+        self, columns: str, dataset: str, keys: Sequence[bytes]
+    ) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
         for some in _chunks(keys):
             sql = (
-                f"SELECT {COLUMN_LIST} FROM deptbus_ledger WHERE {SQLITE_OF_DATASET} "
+                f"SELECT {columns} FROM deptbus_ledger WHERE {SQLITE_OF_DATASET} "
                 f"AND key IN ({_marks(some)})"
             )
             found += await self._fetch(sql, (dataset, *some))
-        return [Entry._make((*row[:_HELD], bool(row[_HELD]), *row[_HELD + 1 :])) for row in found]
+        return found
 
     async def held_rows(self, dataset: str, rows: Sequence[bytes]) -> set[bytes]:
         found: set[bytes] = set()
@@ -257,22 +256,20 @@ class PostgresCopyView(CopyView):
             yield [Line._make(row) for row in rows]
 
     async def lines_of(self, dataset: str, keys: Sequence[bytes]) -> list[Line]:
-        found = await self._ask(
-            f"SELECT {LINE_LIST} FROM deptbus.ledger WHERE {POSTGRES_OF_DATASET} "
-            "AND key = ANY($2::bytea[])",
-            dataset,
-            list(keys),
-        )
-        return [Line._make(row) for row in found]
+        return [Line._make(row) for row in await self._of_keys(LINE_LIST, dataset, keys)]
 
     async def entries_of(self, dataset: str, keys: Sequence[bytes]) -> list[Entry]:
-        found = await self._ask(
-            f"SELECT {COLUMN_LIST} FROM deptbus.ledger WHERE {POSTGRES_OF_DATASET} "
+        return [Entry._make(row) for row in await self._of_keys(COLUMN_LIST, dataset, keys)]
+
+    async def _of_keys(
+        self, columns: str, dataset: str, keys: Sequence[bytes]
+    ) -> list[asyncpg.Record]:
+        return await self._ask(
+            f"SELECT {columns} FROM deptbus.ledger WHERE {POSTGRES_OF_DATASET} "
             "AND key = ANY($2::bytea[])",
             dataset,
             list(keys),
         )
-        return [Entry._make(row) for row in found]
 
     async def held_rows(self, dataset: str, rows: Sequence[bytes]) -> set[bytes]:
         found = await self._ask(
