@@ -88,8 +88,10 @@ class Marker:
 
 @dataclass(frozen=True, slots=True)
 class Incarnated:
-    """An incarnation was announced in every partition of `out`, at these offsets; without any, it
-    has taken its database over and is about to be."""
+    """An incarnation was announced in every partition of `out`, at these offsets."""
+
+    # Without any offset it has taken its database over and is about to be announced. This stands
+    # here because the docstring is the schema's doc, by which records on every bus are known.
 
     unit: str
     system: str
@@ -858,6 +860,8 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
 
 
 def _schema(kind: str, cls: type, avro_fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a kind, its docstring in it: whoever rewords one makes another schema, with
+    another id, and records that were written before cannot be read any longer."""
     return {
         "type": "record",
         "name": cls.__name__,
