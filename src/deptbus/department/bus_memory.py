@@ -41,6 +41,12 @@ class BusMemory:
     fingerprints: frozenset[str] = frozenset()  # of every key secret that was ever used
     outbox_id: str = ""  # of `out` as the youngest adapter saw it; empty: not known
 
+    @property
+    def is_of_one_that_began(self) -> bool:
+        """Whether an adapter of this system ever got past the checks of its start on this bus. Its
+        incarnation does not tell: one that was refused has left that behind, too."""
+        return bool(self.outbox_id or self.ends)
+
 
 def remembered(records: Iterable[LogRecord], unit: str, system: str) -> BusMemory:
     """Pure: what the records of `control.<unit>` say of one system. One of another unit, or under a
@@ -163,7 +169,7 @@ def check_publication(memory: BusMemory, *, place: str, publication: int) -> Non
             f"{memory.publication}, the database {publication}",
             mend=_RESYNC,
         )
-    if publication > 0 and not memory.tokens:
+    if publication > 0 and not memory.is_of_one_that_began:
         raise SourceRefused(
             f"{place}: the database has published before, and this bus knows nothing of it: it was "
             "rebuilt, or it is another one",

@@ -96,17 +96,14 @@ class Presence:
         self.ends = [offset + 1 for offset in self._announced]
 
     async def recall(self, codecs: Codecs) -> tuple[BusMemory, list[int]]:
-        """What the bus knows of this system but for this incarnation, and the first offset that is
-        still kept in each partition of `out`."""
+        """What the bus knows of this system, and the first offset that is still kept in each
+        partition of `out`."""
         self.outbox_id, begins = await read_outbox(self._connection, self.unit)
         memory = await read_control(self._connection, self.unit, self.system)
         if memory.outbox_id not in ("", self.outbox_id):
             memory = replace(memory, ends=())  # they counted records of another topic
         upto = {partition: end - 1 for partition, end in enumerate(self.ends)}
-        # Our own announcement is in it by now; what matters is whether there was one before.
-        mine = self.incarnation.token
-        known = await read_behind(self._connection, self.unit, memory, codecs, upto)
-        return replace(known, tokens=known.tokens - {mine}), begins
+        return await read_behind(self._connection, self.unit, memory, codecs, upto), begins
 
     async def settle(self) -> None:
         """Notes which topics these are, for whoever comes after us."""

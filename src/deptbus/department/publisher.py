@@ -249,7 +249,7 @@ class Publisher:
         check_publication(
             memory,
             place=self._capture.database.place,
-            publication=0 if resync and not memory.tokens else state.publication,
+            publication=0 if resync and not memory.is_of_one_that_began else state.publication,
         )
         self.memory = memory
         await self.presence.settle()

@@ -13,6 +13,7 @@ from test_resync import back_up, restore, table
 
 from deptbus.connection import Connection
 from deptbus.department import publisher as publishing
+from deptbus.department.bus_memory import BusMemory
 from deptbus.errors import DeptbusError, SourceRefused
 from deptbus.names import control_topic, out_topic
 from deptbus.stream.log import end_offsets, read_to_end
@@ -172,15 +173,25 @@ async def test_a_control_topic_made_again_while_no_adapter_ran(source: SqliteSou
         source.do(source.person(1))
         await source.drained()
     await make_again(source, control_topic(source.unit), 1)
-    async with source.publisher() as publisher:
-        with pytest.raises(SourceRefused, match="knows nothing of it") as refused:
-            await publisher.start()
-    assert "deptbus department resync" in str(refused.value)
+    for _ in range(3):  # what a refused start leaves on the bus is no reason to let the next one in
+        async with source.publisher() as publisher:
+            with pytest.raises(SourceRefused, match="knows nothing of it") as refused:
+                await publisher.start()
+        assert "deptbus department resync" in str(refused.value)
     async with source.bus():
         await source.resync()
     async with source.running():
         source.do(source.person(2))
         await source.drained()
+
+
+async def test_planted_bug_a_refused_start_counts_as_one_that_the_bus_knows(
+    source: SqliteSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = property(lambda memory: len(memory.tokens) > 1)  # its own is one of them
+    monkeypatch.setattr(BusMemory, "is_of_one_that_began", counts)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        await test_a_control_topic_made_again_while_no_adapter_ran(source)
 
 
 async def test_planted_bug_the_outbox_is_not_looked_at(

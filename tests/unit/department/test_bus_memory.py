@@ -7,11 +7,23 @@ import itertools
 import pytest
 
 from deptbus.change import Incarnation
-from deptbus.department.bus_memory import BusMemory, check_outbox, remembered
+from deptbus.department.bus_memory import (
+    BusMemory,
+    check_outbox,
+    check_publication,
+    remembered,
+)
 from deptbus.errors import SourceRefused
 from deptbus.names import control_topic
 from deptbus.stream.log import LogRecord
-from deptbus.wire.control import Control, Heartbeat, OutboxSeen, encode_control, key_of
+from deptbus.wire.control import (
+    Control,
+    Heartbeat,
+    Incarnated,
+    OutboxSeen,
+    encode_control,
+    key_of,
+)
 
 UNIT, TOPIC = "police@330106", "out.police-330106"
 OLD, YOUNG = Incarnation(1, b"11111111"), Incarnation(2, b"22222222")
@@ -78,3 +90,30 @@ def test_what_retention_took_behind_the_ends_is_refused(
 ) -> None:
     known = memory(beat(OLD, 1, 5, 5))
     assert ("gone by retention" in refusal(known, "one", *begins)) is is_refused
+
+
+@pytest.mark.parametrize(
+    ("records", "is_refused"),
+    [
+        ((), True),
+        # What starts leave that were refused, however many.
+        ((Incarnated(UNIT, "main", OLD, (1,), "f"),), True),
+        (
+            (Incarnated(UNIT, "main", OLD, (1,), "f"), Incarnated(UNIT, "main", YOUNG, (2,), "f")),
+            True,
+        ),
+        ((Incarnated(UNIT, "main", OLD, (1,), "f"), OutboxSeen(UNIT, "main", OLD, "one")), False),
+        ((beat(OLD, 1, 5),), False),  # of before the outbox was noted
+        ((OutboxSeen(UNIT, "other", OLD, "one"),), True),
+    ],
+)
+def test_a_bus_that_knows_nothing_of_a_database_refuses_it_each_time(
+    records: tuple[Control, ...], is_refused: bool
+) -> None:
+    known, said = memory(*records), ""
+    try:
+        check_publication(known, place="own.db", publication=7)
+    except SourceRefused as refused:
+        said = refused.what
+    assert ("knows nothing of it" in said) is is_refused
+    check_publication(known, place="own.db", publication=known.publication if known.ends else 0)
