@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -20,9 +20,10 @@ import structlog
 from deptbus.change import Change, ChangeOp
 from deptbus.connection import Connection
 from deptbus.errors import BusRefused
-from deptbus.names import data_topic, in_topic
+from deptbus.names import WORKER_GROUP, data_topic, in_topic, out_topic
+from deptbus.operations.groups import Groups
 from deptbus.operations.library import Library
-from deptbus.stream.log import LogReader, Outgoing, Sender
+from deptbus.stream.log import LogReader, Outgoing, Sender, end_offsets
 from deptbus.wire.control import (
     Inventory,
     InventoryEnd,
@@ -37,7 +38,7 @@ log = structlog.get_logger(__name__)
 # Of the source's inbox: one partition keeps the parts in their order.
 ANSWER_PARTITION = 0
 SIGN_SECONDS = 5.0  # at least so often the source hears of us
-MARKER_SECONDS = 60.0  # a partition in which nothing comes for so long will not bring the marker
+MARKER_SECONDS = 60.0  # a marker towards which nothing moves for so long will not come
 CHUNK_KEYS = 1000
 _CHUNK_PLACES_BYTES = 256 * 1024
 _STRETCH = 500  # records folded before other tasks of the process come to their turn
@@ -128,6 +129,43 @@ class _NoMarker(Exception):
     pass
 
 
+class Wait:
+    """How long a marker is waited for that a source has sent: it goes on while what lay in the
+    partition at the beginning is being read, and then while intake comes nearer to the end that the
+    outbox had. What others publish meanwhile is no sign: it comes for ever."""
+
+    def __init__(
+        self,
+        lay: int,
+        sent: int,
+        taken_in: Callable[[], Awaitable[int]],
+        seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """`lay`, `sent`: ends of the partition and of the outbox's at the beginning; `taken_in`:
+        up to where intake has committed the latter."""
+        self._lay, self._sent, self._taken_in = lay, sent, taken_in
+        self._seconds, self._clock = seconds, clock
+        self._seen: int | None = None
+        self._until = clock() + seconds
+
+    def read(self, offset: int) -> None:
+        """A record lay at this offset."""
+        if offset < self._lay:
+            self._until = self._clock() + self._seconds
+
+    async def goes_on(self) -> bool:
+        if self._seen is None:
+            self._seen = await self._taken_in()
+        if self._clock() < self._until:
+            return True
+        before, self._seen = self._seen, await self._taken_in()
+        if self._seen <= before or before >= self._sent:
+            return False
+        self._until = self._clock() + self._seconds
+        return True
+
+
 class Answer:
     """One attempt to answer one request; an attempt that failed is made anew from its beginning."""
 
@@ -181,14 +219,11 @@ class Answer:
     async def _fold(self, dataset: str, partition: int) -> Holdings:
         """One partition up to the request's marker, which may be still to come."""
         holdings = Holdings(self._request.unit)
-        clock: Callable[[], float] = asyncio.get_running_loop().time
         topic = data_topic(dataset)
+        wait = await self._wait(topic, partition)
         async with LogReader(self._shelves.connection, topic, partitions=[partition]) as reader:
-            heard = clock()
-            while clock() - heard < self._shelves.marker_seconds:
+            while await wait.goes_on():
                 records = await reader.poll(1.0)
-                if records:
-                    heard = clock()
                 for number, record in enumerate(records, 1):
                     found = await self._shelves.library.read(record)
                     if isinstance(found, Change):
@@ -197,7 +232,26 @@ class Answer:
                         return holdings
                     if number % _STRETCH == 0:
                         await asyncio.sleep(0)
+                if records:
+                    wait.read(records[-1].offset)
         raise _NoMarker
+
+    async def _wait(self, topic: str, partition: int) -> Wait:
+        connection, out = self._shelves.connection, out_topic(self._request.unit)
+        sent = await end_offsets(connection, out)
+        place = partition % len(sent)  # an outbox may have a divisor of the partitions
+
+        async def taken_in() -> int:
+            async with Groups(connection) as groups:
+                return (await groups.committed(WORKER_GROUP, [(out, place)])).get(place, 0)
+
+        return Wait(
+            (await end_offsets(connection, topic))[partition],
+            sent[place],
+            taken_in,
+            self._shelves.marker_seconds,
+            asyncio.get_running_loop().time,
+        )
 
     def _is_ours(self, marker: Marker) -> bool:
         asked = self._request

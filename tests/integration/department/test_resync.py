@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from deptbus.department.capture_sqlite import SqliteCapture
 from deptbus.department.comparison import Comparison, Differences
 from deptbus.department.resync import resync
 from deptbus.errors import BusRefused, BusUnreachable, SourceRefused
-from deptbus.names import in_topic, out_topic
-from deptbus.operations.inventory import MARKER_MISSING
-from deptbus.stream.log import end_offsets
+from deptbus.names import data_topic, in_topic, out_topic
+from deptbus.operations.inventory import MARKER_MISSING, Wait
+from deptbus.stream.log import Outgoing, Sender, end_offsets, read_to_end
 from deptbus.wire.partitioner import partition_of
 
 pytestmark = pytest.mark.service
@@ -291,6 +292,52 @@ async def test_no_worker(source: SqliteSource) -> None:
         with pytest.raises(BusRefused, match=MARKER_MISSING):
             await source.resync()
         assert await source.gave_way() > 0
+
+
+@asynccontextmanager
+async def traffic(source: SqliteSource) -> AsyncIterator[None]:
+    """What others publish into every partition of the canonical topic, all the while: here bytes
+    that lie there already, which change nothing."""
+    lies = (await read_to_end(source.connection, data_topic("person")))[-1]
+
+    async def flow() -> None:
+        async with Sender(source.connection) as sender:
+            while True:
+                again = [Outgoing(lies.topic, p, lies.key, lies.value) for p in range(4)]
+                await sender.send(again)
+                await asyncio.sleep(0.02)
+
+    flowing = asyncio.create_task(flow())
+    try:
+        yield
+    finally:
+        flowing.cancel()
+        with suppress(asyncio.CancelledError):
+            await flowing
+
+
+async def test_traffic_of_others_is_no_sign_that_a_marker_comes(source: SqliteSource) -> None:
+    await _resync_under_traffic(source, seconds=60)
+
+
+async def _resync_under_traffic(source: SqliteSource, seconds: float) -> None:
+    async with source.intake(), source.running():
+        source.do(source.person(1))
+        await source.arrived()
+    async with source.operations(marker_seconds=0.5), traffic(source):
+        with pytest.raises(BusRefused, match=MARKER_MISSING):
+            await asyncio.wait_for(source.resync(), seconds)
+
+
+async def test_planted_bug_whatever_comes_is_a_sign(
+    source: SqliteSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def any_sign(self: Wait, offset: int) -> None:
+        self._until = self._clock() + self._seconds
+
+    monkeypatch.setattr(Wait, "read", any_sign)
+    with pytest.raises(TimeoutError):
+        await _resync_under_traffic(source, seconds=8)
 
 
 async def test_resync_on_a_rebuilt_bus(source: SqliteSource) -> None:

@@ -11,7 +11,7 @@ from wire_samples import SENDER, SOURCE, change
 
 from deptbus.change import Change, Incarnation
 from deptbus.operations import inventory
-from deptbus.operations.inventory import Holdings
+from deptbus.operations.inventory import Holdings, Wait
 from deptbus.operations.requests import REQUEST_SECONDS, Asked
 from deptbus.wire.control import Heartbeat, Incarnated, Inventory, InventoryRequest, encode_control
 from deptbus.wire.digest import record_digest
@@ -75,6 +75,45 @@ def test_chunks_are_bounded_and_whole() -> None:
     chunks = told(*moved)
     assert sum(len(c.keys) for c in chunks) == 100
     assert all(len(encode_control(c)) < 2 * inventory._CHUNK_PLACES_BYTES for c in chunks)
+
+
+class TestWait:
+    """The partition and the outbox ended at 10 when the wait of 5 seconds began."""
+
+    async def seconds(self, *moves: tuple[float, int | None, int]) -> float:
+        """How long it goes on: at each of these moments a record was read (its offset; None: none),
+        and intake had committed so far from then on."""
+        now, committed = 0.0, 0
+
+        async def taken_in() -> int:
+            return committed
+
+        wait = Wait(10, 10, taken_in, 5.0, lambda: now)
+        left = list(moves)
+        while await wait.goes_on():
+            now += 0.5
+            while left and left[0][0] <= now:
+                _, offset, committed = left.pop(0)
+                if offset is not None:
+                    wait.read(offset)
+        return now
+
+    async def test_nothing_comes(self) -> None:
+        assert await self.seconds() == 5
+
+    async def test_what_lay_there_is_read_for_as_long_as_it_takes(self) -> None:
+        slowly = [(4.0 * n, n, 0) for n in range(1, 10)]
+        assert await self.seconds(*slowly) == 36 + 5
+
+    async def test_what_came_since_is_no_sign(self) -> None:
+        assert await self.seconds(*[(float(n), 9 + n, 0) for n in range(1, 100)]) == 5
+
+    async def test_intake_comes_nearer(self) -> None:
+        assert await self.seconds((4.0, None, 1), (9.0, None, 2)) == 15
+
+    async def test_intake_is_beyond_what_was_sent_before(self) -> None:
+        beyond = [(float(n), None, 9 + n) for n in range(1, 100)]
+        assert await self.seconds(*beyond) == 10
 
 
 class TestAsked:
