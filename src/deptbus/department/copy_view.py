@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from deptbus.contract.department import Department
-from deptbus.department.bookkeeping import COLUMN_LIST, ENTRY_COLUMNS
+from deptbus.department.bookkeeping import COLUMN_LIST, ENTRY_COLUMNS, POSTGRES_OF_ROWS
 from deptbus.department.connect import (
     PostgresDatabase,
     SqliteDatabase,
@@ -273,8 +273,7 @@ class PostgresCopyView(CopyView):
 
     async def held_rows(self, dataset: str, rows: Sequence[bytes]) -> set[bytes]:
         found = await self._ask(
-            "SELECT row_key FROM deptbus.ledger WHERE dataset = $1 "
-            "AND row_key = ANY($2::bytea[]) AND row_key IS NOT NULL AND held",
+            f"SELECT row_key FROM deptbus.ledger WHERE {POSTGRES_OF_ROWS} AND held",
             dataset,
             list(rows),
         )

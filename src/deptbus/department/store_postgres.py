@@ -18,6 +18,7 @@ from deptbus.department import fence
 from deptbus.department.bookkeeping import (
     COLUMN_LIST,
     GLIMPSE_LIST,
+    POSTGRES_OF_ROWS,
     POSTGRES_TABLES,
 )
 from deptbus.department.connect import PostgresDatabase, postgres_translated
@@ -116,7 +117,7 @@ class PostgresStore(Store):
                 "SET jit = off; SET enable_seqscan = off; SET random_page_cost = 1.1"
             )
         async with self._fenced() as connection:
-            if await connection.fetchval("SELECT to_regclass('deptbus.repairs')") is None:
+            if await connection.fetchval("SELECT to_regclass('deptbus.ledger_of_row')") is None:
                 for statement in POSTGRES_TABLES:
                     await connection.execute(statement)
             for dataset, (receive, key) in self._mapping.items():
@@ -197,7 +198,7 @@ class PostgresStore(Store):
         for dataset, group in groupby(rows, key=lambda r: r.dataset):
             mine = [i for i in without if i.dataset == dataset]
             found += await self._entries(
-                "dataset = $1 AND row_key = ANY($2::bytea[]) AND row_key IS NOT NULL AND "
+                f"{POSTGRES_OF_ROWS} AND "
                 "(source_unit, key) NOT IN (SELECT * FROM unnest($3::text[], $4::bytea[]))",
                 dataset,
                 [r.key for r in group],
@@ -311,8 +312,7 @@ class PostgresStore(Store):
             if order.action == REMOVE and (row := self.stranger(dataset, order.id.key)) is not None
         }
         held = await self._connection.fetch(
-            "SELECT row_key FROM deptbus.ledger WHERE dataset = $1 "
-            "AND row_key = ANY($2::bytea[]) AND row_key IS NOT NULL AND held",
+            f"SELECT row_key FROM deptbus.ledger WHERE {POSTGRES_OF_ROWS} AND held",
             dataset,
             list(rows.values()),
         )

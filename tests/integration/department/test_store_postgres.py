@@ -66,6 +66,46 @@ class TestPostgresStore(StoreSuite):
 
         return release
 
+    async def test_who_names_a_row_is_looked_up_by_index(self, database: str) -> None:
+        """In a ledger of which nothing is known yet, by the statement that stays compiled: it
+        walked a dataset's lines for each batch with new rows, until they were analyzed."""
+        store = await self.opened(database)
+        assert isinstance(store, PostgresStore)
+        await self.sql(database, "ALTER TABLE deptbus.ledger SET (autovacuum_enabled = false)")
+        asked: dict[str, int] = {}
+        store._database.connection.add_query_logger(
+            lambda query: asked.update({query.query: len(query.args)})
+        )
+        for version in (1, 2):
+            await self.feed(store, *(person(n, version) for n in range(400)))
+        looks = {q: n for q, n in asked.items() if q.startswith("SELECT") and "ledger WHERE" in q}
+        of_row = "Index Cond: (row_key = ANY ($2))"
+        of_key = "Index Cond: ((dataset = $1) AND (source_unit = $2) AND (key = ANY ($3)))"
+        assert await self.bounds(database, looks) == {of_key, of_row}
+        planted = {q.replace("(dataset = $1) IS TRUE", "dataset = $1"): n for q, n in looks.items()}
+        assert await self.bounds(database, planted) == {of_key, "Index Cond: (dataset = $1)"}
+        await store.close()
+
+    async def bounds(self, database: str, looks: Mapping[str, int]) -> set[str]:
+        """What the walks of indexes are bound by in the generic plans of statements, each given
+        with the number of its arguments."""
+        found: set[str] = set()
+        connection = await asyncpg.connect(database)
+        try:
+            await connection.execute(
+                "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off"
+            )
+            for number, (query, arguments) in enumerate(looks.items()):
+                await connection.execute(f"PREPARE look_{number} AS {query}")
+                nulls = ", ".join(["NULL"] * arguments)
+                plan = await connection.fetch(
+                    f"EXPLAIN (COSTS OFF) EXECUTE look_{number} ({nulls})"
+                )
+                found |= {line.strip() for (line,) in plan if "Index Cond" in line}
+        finally:
+            await connection.close()
+        return found
+
     async def test_a_zombie_inside_its_transaction_is_ended(self, database: str) -> None:
         """It holds the fence's row; the successor ends its connection and goes on in time."""
         zombie = await self.opened(database)
