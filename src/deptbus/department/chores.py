@@ -6,7 +6,6 @@ Everything asked for is written to the database first, so that whoever asked may
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 
@@ -22,10 +21,12 @@ log = structlog.get_logger(__name__)
 
 SNAPSHOT_ROWS = 1_000  # one short transaction: below 10 ms
 BACKLOG_ROWS = 8_000  # as many may wait in the outbox: more would not be quicker
-# While live changes come, a snapshot goes no quicker than half of what the whole way carries, and
-# so few of its rows wait before a live one that this is not noticed.
-LIVE_PACE_ROWS, LIVE_BACKLOG_ROWS = 10_000, 1_000  # a second; at a time
-_LIVE_ROWS = 250
+# While live changes come, few of a snapshot's rows wait at a time, and when they have left it rests
+# for as long as that took: where all stand on one machine the processors are then never wanted
+# by more than they can serve. Where that takes no time it goes no quicker than this.
+LIVE_PACE_ROWS = 10_000  # a second
+LIVE_ROWS = 500  # at a time: with fewer, each costs all behind it half as much again
+_MOST_REST_SECONDS = 1.0
 _LIVE_SECONDS = 2.0  # after a live change another is likely to come
 _IDLE_SECONDS = 1.0
 _SCAN_ROWS = 2_000
@@ -41,7 +42,7 @@ class Chores:
         self._woken = asyncio.Event()
         self._awaits_room = False
         self._live_at = float("-inf")  # when a live change was last seen
-        self._next_at = float("-inf")  # before which the next rows of a snapshot are too early
+        self._sent_at: float | None = None  # when rows of a snapshot were enqueued beside live ones
         self.rests = False  # a table cannot be read as it is now: what is wanted of it waits
 
     def wake(self) -> None:
@@ -88,7 +89,6 @@ class Chores:
                         await self._woken.wait()
                 except TimeoutError:
                     continue
-            await asyncio.sleep(max(0.0, self._next_at - time.monotonic()) if busy else 0)
 
     async def _work_off(self) -> bool:
         if self.rests:
@@ -146,16 +146,17 @@ class Chores:
         self._awaits_room = False
         if not open_now:
             return False
-        began = time.monotonic()
-        beside_live = began - self._live_at < _LIVE_SECONDS
-        rows, room = (
-            (_LIVE_ROWS, LIVE_BACKLOG_ROWS) if beside_live else (SNAPSHOT_ROWS, BACKLOG_ROWS)
-        )
+        beside_live = time.monotonic() - self._live_at < _LIVE_SECONDS
+        rows, room = (LIVE_ROWS, LIVE_ROWS) if beside_live else (SNAPSHOT_ROWS, BACKLOG_ROWS)
         self._awaits_room = True  # before we look: what goes meanwhile must wake us
         waits = await self._capture.backlog(room)
         if waits >= room:
             return False
-        self._awaits_room = False
+        if beside_live:
+            await self._rest(rows * len(open_now) / LIVE_PACE_ROWS)
+            self._sent_at = time.monotonic()
+        else:
+            self._awaits_room, self._sent_at = False, None
         # Each way to the database and back waits behind what the publisher computes: so as many
         # chunks as there is room for behind one look. Beside live changes, which come between two
         # chunks only, it is one.
@@ -166,6 +167,11 @@ class Chores:
                 if after.done:
                     log.info("snapshot_enqueued", dataset=after.dataset, rows=after.enqueued)
                     break
-        pace = LIVE_PACE_ROWS if beside_live else math.inf
-        self._next_at = began + rows * len(open_now) / pace
-        return True
+        return not beside_live  # else what leaves the outbox wakes us
+
+    async def _rest(self, least: float) -> None:
+        """After the last rows have left, for as long as they took; at the least until so many
+        seconds after they were enqueued."""
+        if self._sent_at is not None:
+            took = time.monotonic() - self._sent_at
+            await asyncio.sleep(min(max(took, least - took), _MOST_REST_SECONDS))

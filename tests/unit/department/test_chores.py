@@ -13,8 +13,8 @@ from deptbus.department import chores
 from deptbus.department.capture import Snapshot
 from deptbus.department.chores import (
     BACKLOG_ROWS,
-    LIVE_BACKLOG_ROWS,
     LIVE_PACE_ROWS,
+    LIVE_ROWS,
     SNAPSHOT_ROWS,
     Chores,
 )
@@ -29,6 +29,7 @@ class Table:
         self.left = rows
         self.waiting = 0
         self.chunks: list[int] = []
+        self.has_grown = asyncio.Event()
         self.is_full = asyncio.Event()
         self.is_done = asyncio.Event()
 
@@ -48,6 +49,7 @@ class Table:
         self.left -= rows
         self.waiting += rows
         self.chunks.append(rows)
+        self.has_grown.set()
         if not self.left:
             self.is_done.set()
         return Snapshot(dataset, 0, 0, not self.left)
@@ -107,19 +109,29 @@ async def test_a_full_outbox_is_filled_again_as_soon_as_rows_have_left(
         await until(table.is_done)
 
 
-async def test_beside_live_changes_it_keeps_its_pace_and_leaves_them_room(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("takes", "rows_a_second"),
+    [
+        (0.0, LIVE_PACE_ROWS),
+        (0.01, LIVE_PACE_ROWS),
+        (0.1, LIVE_ROWS / 0.2),
+        (60.0, LIVE_ROWS / 61),
+    ],
+)
+async def test_beside_live_changes_it_rests_for_as_long_as_its_rows_took(
+    monkeypatch: pytest.MonkeyPatch, takes: float, rows_a_second: float
 ) -> None:
-    clock, table = Pauses(monkeypatch), Table(2 * LIVE_PACE_ROWS)
+    """But never goes quicker than its pace, nor waits for ever behind rows that took very long."""
+    clock, table = Pauses(monkeypatch), Table(20 * LIVE_ROWS)
     async with running(table) as made:
         made.passed(is_live=True)
         began = clock.now
-        for _ in range(2 * LIVE_PACE_ROWS // LIVE_BACKLOG_ROWS - 1):
-            await until(table.is_full)
-            assert table.waiting == LIVE_BACKLOG_ROWS
-            table.is_full.clear()
+        for _ in range(19):
+            await until(table.has_grown)
+            assert table.waiting == LIVE_ROWS
+            table.has_grown.clear()
             table.waiting = 0
+            clock.now += takes
             made.passed(is_live=True)
         await until(table.is_done)
-        rows = 2 * LIVE_PACE_ROWS - table.chunks[-1]
-        assert rows / (clock.now - began) <= 1.05 * LIVE_PACE_ROWS
+        assert 19 * LIVE_ROWS / (clock.now - began) == pytest.approx(rows_a_second)
