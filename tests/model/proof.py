@@ -19,7 +19,7 @@ from deptbus.department.proof_rows import TableRows
 from deptbus.department.raw import raw_of
 from deptbus.names import data_topic, out_topic, proof_marker
 from deptbus.operations.source_told import UnitFold, unequal
-from deptbus.proof.item import Item
+from deptbus.proof.item import Item, item_from_bytes
 from deptbus.stream.data import decode_data
 from deptbus.stream.log import Outgoing
 from deptbus.wire.control import Marker, encode_control
@@ -109,7 +109,7 @@ def differing(world: World, cut: Cut, fold: UnitFold) -> list[str]:
     waiting = set() if world.bugs.proof_of_what_waits else cut.view.waiting
     table, refused = _items(world, cut.unit, cut.view)
     apart = waiting | _unreadable(world, cut)
-    items = set(fold.items(apart))
+    items = {item_from_bytes(raw) for raws in fold.items(apart) for raw in raws}
     found = unequal(
         [i for i in table if i.key not in apart and i not in items], items - set(table), refused
     )
@@ -128,9 +128,9 @@ def _items(world: World, unit: str, view: View) -> tuple[list[Item], dict[bytes,
         for raw, values in sorted(view.rows.items())
     ]
     found = find_keys(source.publications, own)
-    items = rows.rows(zip(own, found, strict=True), view.known)
-    items += rows.rest({key for key, raw in rows.plain.items() if raw in view.rows})
-    return items, {one.key: one.reason for one in rows.refused}
+    told = rows.rows(zip(own, found, strict=True), view.known)
+    told += rows.rest({key for key, raw in rows.plain.items() if raw in view.rows})
+    return [item_from_bytes(raw) for raw in told], {one.key: one.reason for one in rows.refused}
 
 
 def _unreadable(world: World, cut: Cut) -> set[bytes]:

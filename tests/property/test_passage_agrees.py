@@ -58,7 +58,7 @@ class OneWay:
         groups = ((cut_of(places), (letter,)),) if known.record is not None else (
             (None, (letter,)),
         )  # fmt: skip
-        self.ways = Ways()
+        self.ways: Ways[Way] = Ways()
         self.ways.learn(*self.decides, Way(known.record is not None, groups))
 
     def sent(self, value: bytes) -> list[Pair] | None:

@@ -76,6 +76,10 @@ class Owed:
         newest = self._library.router(self.policy)
         return settle(change, self.unit, self._now(), newest, self._before(change.dataset))
 
+    def span(self) -> tuple[datetime, datetime]:
+        """From when (exclusive) until when what is decided now holds: until a grant ends."""
+        return self._library.router(self.policy).span(self._now())
+
     def _before(self, dataset: str) -> list[Router]:
         if dataset not in self._older:
             library = self._library

@@ -1,7 +1,8 @@
 """Asks the adapters of a unit for what its copies are, and gathers what they answer.
 
-1. A question goes into every partition of the inbox, and again every few seconds under the same
-   name until somebody answers: an adapter that starts in between has not heard it.
+1. A question goes into every partition of the inbox, one that names rows into the first at first;
+   and again every few seconds under the same name until somebody answers: an adapter that starts in
+   between has not heard it.
 2. Each system of the unit answers for itself; one that does not receive the dataset says so.
 3. An answer counts when its end has come and every part that the end counts. An adapter that begins
    anew sends all of it anew.
@@ -20,7 +21,7 @@ from typing import Self
 from deptbus import names
 from deptbus.connection import Connection
 from deptbus.errors import BusRefused, BusUnreachable, WireRefused
-from deptbus.proof.item import ITEM_BYTES, Item, item_from_bytes
+from deptbus.proof.item import ITEM_BYTES
 from deptbus.proof.leaves import Leaves
 from deptbus.proof.sketch import Sketch
 from deptbus.stream.log import LogReader, Outgoing, Sender, end_offsets
@@ -76,14 +77,14 @@ class Answered:
     def sketch(self) -> Sketch:
         return Sketch.from_bytes(self.content("sketch") or b"")
 
-    def items(self) -> dict[bytes, Item]:
-        found = {}
-        for part in self._parts():
-            if part.kind == "items":
-                for at in range(0, len(part.content), ITEM_BYTES):
-                    item = item_from_bytes(part.content[at : at + ITEM_BYTES])
-                    found[item.key] = item
-        return found
+    def items(self) -> set[bytes]:
+        """`item_bytes` of each."""
+        return {
+            part.content[at : at + ITEM_BYTES]
+            for part in self._parts()
+            if part.kind == "items"
+            for at in range(0, len(part.content), ITEM_BYTES)
+        }
 
     def rows(self) -> Iterable[ProofRows]:
         return (p for _, p in sorted(self._counted()) if isinstance(p, ProofRows))
@@ -136,7 +137,7 @@ class Asking:
         sent_at = -_AGAIN_SECONDS
         while waiting := [a for a in found.values() if not a.is_whole and not a.problem]:
             if clock() - sent_at >= _AGAIN_SECONDS:
-                await self._send(request)
+                await self._send(request, is_first=sent_at < 0)
                 sent_at = clock()
             await self._listen(request, found, clock())
             is_late = time.time_ns() // 1000 > request.expires_at_us
@@ -158,9 +159,10 @@ class Asking:
                 answered.take(said, len(record.value or b""))
                 answered.heard = now
 
-    async def _send(self, request: ProofRequest) -> None:
+    async def _send(self, request: ProofRequest, *, is_first: bool = False) -> None:
         topic, value = names.in_topic(self._unit), encode_control(request)
-        count = await self._sender.partitions(topic)
+        is_large = bool(request.keys or request.leaves)
+        count = 1 if is_first and is_large else await self._sender.partitions(topic)
         self.bytes_asked += count * len(value)
         await self._sender.send([Outgoing(topic, number, None, value) for number in range(count)])
 

@@ -1,6 +1,6 @@
 """What a unit's copy of a dataset should be, by the canonical topic up to a cut and today's rights.
 
-One line of 44 bytes a key goes into a file that has no name, so memory stays bounded: one partition
+One line of 43 bytes a key goes into a file that has no name, so memory stays bounded: one partition
 at a time is folded, the rest are sums. Keys that were delivered behind the cut before the copy was
 looked at are moved on to the version that the copy was given.
 """
@@ -13,6 +13,9 @@ import struct
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import aclosing
+from functools import partial
+from itertools import starmap
+from operator import add
 from types import TracebackType
 from typing import IO, NamedTuple
 
@@ -20,16 +23,21 @@ from deptbus.change import Change, DeliveryOp
 from deptbus.operations.carrier import Owed
 from deptbus.operations.library import Library
 from deptbus.operations.logs import CanonicalLogs, Span
+from deptbus.operations.quick_fold import STRETCH, QuickFold
 from deptbus.operations.reconcile_classes import DELETED, GIVEN, WITHHELD, Given
-from deptbus.proof.item import Item
-from deptbus.proof.leaves import leaf_of
+from deptbus.proof.item import DIGEST_BYTES, ITEM_BYTES, KEY_BYTES, Item, item_bytes
+from deptbus.proof.leaves import LEAF_BITS, leaf_of
 from deptbus.proof.tally import Tally
-from deptbus.wire.digest import copy_digest, delivered_digest
+from deptbus.stream.log import LogRecord
+from deptbus.wire.digest import copy_digest, delivered_digest, projection_hash, unit_hash
+from deptbus.wire.fold_pass import VERSION_BYTES, FoldPass, FoldWay, Kept, pack_version
+from deptbus.wire.passage import Cut, cut_of
 
-_LINE = struct.Struct(">16sQ16sHBx")
+_LINE = struct.Struct(">16sQ16sHB")
+_TAIL = struct.Struct(">HB")
 _KINDS = (GIVEN, DELETED, WITHHELD)
+_IS_GIVEN = _KINDS.index(GIVEN)
 _LINES_AT_ONCE = 10_000
-_STRETCH = 500  # records handled before other tasks of the process come to their turn
 
 
 class Entitled:
@@ -39,6 +47,7 @@ class Entitled:
         self._library, self._owed = library, owed
         # (dataset, schema version, fields) -> their places in a record
         self._places: dict[tuple[str, int, tuple[str, ...]], tuple[int, ...]] = {}
+        self._cuts: dict[tuple[str, int, tuple[str, ...]], Cut] = {}
 
     def of(self, change: Change) -> Given:
         delivery = self._owed.delivery(change)
@@ -47,13 +56,41 @@ class Entitled:
         if delivery.op is DeliveryOp.DELETE or change.record is None:
             return Given(DELETED, change.version, b"", ())
         shape = change.dataset, change.schema_version, delivery.fields
-        places = self._places.get(shape)
-        if places is None:
-            names = self._library.codecs.record_codec(change.dataset, change.schema_version).names
-            places = self._places[shape] = tuple(map(names.index, delivery.fields))
+        places = self._places_of(*shape)
         delivered = delivered_digest(*shape, [change.record[at] for at in places])
         digest = copy_digest(change.source_unit, delivered)
         return Given(GIVEN, change.version, digest, delivery.fields)
+
+    def way(self, change: Change, given: Given, tail: bytes) -> FoldWay:
+        """How the quick pass comes to what `of` says of this change, and of all that are like it as
+        long as `span` is the same; `tail` goes behind the digest."""
+        is_upsert = change.record is not None
+        if given.kind != GIVEN:
+            return FoldWay(is_upsert, True, None, None, None, bytes(DIGEST_BYTES) + tail)
+        shape = change.dataset, change.schema_version, given.fields
+        cut = self._cuts.get(shape)
+        if cut is None:
+            cut = self._cuts[shape] = cut_of(self._places_of(*shape))
+        return FoldWay(
+            is_upsert, True, projection_hash(*shape), cut, unit_hash(change.source_unit), tail
+        )
+
+    def fold_pass(self, dataset: str, frame: bytes) -> FoldPass | None:
+        return self._library.codecs.fold_pass(frame, dataset)
+
+    def span(self) -> object:
+        """What `of` says is said for as long as this is equal."""
+        return self._owed.span()
+
+    def _places_of(
+        self, dataset: str, schema_version: int, fields: tuple[str, ...]
+    ) -> tuple[int, ...]:
+        shape = dataset, schema_version, fields
+        places = self._places.get(shape)
+        if places is None:
+            names = self._library.codecs.record_codec(dataset, schema_version).names
+            places = self._places[shape] = tuple(map(names.index, fields))
+        return places
 
 
 class _Line(NamedTuple):
@@ -71,6 +108,8 @@ class Expected:
         self._projections: dict[tuple[str, ...], int] = {(): 0}
         self._fields: list[tuple[str, ...]] = [()]
         self._moved: dict[bytes, Given] = {}
+        self._quick = QuickFold(partial(entitled.fold_pass, dataset))
+        self._span: object = None  # in which what is learnt holds
         self.rows = 0  # that are given
 
     def copy(self) -> Expected:
@@ -95,40 +134,54 @@ class Expected:
         """Every partition up to its end. Raises BusUnreachable, BusRefused."""
         for partition, span in enumerate(spans):
             # Two source units never share a key: each has a secret of its own.
-            lines: dict[bytes, Given] = {}
+            lines: Kept = {}
+            one = partial(self._one, lines=lines)
             async with aclosing(self._logs.read(self._dataset, partition, span)) as batches:
                 async for records in batches:
-                    for number, record in enumerate(records, 1):
-                        change = await self._logs.decode(record)
-                        if change is not None:
-                            known = lines.get(change.key)
-                            if known is None or change.version >= known.version:
-                                lines[change.key] = self._entitled.of(change)
-                        if number % _STRETCH == 0:
-                            await asyncio.sleep(0)
+                    if self._entitled.span() != self._span:
+                        self._quick.forget()
+                        self._span = self._entitled.span()
+                    await self._quick.fold(records, lines, one)
             await self._keep(lines)
 
-    async def _keep(self, lines: Mapping[bytes, Given]) -> None:
-        items: list[Item] = []
-        for key, given in lines.items():
-            if given.kind == GIVEN:
-                items.append(Item(key, given.version, given.digest))
-            self._file.write(self._packed(key, given))
-            if len(items) >= _STRETCH:
-                self.tally.add_all(items)
-                self.rows += len(items)
-                items.clear()
+    async def _one(self, record: LogRecord, lines: Kept) -> bool:
+        change = await self._logs.decode(record)
+        if change is not None:
+            given = self._entitled.of(change)
+            known = lines.get(change.key)
+            packed = self._packed(change.key, given)[KEY_BYTES:]
+            if known is None or known[:VERSION_BYTES] <= packed[:VERSION_BYTES]:
+                lines[change.key] = packed
+            tail = self._tail(given)
+            self._quick.learn(record, change, lambda: self._entitled.way(change, given, tail))
+        return False
+
+    async def _keep(self, lines: Kept) -> None:
+        packed: list[bytes] = []
+        for line in starmap(add, lines.items()):
+            packed.append(line)
+            if len(packed) == STRETCH:
+                self._count(packed)
+                packed.clear()
                 await asyncio.sleep(0)
-        self.tally.add_all(items)
-        self.rows += len(items)
+        self._count(packed)
+
+    def _count(self, packed: list[bytes]) -> None:
+        self._file.write(b"".join(packed))
+        raws = [line[:ITEM_BYTES] for line in packed if line[-1] == _IS_GIVEN]
+        self.tally.add_raws(raws)
+        self.rows += len(raws)
 
     def _packed(self, key: bytes, given: Given) -> bytes:
+        digest = given.digest or bytes(DIGEST_BYTES)
+        return key + pack_version(given.version) + digest + self._tail(given)
+
+    def _tail(self, given: Given) -> bytes:
         number = self._projections.get(given.fields)
         if number is None:
             number = self._projections[given.fields] = len(self._fields)
             self._fields.append(given.fields)
-        kind = _KINDS.index(given.kind)
-        return _LINE.pack(key, given.version, given.digest or bytes(16), number, kind)
+        return _TAIL.pack(number, _KINDS.index(given.kind))
 
     # -- behind the cut --------------------------------------------------------------------------
 
@@ -177,31 +230,39 @@ class Expected:
         found = {key: self._moved[key] for key in keys if key in self._moved}
         left = {key for key in keys if key not in found}
         if left:
-            found |= {line.key: line.given for line in self._lines() if line.key in left}
+            found |= {line.key: line.given for line in self._lines(left)}
         return found
 
-    def items_of(self, leaves: Collection[int], bits: int) -> dict[bytes, Item]:
-        """What is given, of the keys in these leaves."""
-        wanted = frozenset(leaves)
-        found = {}
-        for line in self._lines():
-            if leaf_of(line.key, bits) in wanted and line.given.kind == GIVEN:
-                found[line.key] = Item(line.key, line.given.version, line.given.digest)
-        for key, given in self._moved.items():
-            if leaf_of(key, bits) in wanted:
-                found.pop(key, None)
-                if given.kind == GIVEN:
-                    found[key] = Item(key, given.version, given.digest)
-        return found
+    def items_of(self, leaves: Collection[int], bits: int) -> set[bytes]:
+        """`item_bytes` of what is given, of the keys in these leaves."""
+        wanted, shift = frozenset(leaves), LEAF_BITS - bits
+        found = {
+            raw
+            for raw in self._raws()
+            if ((raw[0] << 8) | raw[1]) >> shift in wanted and raw[:KEY_BYTES] not in self._moved
+        }
+        return found | {
+            item_bytes(Item(key, given.version, given.digest))
+            for key, given in self._moved.items()
+            if given.kind == GIVEN and leaf_of(key, bits) in wanted
+        }
 
-    def _lines(self) -> Iterator[_Line]:
-        """As folded: keys that were moved on are older here."""
+    def _raws(self) -> Iterator[bytes]:
+        """`item_bytes` of what is given, as folded."""
         self._file.seek(0)
         while data := self._file.read(_LINE.size * _LINES_AT_ONCE):
-            for key, version, digest, number, kind in _LINE.iter_unpack(data):
-                given = kind == 0
-                yield _Line(
-                    key,
-                    Given(_KINDS[kind], version, digest if given else b"", self._fields[number]),
-                )
+            for at in range(0, len(data), _LINE.size):
+                if data[at + _LINE.size - 1] == _IS_GIVEN:
+                    yield data[at : at + ITEM_BYTES]
+        self._file.seek(0, 2)
+
+    def _lines(self, keys: Collection[bytes]) -> Iterator[_Line]:
+        """Of these keys, as folded: those that were moved on are older here."""
+        self._file.seek(0)
+        while data := self._file.read(_LINE.size * _LINES_AT_ONCE):
+            for at in range(0, len(data), _LINE.size):
+                if data[at : at + KEY_BYTES] in keys:
+                    key, version, digest, number, kind = _LINE.unpack_from(data, at)
+                    digest = digest if kind == _IS_GIVEN else b""
+                    yield _Line(key, Given(_KINDS[kind], version, digest, self._fields[number]))
         self._file.seek(0, 2)

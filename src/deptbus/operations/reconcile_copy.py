@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +43,7 @@ from deptbus.operations.logs import Span
 from deptbus.operations.office import Office
 from deptbus.operations.reconcile_classes import Class, Had, fault_of
 from deptbus.proof.certificate import Side
+from deptbus.proof.item import KEY_BYTES
 from deptbus.proof.leaves import BITS, Leaves
 from deptbus.proof.sketch import SALT_BYTES, Sketch, cells_for
 from deptbus.proof.tally import Tally
@@ -52,7 +54,7 @@ log = structlog.get_logger(__name__)
 
 DEADLINE_SECONDS = 1800.0
 NAMED_ITEMS = 4_000  # that one sketch tells; a row of another version is two
-MOST_NAMED = 200_000  # rows of each state that an adapter names; all are counted
+MOST_NAMED = 120_000  # rows of each state by an adapter, and rows of a copy here; all are counted
 GROUP_ROWS = 200_000  # of leaves that are told item by item at a time
 KEYS_AT_ONCE = 10_000  # in one question
 _LOOK_SECONDS = 0.1
@@ -269,6 +271,8 @@ class _Copy:
         self._proof, self._asking, self._expected = proof, asking, expected
         self._behind, self._spans = behind, spans
         self._bytes = 0
+        self._seen: list[Seen] = []
+        self._by_class: Counter[str] = Counter()
 
     async def compare(self, first: Answered, cut: tuple[int, ...]) -> CopyProved:
         began = self._asking.bytes_asked
@@ -283,11 +287,12 @@ class _Copy:
         )
         root = first.content("root") or b""
         other = Side(rows=first.end.rows, leaf_root=leaves.root().hex(), sorted_root=root.hex())
-        keys = await self._differing(first.system, leaves, sketch)
-        seen, unnamed = await self._classes(first, keys)
-        findings = tuple(one.finding for one in seen)
-        by_class = Counter(f.word for f in findings)
-        by_class.update(unnamed)
+        named = self._named(first)
+        async with aclosing(self._differing(first.system, leaves, sketch)) as groups:
+            async for keys in groups:
+                await self._look_at(first.system, keys)
+                named -= keys
+        await self._look_at(first.system, named)
         proof = self._proof
         result = LegResult(
             "copy",
@@ -295,8 +300,8 @@ class _Copy:
             first.system,
             proof.dataset,
             rows=first.end.rows,
-            by_class=dict(sorted(by_class.items())),
-            findings=findings,
+            by_class=dict(sorted(self._by_class.items())),
+            findings=tuple(one.finding for one in self._seen),
             cut={names.data_topic(proof.dataset): cut},
             bus=bus,
             other=other,
@@ -304,7 +309,7 @@ class _Copy:
             seconds=time.monotonic() - proof.began,
             deep=proof.deep,
         )
-        return CopyProved(result, tuple(seen))
+        return CopyProved(result, tuple(self._seen))
 
     def _sums(self, answered: Answered) -> tuple[Leaves, Sketch]:
         try:
@@ -323,55 +328,65 @@ class _Copy:
         tail = [Span(was.end, span.end) for was, span in zip(self._spans, now, strict=True)]
         await self._expected.move(delivered, tail)
 
-    async def _differing(self, system: str, leaves: Leaves, sketch: Sketch) -> set[bytes]:
+    async def _differing(
+        self, system: str, leaves: Leaves, sketch: Sketch
+    ) -> AsyncGenerator[set[bytes], None]:
+        """Keys whose items differ, as many at a time as can be held."""
         tally = self._expected.tally
         bad = (tally.leaves - leaves).bad()
         if not bad:
-            return set()
+            return
         found = (tally.sketch - sketch).decode()
         if found is not None:
-            return {item.key for item in (*found.only_a, *found.only_b)}
-        differing: set[bytes] = set()
+            yield {item.key for item in (*found.only_a, *found.only_b)}
+            return
         for group in _groups(bad, tally.leaves, leaves):
             request = self._proof.request("items", leaves=group, bits=tally.leaves.bits)
             answered = (await self._asking.ask(request, [system]))[system]
             await self._moved(answered)
-            mine, its = self._expected.items_of(group, tally.leaves.bits), answered.items()
-            differing |= {k for k in mine.keys() | its.keys() if mine.get(k) != its.get(k)}
-        return differing
+            unlike = self._expected.items_of(group, tally.leaves.bits)
+            unlike ^= answered.items()
+            yield {raw[:KEY_BYTES] for raw in unlike}
 
-    async def _classes(self, first: Answered, keys: set[bytes]) -> tuple[list[Seen], Counter[str]]:
-        """The class of each row that differs or was named; and how many of each class there are
-        beyond those that were named."""
-        found: list[Seen] = []
+    def _named(self, first: Answered) -> set[bytes]:
+        """Keys that the adapter named beside its sums. What it counted beyond them is counted here;
+        rows that no record stands for have their class."""
+        keys: set[bytes] = set()
         named: Counter[str] = Counter()
         for part in first.rows():
-            for row in zip(part.keys, part.states, part.seen, part.reasons, strict=True):
-                named[row[1]] += 1
-                if row[1] == "unknown":
-                    had = Had(row[1], 0, b"", (), row[3])
-                    fault = fault_of(None, had)
+            for key, state, seen, reason in zip(
+                part.keys, part.states, part.seen, part.reasons, strict=True
+            ):
+                named[state] += 1
+                if state == "unknown":
+                    fault = fault_of(None, Had(state, 0, b"", (), reason))
                     assert fault is not None
-                    finding = Finding(row[0], fault.word, fault.reason, on_bus=False)
-                    found.append(Seen(finding, row[2], is_known=False))
+                    finding = Finding(key, fault.word, fault.reason, on_bus=False)
+                    self._note(Seen(finding, seen, is_known=False))
                 else:
-                    keys.add(row[0])
+                    keys.add(key)
         assert first.end is not None
         counted = Counter(dict(zip(first.end.states, first.end.counts, strict=True)))
-        unnamed = {_CLASS_OF[s]: n for s, n in (counted - named).items()}
+        self._by_class.update({_CLASS_OF[s]: n for s, n in (counted - named).items()})
+        return keys
+
+    def _note(self, seen: Seen) -> None:
+        """Beyond MOST_NAMED rows are counted only."""
+        self._by_class[seen.finding.word] += 1
+        if len(self._seen) < MOST_NAMED:
+            self._seen.append(seen)
+
+    async def _look_at(self, system: str, keys: Collection[bytes]) -> None:
+        """Step 6."""
         ordered = sorted(keys)
         for at in range(0, len(ordered), KEYS_AT_ONCE):
-            found += await self._look(first.system, ordered[at : at + KEYS_AT_ONCE])
-        return found, Counter(unnamed)
+            await self._look(system, ordered[at : at + KEYS_AT_ONCE])
 
-    async def _look(self, system: str, keys: Sequence[bytes]) -> list[Seen]:
-        """Step 6."""
-        answered = (await self._asking.ask(self._proof.request("rows", keys=keys), [system]))[
-            system
-        ]
+    async def _look(self, system: str, keys: Sequence[bytes]) -> None:
+        request = self._proof.request("rows", keys=keys)
+        answered = (await self._asking.ask(request, [system]))[system]
         await self._moved(answered)
         given = self._expected.given_of(keys)
-        found = []
         for part in answered.rows():
             for at, key in enumerate(part.keys):
                 fields = tuple(part.fields[at].split(",")) if part.fields[at] else ()
@@ -383,9 +398,9 @@ class _Copy:
                     had = had._replace(state="equal")  # nobody asked for it
                 fault = fault_of(given.get(key), had)
                 if fault is not None:
-                    finding = Finding(key, fault.word, fault.reason)
-                    found.append(Seen(finding, part.seen[at], is_edited, key in given))
-        return found
+                    reason = sys.intern(fault.reason)  # a few, of very many rows
+                    finding = Finding(key, fault.word, reason)
+                    self._note(Seen(finding, part.seen[at], is_edited, key in given))
 
 
 _CLASS_OF = {

@@ -39,7 +39,7 @@ from deptbus.operations.source_told import (
     unequal,
 )
 from deptbus.proof.certificate import Side
-from deptbus.proof.item import Item
+from deptbus.proof.item import Item, item_from_bytes
 from deptbus.proof.leaves import BITS, Leaves, leaf_of
 from deptbus.proof.sketch import SALT_BYTES, Difference, cells_for
 from deptbus.proof.tally import Tally
@@ -117,7 +117,9 @@ class _Proof:
         asked = self._asked("sums", salt=salt, cells=cells)
         async with asked as asking, self._folds(asking) as folds:
             async for fold in folds.all():
-                tally.add_all(fold.items(asking.told.apart))
+                for raws in fold.items(asking.told.apart):
+                    tally.add_raws(raws)
+                    await asyncio.sleep(0)
             told = await asking.end()
             apart = await folds.apart()
         try:
@@ -175,12 +177,14 @@ class _Proof:
             for item in told.items():
                 table.setdefault(item.key, []).append(item)
             async for fold in folds.all():
-                for item in fold.items(told.apart):
-                    if leaf_of(item.key) in leaves:
-                        if table.get(item.key) == [item]:
-                            del table[item.key]
-                        else:
-                            held.append(item)
+                for raws in fold.items(told.apart):
+                    for item in map(item_from_bytes, raws):
+                        if leaf_of(item.key) in leaves:
+                            if table.get(item.key) == [item]:
+                                del table[item.key]
+                            else:
+                                held.append(item)
+                    await asyncio.sleep(0)
             only = [item for items in table.values() for item in items]
             fresh = told.refused.items() - refused.items()
             return [

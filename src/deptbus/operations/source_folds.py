@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
 
 from deptbus import names
 from deptbus.change import Change
 from deptbus.operations.inventory import MARKER_MISSING, Shelves
+from deptbus.operations.quick_fold import QuickFold
 from deptbus.operations.source_asking import CouldNotTell
 from deptbus.operations.source_told import Told, Unequal, UnitFold, unequal_apart
+from deptbus.stream.data import is_marker_key
 from deptbus.stream.log import LogReader, LogRecord, beginning_offsets, end_offsets
 from deptbus.wire.control import Marker
 from deptbus.wire.partitioner import partition_of
 
 _FOLDED_RECORDS = 300_000  # of several partitions: some 60 MB
-_STRETCH = 500  # records folded before other tasks of the process come to their turn
 
 
 class Folds:
@@ -25,6 +29,8 @@ class Folds:
 
     def __init__(self, shelves: Shelves, unit: str, told: Told, count: int) -> None:
         self._shelves, self._unit, self._told, self._count = shelves, unit, told, count
+        codecs = shelves.library.codecs
+        self._quick = QuickFold(lambda frame: codecs.fold_pass(frame, told.dataset))
         self._kept: list[UnitFold] = []  # of each partition, with the keys that are apart
         self._offsets: dict[int, int] = {}  # partition -> where reading goes on
 
@@ -33,15 +39,13 @@ class Folds:
         for group in await self._groups():
             folds = {partition: UnitFold(self._unit) for partition in group}
             open_now = set(group)
-            async with aclosing(self._read(dict.fromkeys(group, 0))) as records:
-                async for record, found in records:
-                    partition = record.partition
+            async with aclosing(self._read(dict.fromkeys(group, 0))) as batches:
+                async for records in batches:
+                    partition = records[0].partition
                     if partition not in open_now:
                         continue  # behind the cut: it is read again where it is needed
-                    if isinstance(found, Change):
-                        folds[partition].add(found)
-                    elif self._cut_of(found) == told.cut_us:
-                        self._offsets[partition] = record.offset + 1
+                    other = partial(self._other, folds[partition])
+                    if await self._quick.fold(records, folds[partition].kept, other):
                         open_now.remove(partition)
                         if not open_now:
                             break
@@ -49,6 +53,17 @@ class Folds:
                 yield fold
                 fold.keep(told.apart)
                 self._kept.append(fold)
+
+    async def _other(self, fold: UnitFold, record: LogRecord) -> bool:
+        """Whether it is the cut's marker."""
+        found = await self._shelves.library.read(record)
+        if isinstance(found, Change):
+            fold.add(found)
+            self._quick.learn(record, found, partial(fold.way, found))
+        elif found is not None and self._cut_of(found) == self._told.cut_us:
+            self._offsets[record.partition] = record.offset + 1
+            return True
+        return False
 
     async def _groups(self) -> list[list[int]]:
         """Partitions, so many together that what they hold can be held."""
@@ -91,23 +106,24 @@ class Folds:
             judge(told.cut_us, partition)
         if not asked:
             return found
-        async with aclosing(self._read(self._offsets)) as records:
-            async for record, said in records:
-                if isinstance(said, Change):
-                    if said.key in told.apart:
-                        self._kept[record.partition].add(said)
-                else:
-                    judge(self._cut_of(said), record.partition)
-                    if not asked:
-                        break
+        async with aclosing(self._read(self._offsets)) as batches:
+            async for records in batches:
+                for record in records:
+                    if record.key in told.apart or is_marker_key(record.key):
+                        said = await self._shelves.library.read(record)
+                        if isinstance(said, Change):
+                            self._kept[record.partition].add(said)
+                        elif said is not None:
+                            judge(self._cut_of(said), record.partition)
+                if not asked:
+                    break
+                await asyncio.sleep(0)
         return found
 
-    async def _read(
-        self, offsets: Mapping[int, int]
-    ) -> AsyncGenerator[tuple[LogRecord, Change | Marker], None]:
-        """Changes and markers of some partitions from there on, also those that are still to come.
-        Raises CouldNotTell when whoever reads has not met what he looks for some time after all was
-        read that lay there at the beginning, whatever comes meanwhile."""
+    async def _read(self, offsets: Mapping[int, int]) -> AsyncGenerator[list[LogRecord], None]:
+        """Records of some partitions from there on, also those that are still to come; each list is
+        of one partition. Raises CouldNotTell when whoever reads has not met what he looks for some
+        time after all was read that lay there at the beginning, whatever comes meanwhile."""
         clock: Callable[[], float] = asyncio.get_running_loop().time
         connection, topic = self._shelves.connection, names.data_topic(self._told.dataset)
         ends = await end_offsets(connection, topic)
@@ -116,12 +132,8 @@ class Folds:
             until: float | None = None
             while until is None or clock() < until:
                 records = await reader.poll(1.0)
-                for number, record in enumerate(records, 1):
-                    found = await self._shelves.library.read(record)
-                    if found is not None:
-                        yield record, found
-                    if number % _STRETCH == 0:
-                        await asyncio.sleep(0)
+                for _, of_partition in groupby(records, attrgetter("partition")):
+                    yield list(of_partition)
                 unread -= {r.partition for r in records if r.offset + 1 >= ends[r.partition]}
                 if until is None and (not unread or not records):  # the last offset may be a hole
                     until = clock() + self._shelves.marker_seconds

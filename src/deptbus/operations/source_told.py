@@ -17,15 +17,18 @@ from typing import NamedTuple
 
 from deptbus.change import Change, ChangeOp
 from deptbus.errors import WireRefused
-from deptbus.proof.item import ITEM_BYTES, Item, item_from_bytes
+from deptbus.proof.item import ITEM_BYTES, NO_VERSION, Item, item_from_bytes
 from deptbus.proof.leaves import Leaves
 from deptbus.proof.sketch import Sketch
 from deptbus.wire.control import Control, ProofAnswer, ProofPart, ProofRows
-from deptbus.wire.digest import record_digest
+from deptbus.wire.digest import projection_hash, record_digest
+from deptbus.wire.fold_pass import VERSION_BYTES, FoldWay, Kept
 from deptbus.wire.guard import MALFORMED
+from deptbus.wire.passage import cut_of
 
 MISSING, EXTRA, WRONG, PARKED = "missing", "extra", "wrong", "parked"
 NOTHING = b""
+_ITEMS_AT_ONCE = 500
 _NO_KEY = "no_key"
 
 
@@ -144,7 +147,7 @@ class UnitFold:
 
     def __init__(self, unit: str) -> None:
         self._unit = unit
-        self._held: dict[bytes, bytes] = {}  # key -> version (8 bytes, big endian), digest
+        self._held: Kept = {}  # behind the version the digest, where the key is live
 
     def __len__(self) -> int:
         return len(self._held)
@@ -160,11 +163,31 @@ class UnitFold:
             held += record_digest(change.dataset, change.schema_version, change.record)
         self._held[change.key] = held
 
-    def items(self, but: Container[bytes] = frozenset()) -> Iterator[Item]:
-        """Of every live key; version 0, as the source has none."""
+    @property
+    def kept(self) -> Kept:
+        """For the quick pass, by ways of `way`."""
+        return self._held
+
+    def way(self, change: Change) -> FoldWay:
+        """How the quick pass comes to what `add` makes of this change and all that are like it."""
+        record = change.record
+        if change.source_unit != self._unit or record is None:
+            is_kept = change.source_unit == self._unit
+            return FoldWay(record is not None, is_kept, None, None, None, b"")
+        begun = projection_hash(change.dataset, change.schema_version, ())
+        return FoldWay(True, True, begun, cut_of(range(len(record))), None, b"")
+
+    def items(self, but: Container[bytes] = frozenset()) -> Iterator[list[bytes]]:
+        """`item_bytes` of every live key, some hundred at a time; version 0, as the source has
+        none."""
+        some: list[bytes] = []
         for key, held in self._held.items():
-            if len(held) > 8 and key not in but:
-                yield Item(key, 0, held[8:])
+            if len(held) > VERSION_BYTES and key not in but:
+                some.append(key + NO_VERSION + held[VERSION_BYTES:])
+                if len(some) == _ITEMS_AT_ONCE:
+                    yield some
+                    some = []
+        yield some
 
     def digest(self, key: bytes) -> bytes:
         """Empty: the bus has nothing live of it."""

@@ -10,6 +10,7 @@ VERSION_BYTES = 8
 DIGEST_BYTES = 16
 ITEM_BYTES = KEY_BYTES + VERSION_BYTES + DIGEST_BYTES
 HASH_BYTES = 16  # BLAKE2b-128
+NO_VERSION = bytes(VERSION_BYTES)  # of an item whose version is not compared
 
 
 class Item(NamedTuple):

@@ -14,7 +14,7 @@ from deptbus.proof.item import HASH_BYTES, KEY_BYTES, Item, hash_of, item_bytes
 from deptbus.proof.merkle import MerkleTree
 
 BITS = 12
-_MOST_BITS = 16
+LEAF_BITS = 16  # of a key, of which its leaf is the first `bits`
 _MASK = (1 << 8 * HASH_BYTES) - 1
 # A leaf is one integer: its count above, the sum below with room for the carry of 2^63 hashes. One
 # addition a row keeps both.
@@ -33,8 +33,8 @@ class Leaves:
 
     def __init__(self, bits: int = BITS) -> None:
         """`bits` from 1 to 16. Raises ValueError."""
-        if not 1 <= bits <= _MOST_BITS:
-            raise ValueError(f"leaves have 1 to {_MOST_BITS} bits")
+        if not 1 <= bits <= LEAF_BITS:
+            raise ValueError(f"leaves have 1 to {LEAF_BITS} bits")
         self.bits = bits
         self._leaves = [0] * (1 << bits)
 
@@ -47,7 +47,7 @@ class Leaves:
 
     def add_raw(self, raws: Iterable[bytes], hashes: Iterable[bytes]) -> None:
         """As `add_all`, of what `item_bytes` and `hash_of` gave. Runs once a row."""
-        leaves, shift, from_bytes = self._leaves, _MOST_BITS - self.bits, int.from_bytes
+        leaves, shift, from_bytes = self._leaves, LEAF_BITS - self.bits, int.from_bytes
         for raw, hashed in zip(raws, hashes, strict=True):
             leaves[((raw[0] << 8) | raw[1]) >> shift] += _ONE + from_bytes(hashed, "big")
 
@@ -111,7 +111,7 @@ def leaf_of(key: bytes, bits: int = BITS) -> int:
     """The leaf of a key of 16 bytes: its first `bits` bits. Raises ValueError."""
     if len(key) != KEY_BYTES:
         raise ValueError("a key has 16 bytes")
-    return int.from_bytes(key[:2], "big") >> (_MOST_BITS - bits)
+    return int.from_bytes(key[:2], "big") >> (LEAF_BITS - bits)
 
 
 def _one(item: Item) -> int:

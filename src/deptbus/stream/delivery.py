@@ -95,7 +95,7 @@ class Carrier:
         self.router = router
         self._codecs = codecs
         self._span: object = None
-        self._ways: dict[tuple[str, bytes], Ways] = {}  # by dataset and frame
+        self._ways: dict[tuple[str, bytes], Ways[Way]] = {}  # by dataset and frame
         self._cuts: dict[tuple[int, ...], Cut] = {}
         self._boxes: list[tuple[str, str] | Went] = []  # number -> agent, inbox
         self._numbers: dict[tuple[str, str] | Went, int] = {}
@@ -115,7 +115,7 @@ class Carrier:
         passage, ways = found
         return passage(records, first, end, ways.senders, boxes)
 
-    def _of_frame(self, dataset: str, frame: bytes) -> tuple[Passage, Ways] | None:
+    def _of_frame(self, dataset: str, frame: bytes) -> tuple[Passage, Ways[Way]] | None:
         passage = self._codecs.passage(frame, dataset)
         if passage is None:
             return None

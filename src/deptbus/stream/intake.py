@@ -111,7 +111,7 @@ class Outbox:
         self.topic = topic
         self.partition = partition
         self.fences = fences
-        self._ways: dict[bytes, tuple[str, Ways]] = {}  # frame -> canonical topic, ways
+        self._ways: dict[bytes, tuple[str, Ways[Way]]] = {}  # frame -> canonical topic, ways
         self._learnt_under = (0, 0)  # policy, edition of the fences
 
     def pass_on(

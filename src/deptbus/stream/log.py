@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -20,6 +20,7 @@ from deptbus.stream.brokers import (
 )
 from deptbus.stream.identity import topic_ids
 from deptbus.stream.sender import Outgoing, Sender
+from deptbus.stream.unpack import LogRecord, as_logged
 
 __all__ = [
     "LogReader",
@@ -35,15 +36,6 @@ __all__ = [
 
 # A broker that gives nothing for so long while records are known to lie there counts as gone.
 SILENCE_SECONDS = 20.0
-
-
-class LogRecord(NamedTuple):
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    key: bytes | None
-    value: bytes | None
 
 
 class LogReader:
@@ -70,7 +62,7 @@ class LogReader:
         self._places: list[TopicPartition] = []
 
     async def start(self) -> None:
-        consumer = await open_consumer(self._connection)
+        consumer = await open_consumer(self._connection, key_deserializer=as_logged)
         try:
             every = await partitions_of(consumer, self._topic)
             self._places = [p for p in every if self._wanted is None or p.partition in self._wanted]
@@ -153,11 +145,7 @@ class LogReader:
 
 
 def _flat(found: Mapping[Any, Any]) -> list[LogRecord]:
-    return [
-        LogRecord(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value)
-        for records in found.values()
-        for r in records
-    ]
+    return [record for records in found.values() for record in records]
 
 
 async def read_to_end(

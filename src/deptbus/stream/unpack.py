@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import cramjam
 import structlog
@@ -34,6 +34,24 @@ log = structlog.get_logger(__name__)
 INFLATED_BYTES = 32 * 1024 * 1024
 # The other bomb: each record of seven bytes would be noted for itself.
 RECORDS_IN_BATCH = 128 * 1024
+
+
+class LogRecord(NamedTuple):
+    """A record as readers of logs have it; made at once, instead of the client's own, which costs
+    more than all that is done with it."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+
+
+def as_logged(key: bytes | None) -> bytes | None:
+    """Given to a consumer as the deserializer of its keys: it gets every record as LogRecord."""
+    return key
+
 
 # Offsets (first, last) of a partition that this process must not touch again: see memory.py.
 condemned: dict[TopicPartition, tuple[int, int]] = {}
@@ -91,9 +109,10 @@ class BoundedRecords(fetcher.PartitionRecords):
         # ..., aborted_transactions, fetch_offset, two deserializers, check_crcs, isolation_level
         self._batches = _Batches(tp, records)
         *before, _check_crcs, isolation_level = words
+        self._is_logged = as_logged in before
         super().__init__(tp, self._batches, *before, False, isolation_level)
 
-    def __next__(self) -> ConsumerRecord:
+    def __next__(self) -> Any:
         try:
             record = next(self._records_iterator)
         except StopIteration:
@@ -119,15 +138,24 @@ class BoundedRecords(fetcher.PartitionRecords):
             raise OutOfMemory(topic, partition, first, batch.next_offset - 1)
         return self._refuse(reason)
 
-    def _spare(self, record: ConsumerRecord) -> ConsumerRecord:
+    def _consumer_record(self, tp: TopicPartition, record: Any) -> Any:
+        if self._is_logged:
+            return LogRecord(
+                tp.topic, tp.partition, record.offset, record.timestamp, record.key, record.value
+            )
+        return super()._consumer_record(tp, record)
+
+    def _spare(self, record: Any) -> Any:
         """The record, or one without its content when its offset is condemned."""
         spared = condemned.get(self._tp)
         if spared is None or not spared[0] <= record.offset <= spared[1]:
             return record
         value = RefusedBatch.of(OUT_OF_MEMORY, record.offset)
+        if isinstance(record, LogRecord):
+            return record._replace(key=None, value=value)
         return replace(record, key=None, value=value, serialized_value_size=0)
 
-    def _refuse(self, reason: str) -> ConsumerRecord:
+    def _refuse(self, reason: str) -> Any:
         """The record that stands for the rest of the batch; the next one is behind it."""
         batch = self._batches.last
         first, last = max(batch.base_offset, self.next_fetch_offset), batch.next_offset - 1
@@ -145,6 +173,8 @@ class BoundedRecords(fetcher.PartitionRecords):
         if first > last:
             return next(self)  # all its records were read: what is wrong lies behind them
         value = RefusedBatch.of(reason, first)
+        if self._is_logged:
+            return LogRecord(topic, partition, last, 0, None, value)
         return ConsumerRecord(topic, partition, last, 0, 0, None, value, None, -1, 0, ())
 
 

@@ -25,6 +25,7 @@ from deptbus.wire.control import (
     is_control,
 )
 from deptbus.wire.envelope import Memory, change_decoder, delivery_decoder
+from deptbus.wire.fold_pass import FoldPass, fold_pass
 from deptbus.wire.framing import HEADER_BYTES, canonical_json, header, id_of_text, unframe
 from deptbus.wire.guard import (
     BAD_SCHEMA,
@@ -77,6 +78,7 @@ class Codecs:
         self._changes: dict[bytes, Callable[[bytes | None, bytes], Change]] = {}
         self._deliveries: dict[bytes, Callable[[bytes | None, bytes], Received]] = {}
         self._passages: dict[tuple[bytes, str | None], Passage] = {}
+        self._fold_passes: dict[bytes, FoldPass] = {}
         self._known_changes: dict[bytes, _Known] = {}
         self._known_deliveries: dict[bytes, _Known] = {}
         self._writer = DeliveryWriter(self._projection)
@@ -286,6 +288,18 @@ class Codecs:
                 return None
             record, whole = resolve(known.record_schema), dataset is None
             found = self._passages[key] = passage(head, record, self._memory, whole=whole)
+        return found
+
+    def fold_pass(self, head: bytes, dataset: str) -> FoldPass | None:
+        """The pass of a proof over changes of `dataset` whose value begins with the frame `head`.
+        None where the frame is not of such a change."""
+        found = self._fold_passes.get(head)
+        known = self._known_changes.get(head)
+        if known is None or known.dataset != dataset:
+            return None
+        if found is None:
+            record = resolve(known.record_schema)
+            found = self._fold_passes[head] = fold_pass(head, record, self._memory)
         return found
 
     def around(

@@ -12,6 +12,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import repeat
+from types import NoneType
 from typing import Any
 
 DIGEST_BYTES = 16  # BLAKE2b-128
@@ -40,13 +42,14 @@ def record_digest(dataset: str, schema_version: int, record: Sequence[bytes]) ->
 
 def copy_digest(source_unit: str, delivered: bytes) -> bytes:
     """16 bytes over whose record a copy is and what was delivered of it (`delivered_digest`)."""
-    digest = _unit_hash(source_unit).copy()
+    digest = unit_hash(source_unit).copy()
     digest.update(delivered)
     return digest.digest()
 
 
 @lru_cache(maxsize=4096)
-def _unit_hash(source_unit: str) -> blake2b:
+def unit_hash(source_unit: str) -> blake2b:
+    """What `copy_digest` begins with. To be copied, never updated."""
     return blake2b(encode_values(("copy", source_unit)), digest_size=DIGEST_BYTES)
 
 
@@ -59,6 +62,48 @@ def projection_hash(dataset: str, schema_version: int, fields: tuple[str, ...]) 
 def values_digest(values: Iterable[Any]) -> bytes:
     """16 bytes over the values of a row's mapped columns, in the order of the mapping."""
     return blake2b(encode_values(values), digest_size=DIGEST_BYTES).digest()
+
+
+def values_digests(rows: Sequence[Sequence[Any]]) -> list[bytes]:
+    """`values_digest` of each of some rows with equally many values; column by column, which takes
+    half as long. Raises as it does."""
+    if not rows or not rows[0]:
+        return [values_digest(row) for row in rows]
+    columns = [_encode_column(column) for column in zip(*rows, strict=True)]
+    if all(isinstance(tags, int) for tags, _ in columns):
+        tags: Iterable[bytes] = repeat(bytes(tags for tags, _ in columns))  # type: ignore[misc]
+    else:
+        each = [repeat(tags) if isinstance(tags, int) else tags for tags, _ in columns]
+        tags = map(bytes, zip(*each, strict=False))
+    bodies = [bodies for _, bodies in columns]
+    lengths = zip(*(map(len, of_column) for of_column in bodies), strict=True)
+    count = len(columns)
+    pack = _head(count).pack
+    heads = [pack(count, *head) for head in map(_in_one, tags, lengths)]
+    return [
+        blake2b(head + b"".join(body), digest_size=DIGEST_BYTES).digest()
+        for head, body in zip(heads, zip(*bodies, strict=True), strict=True)
+    ]
+
+
+def _in_one(tags: bytes, lengths: tuple[int, ...]) -> tuple[Any, ...]:
+    return tags, *lengths
+
+
+def _encode_column(column: tuple[Any, ...]) -> tuple[int | list[int], list[bytes]]:
+    """The tag of all values, or one for each; and the bytes of each."""
+    kinds = set(map(type, column))
+    if kinds == {str}:
+        return TEXT, [value.encode() for value in column]
+    if kinds == {str, NoneType}:
+        bodies = [b"" if value is None else value.encode() for value in column]
+        return [NULL if value is None else TEXT for value in column], bodies
+    (kind, *others) = kinds
+    if not others and kind is not datetime and kind in _FORMS:
+        tag, form = _FORMS[kind]
+        return tag, list(map(form, column))
+    pairs = [encode_value(value) for value in column]
+    return [tag for tag, _ in pairs], [body for _, body in pairs]
 
 
 def encode_values(values: Iterable[Any]) -> bytes:
@@ -117,6 +162,11 @@ def _micros(value: datetime) -> bytes:
     return b"%d" % ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds)
 
 
+@lru_cache(maxsize=50_000)  # all the days of a hundred and thirty years
+def _day(value: date) -> bytes:
+    return value.isoformat().encode()
+
+
 TEXT, NULL, _NAIVE = b"SNL"
 _FORMS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
     bool: (ord("B"), lambda v: b"1" if v else b"0"),
@@ -124,7 +174,7 @@ _FORMS: dict[type, tuple[int, Callable[[Any], bytes]]] = {
     float: (ord("F"), struct.Struct(">d").pack),
     bytes: (ord("Y"), bytes),
     Decimal: (ord("M"), lambda v: str(v).encode()),
-    date: (ord("D"), lambda v: v.isoformat().encode()),
+    date: (ord("D"), _day),
     time: (ord("T"), lambda v: v.isoformat().encode()),
     datetime: (ord("U"), _micros),
 }

@@ -204,7 +204,7 @@ _RUNTIME: dict[str, Any] = {
 }
 
 
-def _natural_source(name: str) -> str:
+def natural_source(name: str) -> str:
     """Source that reads a count: up to four bytes in place, as most versions and policies are."""
     return f"""
 n = v[p]
@@ -252,9 +252,9 @@ if known is None:
     op, reason, unit, incarnation, p = read_sender(v, 5)
 else:
     op, reason, unit, incarnation = known
-{_natural_source("version")}
+{natural_source("version")}
 {_TIME_SOURCE}
-{_natural_source("publication")}
+{natural_source("publication")}
 q = p + 1 + (v[p] >> 1)
 division = texts.get(v[p:q])
 if division is None:
@@ -274,7 +274,7 @@ if v[p]:
 else:
     job = None
     p += 1
-{_natural_source("policy")}
+{natural_source("policy")}
 """
 
 _CHANGE_TAIL = """
@@ -295,9 +295,9 @@ p = 7 + (v[6] >> 1)
 unit = texts.get(v[6:p])
 if unit is None:
     unit, p = read_text(v, 6)
-{_natural_source("version")}
+{natural_source("version")}
 {_TIME_SOURCE}
-{_natural_source("policy")}
+{natural_source("policy")}
 q = p + 3 + (v[p + 1] >> 1)
 known = rights.get(v[p:q])
 if known is None:

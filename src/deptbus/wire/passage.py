@@ -13,8 +13,9 @@ A record that is not of this kind, not known or not valid ends the run: its plac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from deptbus.errors import WireRefused
 from deptbus.wire.envelope import Memory, job_at, natural_at, texts_at
@@ -49,14 +50,17 @@ class Way(NamedTuple):
     last: int = (1 << 63) - 1
 
 
-class Ways:
+W = TypeVar("W")
+
+
+class Ways(Generic[W]):
     """What was learnt: sender's bytes -> the other bytes that decide -> way. Bounded."""
 
     def __init__(self) -> None:
-        self.senders: dict[bytes, dict[bytes, Way]] = {}
+        self.senders: dict[bytes, dict[bytes, W]] = {}
         self._count = 0
 
-    def learn(self, sender: bytes, end: bytes, way: Way) -> None:
+    def learn(self, sender: bytes, end: bytes, way: W) -> None:
         if self._count >= MOST_WAYS:
             self.forget()
         self.senders.setdefault(sender, {})[end] = way
@@ -161,8 +165,31 @@ boxes[0].append((key, v))
 def passage(frame: bytes, record: Type, memory: Memory, *, whole: bool) -> Passage:
     """The pass over changes of one schema, whose frame is `frame`. `whole`: valid changes are
     sent on as they are, to box 0; otherwise as the deliveries that their way names."""
+    ends_of_fields = ", ".join(f"p{n}" for n in range(len(record.fields) + 1))
+    deliver = _PASS_ON if whole else _DELIVER.format(offsets=f"({ends_of_fields},)")
+    way = "is_upsert, letters, first, last = way"
+    return written(frame, record, memory, arguments="boxes", way=way, then=deliver)
+
+
+def written(
+    frame: bytes,
+    record: Type,
+    memory: Memory,
+    *,
+    arguments: str,
+    way: str,
+    then: str,
+    version: str = "",
+    constants: Mapping[str, Any] = MappingProxyType({}),
+) -> Callable[..., int]:
+    """A pass over changes that does `then` with each whose way is known: see `Passage`.
+
+    `arguments`: names of what follows `senders`. `way`: takes the way apart; it says `is_upsert`.
+    `version`: source that reads it where it is wanted. `then` may use what these name, `key`, `v`,
+    and, of an upsert, the offsets of its fields, `p0` up to the record's end.
+    """
     src = Source()
-    with src.block("def carry(records, i, end, senders, boxes):"):
+    with src.block(f"def carry(records, i, end, senders, {arguments}):"):
         src.add("known = None", "behind = 0", "ends = None")
         with src.block("try:"), src.block("for i in range(i, end):"):
             src.add("record = records[i]", "key = record.key", "v = record.value")
@@ -174,9 +201,9 @@ def passage(frame: bytes, record: Type, memory: Memory, *, whole: bool) -> Passa
             src.add("e = len(v)")
             with src.block(f"if e > {MAX_CHANGE_BYTES}:"):
                 src.add("return i")
-            for part in (_SENDER, _skip_natural(), _SKIP_TIME, "u = p", _skip_natural(), _END):
+            read = version or _skip_natural()
+            for part in (_SENDER, read, _SKIP_TIME, "u = p", _skip_natural(), _END, way):
                 src.add(*part.strip().splitlines())
-            src.add("is_upsert, letters, first, last = way")
             src.add("n = v[p]", "p += 1", "a = p")
             with src.block("if is_upsert:"):
                 with src.block("if n != 2:"):
@@ -187,9 +214,7 @@ def passage(frame: bytes, record: Type, memory: Memory, *, whole: bool) -> Passa
                 src.add("return i")
             with src.block("if p != e:"):
                 src.add("return i")
-            ends_of_fields = ", ".join(f"p{n}" for n in range(len(record.fields) + 1))
-            deliver = _PASS_ON if whole else _DELIVER.format(offsets=f"({ends_of_fields},)")
-            src.add(*deliver.strip().splitlines())
+            src.add(*then.strip().splitlines())
         write_refused_at(src, "return i")
         src.add("return end")
     return compiled(
@@ -204,6 +229,7 @@ def passage(frame: bytes, record: Type, memory: Memory, *, whole: bool) -> Passa
             "read_time": memory.time,
             "texts_at": texts_at,
             "times": memory.times,
+            **constants,
         },
     )
 

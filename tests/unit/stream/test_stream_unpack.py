@@ -92,6 +92,27 @@ def test_honest_batches_come_as_they_are(codec: int) -> None:
     assert {r.value for r in found} == {b"v" * 100}
 
 
+def test_readers_of_logs_have_records_of_their_own_and_refused_ones_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(unpack, "RECORDS_IN_BATCH", 10)
+    good = foreign.batch(foreign.record(0, b"k", b"v") + foreign.record(1, None, None), 2, base=0)
+    payload = b"".join(foreign.record(n, None, None) for n in range(11))
+    records = MemoryRecords(good + foreign.batch(payload, 11, codec=foreign.ZSTD, base=2))
+    first, second, bad = fetcher.PartitionRecords(
+        TP, records, [], 0, unpack.as_logged, None, True, 1
+    )
+    assert first == unpack.LogRecord(TP.topic, TP.partition, 0, first.timestamp_ms, b"k", b"v")
+    assert second[2:] == (1, first.timestamp_ms, None, None)
+    assert isinstance(bad, unpack.LogRecord)
+    assert (first_offset(bad.offset, bad.value), bad.offset) == (2, 12)
+    monkeypatch.setitem(unpack.condemned, TP, (0, 0))
+    again = fetcher.PartitionRecords(
+        TP, MemoryRecords(good), [], 0, unpack.as_logged, None, True, 1
+    )
+    assert [isinstance(r.value, RefusedBatch) for r in again] == [True, False]
+
+
 def test_a_java_snappy_batch_comes_as_it_is() -> None:
     blocks = [bytes(cramjam.snappy.compress_raw(part)) for part in (GOOD[:3], GOOD[3:])]
     packed = b"\x82SNAPPY\x00" + bytes(8)
