@@ -9,12 +9,22 @@ its rows are gone for the snapshot too.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
+import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
 
@@ -37,17 +47,23 @@ from deptbus.department.seen import (
     Values,
     postgres_select,
     postgres_select_rows,
+    postgres_select_rows_at,
     row_of,
     sqlite_select,
     sqlite_select_rows,
 )
 from deptbus.department.store_sqlite import read_columns as read_sqlite_columns
 from deptbus.department.target import Column, MappedTarget
-from deptbus.errors import DatabaseUnavailable
+from deptbus.errors import DatabaseBusy, DatabaseUnavailable
 
-CHUNK_ROWS = 500  # read at a stretch; some milliseconds
+T = TypeVar("T")
+
+CHUNK_ROWS = 1_000  # read at a stretch; some milliseconds
 _VARIABLES = 900
 _HELD = ENTRY_COLUMNS.index("held")
+
+
+Bare = Sequence[Any]  # of a `Line`, in its order
 
 
 class Applied(NamedTuple):
@@ -69,7 +85,7 @@ class CopyView(ABC):
     async def begin(self) -> None: ...
 
     @abstractmethod
-    def lines(self, dataset: str) -> AsyncIterator[list[Line]]:
+    def lines(self, dataset: str) -> AsyncGenerator[Sequence[Bare], None]:
         """Those of upserts and parked ones, some at a time; close it when leaving early."""
 
     @abstractmethod
@@ -91,14 +107,16 @@ class CopyView(ABC):
         """The rows with these own keys (encoded), as the table has them."""
 
     @abstractmethod
-    async def count_rows(self, target: MappedTarget) -> int: ...
+    async def rows_at(self, target: MappedTarget, rows: Sequence[bytes]) -> list[Values | None]:
+        """As `rows_of`, in the order of `rows`; None for a row that is not there."""
 
     @abstractmethod
-    def all_rows(self, target: MappedTarget) -> AsyncIterator[list[Values]]: ...
+    def rest(self, target: MappedTarget) -> AsyncGenerator[list[Values], None]:
+        """Rows of the table, all among them that no `rows_at` has found; some at a time."""
 
     @abstractmethod
-    async def as_kept(self, target: MappedTarget, values: Values) -> Values:
-        """What the table's columns make of these values."""
+    async def as_kept(self, target: MappedTarget, rows: Sequence[Values]) -> list[Values]:
+        """What the table's columns make of the values of these rows."""
 
     @abstractmethod
     async def close(self) -> None: ...
@@ -125,6 +143,7 @@ def _applied(rows: Sequence[Sequence[Any]]) -> dict[int, Applied]:
 class SqliteCopyView(CopyView):
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
+        self._found = 0  # rows, by `rows_at`
 
     async def applied(self, topic: str) -> dict[int, Applied]:
         def read(c: sqlite3.Connection) -> dict[int, Applied]:
@@ -146,7 +165,7 @@ class SqliteCopyView(CopyView):
 
         await self._database.run(work)
 
-    async def lines(self, dataset: str) -> AsyncIterator[list[Line]]:
+    async def lines(self, dataset: str) -> AsyncGenerator[Sequence[Bare], None]:
         cursor = await self._database.run(
             lambda c: c.execute(
                 f"SELECT {LINE_LIST} FROM deptbus_ledger WHERE dataset = ? "
@@ -155,7 +174,7 @@ class SqliteCopyView(CopyView):
             )
         )
         while rows := await self._database.run(lambda _: cursor.fetchmany(CHUNK_ROWS)):
-            yield [Line._make(row) for row in rows]
+            yield rows
 
     async def lines_of(self, dataset: str, keys: Sequence[bytes]) -> list[Line]:
         return [Line._make(row) for row in await self._of_keys(LINE_LIST, dataset, keys)]
@@ -196,20 +215,23 @@ class SqliteCopyView(CopyView):
                 found[row_of(target, values)] = values
         return found
 
-    async def count_rows(self, target: MappedTarget) -> int:
-        sql = f"SELECT count(*) FROM {quoted_table(target.table)}"
-        ((count,),) = await self._fetch(sql, ())
-        return int(count)
+    async def rows_at(self, target: MappedTarget, rows: Sequence[bytes]) -> list[Values | None]:
+        found = await self.rows_of(target, rows)
+        self._found += len(found)
+        return [found.get(row) for row in rows]
 
-    async def all_rows(self, target: MappedTarget) -> AsyncIterator[list[Values]]:
+    async def rest(self, target: MappedTarget) -> AsyncGenerator[list[Values], None]:
+        ((count,),) = await self._fetch(f"SELECT count(*) FROM {quoted_table(target.table)}", ())
+        if count <= self._found:
+            return
         cursor = await self._database.run(lambda c: c.execute(sqlite_select(target)))
         while rows := await self._database.run(lambda _: cursor.fetchmany(CHUNK_ROWS)):
             yield rows
 
-    async def as_kept(self, target: MappedTarget, values: Values) -> Values:
+    async def as_kept(self, target: MappedTarget, rows: Sequence[Values]) -> list[Values]:
         """Values are made for the columns' affinities, so that they read back as they were
         written."""
-        return values
+        return list(rows)
 
     async def close(self) -> None:
         await self._database.close()
@@ -221,7 +243,12 @@ class SqliteCopyView(CopyView):
 class PostgresCopyView(CopyView):
     def __init__(self, holder: PostgresDatabase, reader: PostgresDatabase) -> None:
         self._holder, self._reader = holder, reader
+        # One statement at a time on each: lines are read ahead while others are asked about.
+        self._holding, self._one_read = asyncio.Lock(), asyncio.Lock()
         self._snapshot = ""
+        # What `rows_at` has found: how many, and page -> one bit for each place in it.
+        self._found, self._pages = 0, dict[int, int]()
+        self._is_plain: bool | None = None
         self._files: dict[str, tuple[Any, Any]] = {}  # table -> as the snapshot has it
 
     async def applied(self, topic: str) -> dict[int, Applied]:
@@ -241,19 +268,21 @@ class PostgresCopyView(CopyView):
             await c.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             self._snapshot = await c.fetchval("SELECT pg_export_snapshot()")
 
-    async def lines(self, dataset: str) -> AsyncIterator[list[Line]]:
+    async def lines(self, dataset: str) -> AsyncGenerator[Sequence[Bare], None]:
         with postgres_translated(self._holder.place):
-            cursor = await self._holder.connection.cursor(
-                f"SELECT {LINE_LIST} FROM deptbus.ledger WHERE dataset = $1 "
-                "AND (op = 'upsert' OR parked IS NOT NULL)",
-                dataset,
-            )
+            async with self._holding:
+                cursor = await self._holder.connection.cursor(
+                    f"SELECT {LINE_LIST} FROM deptbus.ledger WHERE dataset = $1 "
+                    "AND (op = 'upsert' OR parked IS NOT NULL)",
+                    dataset,
+                )
         while True:
             with postgres_translated(self._holder.place):
-                rows = await cursor.fetch(CHUNK_ROWS)
+                async with self._holding:
+                    rows = await cursor.fetch(CHUNK_ROWS)
             if not rows:
                 return
-            yield [Line._make(row) for row in rows]
+            yield rows
 
     async def lines_of(self, dataset: str, keys: Sequence[bytes]) -> list[Line]:
         return [Line._make(row) for row in await self._of_keys(LINE_LIST, dataset, keys)]
@@ -281,7 +310,8 @@ class PostgresCopyView(CopyView):
 
     async def _ask(self, sql: str, *words: Any) -> list[asyncpg.Record]:
         with postgres_translated(self._holder.place):
-            return await self._holder.connection.fetch(sql, *words)
+            async with self._holding:
+                return await self._holder.connection.fetch(sql, *words)
 
     async def catalogue(self, table: str) -> dict[str, Column]:
         with postgres_translated(self._reader.place):
@@ -295,60 +325,94 @@ class PostgresCopyView(CopyView):
             found = await c.fetch(sql, *words)
         return {row_of(target, values): values for values in map(tuple, found)}
 
-    async def count_rows(self, target: MappedTarget) -> int:
+    async def rows_at(self, target: MappedTarget, rows: Sequence[bytes]) -> list[Values | None]:
+        found: list[Values | None] = [None] * len(rows)
+        if not rows:
+            return found
         async with self._reading(target) as c:
-            return int(await c.fetchval(f"SELECT count(*) FROM {quoted_table(target.table)}"))
+            sql, words = postgres_select_rows_at(target, rows, place=await self._place(c, target))
+            records = await c.fetch(sql, *words)
+        pages = self._pages
+        for record in records:
+            *_, (page, item), number = record
+            found[number - 1] = record[:-2]
+            pages[page] = pages.get(page, 0) | 1 << item
+        self._found += len(records)
+        return found
 
-    async def all_rows(self, target: MappedTarget) -> AsyncIterator[list[Values]]:
-        """By physical places, a stretch of pages at a time: each is a read of its own. What has no
-        pages itself (a partitioned table, a view) is read in one."""
+    async def _place(self, c: asyncpg.Connection, target: MappedTarget) -> str:
+        """Where a row of the table lies, as SQL; the same for all where that says nothing."""
+        if self._is_plain is None:
+            self._is_plain = await c.fetchval(_IS_PLAIN, quoted_table(target.table))
+        return "t.ctid" if self._is_plain else "'(0,0)'::tid"
+
+    async def rest(self, target: MappedTarget) -> AsyncGenerator[list[Values], None]:
+        """By physical places, a stretch of pages at a time: each is a read of its own, and only
+        stretches are read that have more rows than were found. What has no pages itself (a
+        partitioned table, a view) is read in one."""
+        table = quoted_table(target.table)
         async with self._reading(target) as c:
-            pages = await c.fetchval(
-                "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::int",
-                quoted_table(target.table),
-            )
-            if not pages:
-                async for row in c.cursor(postgres_select(target), prefetch=CHUNK_ROWS):
-                    yield [tuple(row)]
-        sql = f"{postgres_select(target)} WHERE t.ctid >= $1::text::tid AND t.ctid < $2::text::tid"
-        for page in range(0, pages, _PAGES):
+            is_plain = await self._place(c, target) == "t.ctid"
+            if not is_plain:
+                if await c.fetchval(f"SELECT count(*) FROM {table}") > self._found:
+                    async for row in c.cursor(postgres_select(target), prefetch=CHUNK_ROWS):
+                        yield [tuple(row)]
+                return
+            pages = await c.fetchval(_PAGES_OF, table)
+        counted = f"SELECT count(*) FROM {table} t {_IN_PAGES}"
+        read = f"{postgres_select(target, ', t.ctid')} {_IN_PAGES}"
+        for first in range(0, pages, _COUNTED_PAGES):
+            ((count,),) = await self._in_pages(target, counted, first, _COUNTED_PAGES)
+            stretch = range(first, first + _COUNTED_PAGES)
+            if count > sum(self._pages.get(page, 0).bit_count() for page in stretch):
+                for page in stretch[::_PAGES]:
+                    records = await self._in_pages(target, read, page, _PAGES)
+                    yield [r[:-1] for r in records if not self._is_found(*r[-1])]
+
+    async def _in_pages(
+        self, target: MappedTarget, sql: str, first: int, pages: int
+    ) -> list[asyncpg.Record]:
+        async def read() -> list[asyncpg.Record]:
             async with self._reading(target) as c:
-                found = await c.fetch(sql, f"({page},0)", f"({page + _PAGES},0)")
-            if found:
-                yield [tuple(row) for row in found]
+                return await c.fetch(sql, f"({first},0)", f"({first + pages},0)")
 
-    async def as_kept(self, target: MappedTarget, values: Values) -> Values:
+        return await when_free(read)
+
+    def _is_found(self, page: int, item: int) -> bool:
+        return bool(self._pages.get(page, 0) >> item & 1)
+
+    async def as_kept(self, target: MappedTarget, rows: Sequence[Values]) -> list[Values]:
         """By the columns' own types, with their lengths and scales: nothing is read of the table
         but its description."""
+        if not rows:
+            return []
         async with self._reading(target) as c:
-            types = dict(
-                map(
-                    tuple,
-                    await c.fetch(
-                        "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
-                        "WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
-                        quoted_table(target.table),
-                    ),
-                )
+            types = dict(map(tuple, await c.fetch(_TYPES, quoted_table(target.table))))
+            forms = [(STAGED[c_.kind], types[c_.name]) for c_ in target.columns]
+            arrays = ", ".join(f"${n}::{staged}[]" for n, (staged, _) in enumerate(forms, 1))
+            names = ", ".join(f"v{n}" for n in range(len(forms)))
+            casts = ", ".join(f"s.v{n}::{own}::{staged}" for n, (staged, own) in enumerate(forms))
+            sql = (
+                f"SELECT {casts} FROM unnest({arrays}) WITH ORDINALITY AS s({names}, place) "
+                "ORDER BY s.place"
             )
-            casts = ", ".join(
-                f"${n}::{STAGED[c_.kind]}::{types[c_.name]}::{STAGED[c_.kind]}"
-                for n, c_ in enumerate(target.columns, 1)
-            )
-            return tuple(await c.fetchrow(f"SELECT {casts}", *values))
+            found = await c.fetch(sql, *map(list, zip(*rows, strict=True)))
+        return [tuple(row) for row in found]
 
     @asynccontextmanager
     async def _reading(self, target: MappedTarget) -> AsyncIterator[asyncpg.Connection]:
         """One short read of the department's table, in the snapshot."""
         table = quoted_table(target.table)
         c = self._reader.connection
-        with postgres_translated(self._reader.place):
-            async with c.transaction(isolation="repeatable_read", readonly=True):
-                await c.execute(f"SET TRANSACTION SNAPSHOT '{self._snapshot}'")
-                if table not in self._files:
-                    self._files[table] = tuple(await c.fetchrow(_FILE_THEN, table) or (None, None))
-                yield c
-                now = tuple(await c.fetchrow(_FILE_NOW, table))
+        async with self._one_read:
+            with postgres_translated(self._reader.place):
+                async with c.transaction(isolation="repeatable_read", readonly=True):
+                    await c.execute(f"SET TRANSACTION SNAPSHOT '{self._snapshot}'")
+                    if table not in self._files:
+                        found = await c.fetchrow(_FILE_THEN, table)
+                        self._files[table] = tuple(found or (None, None))
+                    yield c
+                    now = tuple(await c.fetchrow(_FILE_NOW, table))
         if now != self._files[table]:
             raise DatabaseUnavailable(
                 f"{self._reader.place}: table {target.table} was emptied or rewritten meanwhile"
@@ -359,7 +423,30 @@ class PostgresCopyView(CopyView):
         await self._holder.close()
 
 
-_PAGES = 50
+async def when_free(read: Callable[[], Awaitable[T]]) -> T:
+    """`read`, again while somebody else has the table to himself, for a while."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            return await read()
+        except DatabaseBusy:
+            if time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.1)
+
+
+_BUSY_SECONDS = 10.0
+_PAGES, _COUNTED_PAGES = 50, 500
+_IN_PAGES = "WHERE t.ctid >= $1::text::tid AND t.ctid < $2::text::tid"
+_IS_PLAIN = (
+    "SELECT relkind = 'r' AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid) "
+    "FROM pg_class c WHERE c.oid = to_regclass($1)"
+)
+_PAGES_OF = "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::int"
+_TYPES = (
+    "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
+    "WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped"
+)
 _FILE_THEN = "SELECT oid, relfilenode FROM pg_class WHERE oid = to_regclass($1)"  # by the snapshot
 _FILE_NOW = "SELECT to_regclass($1)::oid, pg_relation_filenode(to_regclass($1))"
 

@@ -20,52 +20,47 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from enum import StrEnum
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from itertools import zip_longest
+from typing import NamedTuple
 
 from deptbus.change import DeliveryOp
 from deptbus.contract.department import Department
 from deptbus.contract.model import Contract
 from deptbus.department.applier import mapping_of
-from deptbus.department.copy_view import Applied, CopyView, open_copy_view
-from deptbus.department.ledger import Prepared
+from deptbus.department.copy_view import Applied, Bare, CopyView, open_copy_view
 from deptbus.department.proof_desk import Reply
-from deptbus.department.seen import Line, Values, row_digest, row_of, seen_of
+from deptbus.department.proof_look import (
+    HELD,
+    PARKED,
+    RowLook,
+    Said,
+    State,
+    ahead,
+    state_of,
+)
+from deptbus.department.seen import Line, Values, row_of, seen_of
 from deptbus.department.store import missing_column
 from deptbus.department.target import ContractShapes, MappedTarget
-from deptbus.errors import DatabaseBusy
 from deptbus.names import in_topic
-from deptbus.proof.item import Item, item_bytes
-from deptbus.proof.leaves import leaf_of
+from deptbus.proof.item import ITEM_BYTES, Item
+from deptbus.proof.leaves import LEAF_BITS
 from deptbus.proof.tally import Tally
 from deptbus.stream.policies import PolicyFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.digest import DIGEST_BYTES, copy_digest, encode_values
+from deptbus.wire.digest import DIGEST_BYTES, copy_digest, encode_values, unit_hash
+from deptbus.wire.fold_pass import pack_version
 
 _LOOK_SECONDS = (0.02, 0.5)  # between two looks at how far the inbox is applied
 _PART_ITEMS = 10_000  # 400 kB
 _PART_ROWS = 1_000
-_BUSY_SECONDS = 10.0
 
 _NOTHING = b""
 
 
-class State(StrEnum):
-    """What is told of a row beside its item."""
-
-    EQUAL = "equal"  # nothing: only where rows are asked for by their keys
-    PARKED = "parked"  # the newest delivery could not be written
-    CLAIMED = "claimed"  # another record holds its row
-    EDITED = "edited"  # the real columns are not what was written (deep)
-    REMOVED = "removed"  # its row is not there (deep)
-    UNKNOWN = "unknown"  # a row that no record stands for (deep)
-    ABSENT = "absent"  # no line, or a tombstone: only where rows are asked for by their keys
-
-
-Row = tuple[bytes, str, int, bytes, bytes, str, str]
+Looked = tuple[Sequence[Bare], list[Values | None]]
 
 
 class Told(NamedTuple):
@@ -190,6 +185,7 @@ class _Telling:
     ) -> None:
         self._view, self._target, self._reply = view, target, reply
         self._strangers = strangers
+        self._look = RowLook(view, target)
         self._asked = reply.request
         self.count = 0  # items
         self.states: Counter[str] = Counter()
@@ -198,16 +194,17 @@ class _Telling:
     # -- what is asked for -----------------------------------------------------------------------
 
     async def sums(self) -> None:
-        asked, matched = self._asked, 0
+        asked = self._asked
         tally = Tally(asked.cells, asked.salt, asked.bits)
-        async with aclosing(self._view.lines(asked.dataset)) as chunks:  # type: ignore[type-var]
-            async for lines in chunks:
-                items = [item for line in lines if (item := item_of(line)) is not None]
-                tally.add_all(items)
-                self.count += len(items)
-                matched += await self._look(lines)
+        async with aclosing(ahead(self._looked())) as chunks:
+            async for lines, real in chunks:
+                raws = list(_raw_items(lines))
+                tally.add_raws(raws)
+                self.count += len(raws)
                 await asyncio.sleep(0)
-        if asked.deep and await _when_free(self._view.count_rows, self._target) > matched:
+                await self._tell_odd(lines, real)
+                await asyncio.sleep(0)
+        if asked.deep:
             await self._unknown_rows()
         await self._reply.part("leaves", tally.leaves.to_bytes())
         await self._reply.part("sketch", tally.sketch.to_bytes())
@@ -217,15 +214,14 @@ class _Telling:
 
     async def items(self) -> None:
         asked, found = self._asked, bytearray()
-        wanted = frozenset(asked.leaves)
-        async with aclosing(self._view.lines(asked.dataset)) as chunks:  # type: ignore[type-var]
+        wanted, shift = frozenset(asked.leaves), LEAF_BITS - asked.bits
+        async with aclosing(ahead(self._view.lines(asked.dataset))) as chunks:
             async for lines in chunks:
-                for line in lines:
-                    item = item_of(line)
-                    if item is not None and leaf_of(line.key, asked.bits) in wanted:
-                        found += item_bytes(item)
+                for raw in _raw_items(lines):
+                    if ((raw[0] << 8) | raw[1]) >> shift in wanted:
+                        found += raw
                         self.count += 1
-                if self.count and len(found) >= _PART_ITEMS * len(item_bytes(_ANY)):
+                if len(found) >= _PART_ITEMS * ITEM_BYTES:
                     await self._reply.part("items", bytes(found))
                     found.clear()
                 await asyncio.sleep(0)
@@ -237,82 +233,48 @@ class _Telling:
         asked = self._asked
         known = {line.key: line for line in await self._view.lines_of(asked.dataset, asked.keys)}
         self.count = len(known)
-        real = await self._real(known.values())
+        lines = list(known.values())
+        real = dict(zip(known, await self._look.at(lines), strict=True))
+        live = [line for line in lines if line.op == DeliveryOp.UPSERT or line.parked is not None]
+        judged = await self._look.judged([(line, real[line.key]) for line in live])
+        said = {line.key: one for line, one in zip(live, judged, strict=True)}
         for key in asked.keys:
-            line = known.get(key)
-            values = _held_values(line, real)
-            await self._row(key, line, values)
+            line, seen = known.get(key), seen_of(known.get(key), real.get(key))
+            if line is None or key not in said:
+                version = 0 if line is None else line.version
+                await self._say(Told(key, State.ABSENT, version, _NOTHING, seen, "", ""))
+            else:
+                await self._say(_told(line, said[key], seen))
         await self._tell(at_end=True)
-
-    async def _row(self, key: bytes, line: Line | None, values: Values | None) -> None:
-        seen = seen_of(line, values)
-        if line is None or (line.op != DeliveryOp.UPSERT and line.parked is None):
-            version = 0 if line is None else line.version
-            await self._say(Told(key, State.ABSENT, version, _NOTHING, seen, "", ""))
-            return
-        item = item_of(line)
-        state, reason = await self._state(line, values, looked=True)
-        digest = _NOTHING if item is None else item.digest
-        await self._say(Told(key, state, line.version, digest, seen, line.fields, reason))
 
     # -- parts -----------------------------------------------------------------------------------
 
-    async def _look(self, lines: Sequence[Line]) -> int:
-        """Name what is not as its item says; how many real rows were found (deep)."""
-        deep = self._asked.deep
-        real = await self._real(lines) if deep else {}
-        for line in lines:
-            values = _held_values(line, real)
-            state, reason = await self._state(line, values, looked=deep)
-            if state is not State.EQUAL:
-                item = item_of(line)
-                digest = _NOTHING if item is None else item.digest
-                await self._say(
-                    Told(line.key, state, line.version, digest, _NOTHING, line.fields, reason)
-                )
-        return len(real)
+    async def _looked(self) -> AsyncGenerator[Looked, None]:
+        """Lines, and the real rows that they hold (deep)."""
+        async with aclosing(self._view.lines(self._asked.dataset)) as chunks:
+            async for lines in chunks:
+                yield lines, await self._look.at(lines) if self._asked.deep else []
 
-    async def _real(self, lines: Iterable[Line]) -> dict[bytes, Values]:
-        rows = {line.row for line in lines if line.held and line.row is not None}
-        return await _when_free(lambda t: self._view.rows_of(t, rows), self._target)
+    async def _tell_odd(self, lines: Sequence[Bare], real: Sequence[Values | None]) -> None:
+        """Name what is not as its item says."""
+        plain: list[tuple[Bare, Values | None]] = []
+        for line, values in zip_longest(lines, real):
+            if line[PARKED] is None and line[HELD]:
+                plain.append((line, values))
+            else:
+                odd = Line._make(line)
+                await self._name(odd, state_of(odd))
+        if self._asked.deep:
+            for odd, said in await self._look.odd([n for n, _ in plain], [v for _, v in plain]):
+                await self._name(odd, said)
 
-    async def _state(self, line: Line, values: Values | None, *, looked: bool) -> tuple[State, str]:
-        """Rule 3. `looked`: at the real row, which `values` is."""
-        if line.parked is not None:
-            return State.PARKED, line.parked
-        if not line.held:
-            return State.CLAIMED, "another record holds its row"
-        if not looked:
-            return State.EQUAL, ""
-        if values is None:
-            return State.REMOVED, "its row is not in the table"
-        if line.written is None or row_digest(values) == line.written:
-            return State.EQUAL, ""
-        edited = await self._edited(line, values)
-        return (State.EDITED, f"columns: {', '.join(edited)}") if edited else (State.EQUAL, "")
-
-    async def _edited(self, line: Line, values: Values) -> list[str]:
-        """The columns that are not what was written, as the columns keep it. The projection is at
-        hand, so what was written can be made once more; where the mapping changed since it was
-        written, that is all that can be said."""
-        (entry,) = [
-            e
-            for e in await self._view.entries_of(self._asked.dataset, [line.key])
-            if e.source_unit == line.source_unit
-        ]
-        fit = self._target.prepare(entry)
-        if not isinstance(fit, Prepared) or fit.written != line.written:
-            return ["any, as the mapping was changed since"]
-        kept = await _when_free(lambda t: self._view.as_kept(t, fit.values), self._target)
-        return [
-            column.name
-            for column, was, now in zip(self._target.columns, kept, values, strict=True)
-            if row_digest((was,)) != row_digest((now,))
-        ]
+    async def _name(self, line: Line, said: Said) -> None:
+        """Shortly: whoever asked looks at what is named once more."""
+        await self._say(Told(line.key, said[0], 0, _NOTHING, _NOTHING, "", said[1]))
 
     async def _unknown_rows(self) -> None:
         self._strangers.forget(self._asked.dataset)
-        async with aclosing(self._view.all_rows(self._target)) as chunks:  # type: ignore[type-var]
+        async with aclosing(self._view.rest(self._target)) as chunks:
             async for chunk in chunks:
                 rows = {row_of(self._target, values): values for values in chunk}
                 held = await self._view.held_rows(self._asked.dataset, list(rows))
@@ -337,23 +299,17 @@ class _Telling:
             await self._reply.rows([tuple(told) for told in now])  # type: ignore[misc]
 
 
-def _held_values(line: Line | None, real: dict[bytes, Values]) -> Values | None:
-    """Of the row that the line holds; the row of another record is not its own."""
-    if line is None or not line.held or line.row is None:
-        return None
-    return real.get(line.row)
+def _raw_items(lines: Iterable[Bare]) -> Iterator[bytes]:
+    """`item_bytes` of `item_of` each line that has one. Runs once a row."""
+    upsert = DeliveryOp.UPSERT.value
+    for unit, key, version, _, op, _, _, _, delivered, _, _ in lines:
+        if op == upsert:
+            made = unit_hash(unit).copy()
+            made.update(delivered or _NOTHING)
+            yield key + pack_version(version) + made.digest()
 
 
-async def _when_free(read: Any, target: MappedTarget) -> Any:
-    """`read(target)`, again while somebody else has the table to himself, for a while."""
-    until = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            return await read(target)
-        except DatabaseBusy:
-            if time.monotonic() > until:
-                raise
-            await asyncio.sleep(0.1)
-
-
-_ANY = Item(bytes(DIGEST_BYTES), 0, bytes(DIGEST_BYTES))
+def _told(line: Line, said: Said, seen: bytes) -> Told:
+    item = item_of(line)
+    digest = _NOTHING if item is None else item.digest
+    return Told(line.key, said[0], line.version, digest, seen, line.fields, said[1])

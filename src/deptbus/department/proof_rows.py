@@ -24,8 +24,9 @@ from deptbus.department.judge import Found
 from deptbus.department.publication import DUPLICATE, NO_KEY, KeyOf, Publication
 from deptbus.department.raw import raw_text
 from deptbus.department.speakers import Speakers, Standing, key_in, published
-from deptbus.proof.item import Item
+from deptbus.proof.item import NO_VERSION
 from deptbus.proof.leaves import leaf_of
+from deptbus.wire.digest import projection_hash
 
 NOTHING = b""  # instead of a digest: the table has nothing that is published
 _TOO_LARGE = "too_large"  # the one reason that only the whole change tells
@@ -54,6 +55,7 @@ class TableRows:
         bits: int = 0,
     ) -> None:
         self._publication = publication
+        self._begun = projection_hash(publication.dataset, publication.schema_version, ())
         self._parked = parked
         self._apart = apart
         self._leaves, self._bits = frozenset(leaves), bits
@@ -67,11 +69,20 @@ class TableRows:
 
     def rows(
         self, rows: Iterable[tuple[OutboxRow, Found]], known: Mapping[bytes, Known]
-    ) -> list[Item]:
+    ) -> list[bytes]:
         """Each row with what `find_keys` said of it; `known` has what the source remembers of their
-        keys."""
-        items: list[Item] = []
+        keys. Returns `item_bytes` of each item."""
+        items: list[bytes] = []
+        apart, begun = self._apart, self._begun
+        is_whole = not self._leaves and not self._parked
         for row, found in rows:
+            if found.__class__ is tuple and is_whole:  # most rows, by far
+                plain, _, record = found
+                if plain not in known and plain not in apart:
+                    made = begun.copy()
+                    made.update(record)
+                    items.append(plain + NO_VERSION + made.digest())
+                    continue
             key = key_in(found)
             if key is None:
                 if not self._leaves:
@@ -86,7 +97,7 @@ class TableRows:
         found: Found,
         key: bytes,
         remembered: Known | None,
-        items: list[Item],
+        items: list[bytes],
     ) -> None:
         standing = self._speakers.standing(row, found, key, remembered)
         if standing in (Standing.PARKED, Standing.UNSEEN):
@@ -103,11 +114,11 @@ class TableRows:
         else:
             self._take(key, state.digest, items)
 
-    def _take(self, key: bytes, digest: bytes, items: list[Item]) -> None:
+    def _take(self, key: bytes, digest: bytes, items: list[bytes]) -> None:
         if key in self._apart:
             self.found[key] = digest
         elif digest:
-            items.append(Item(key, 0, digest))
+            items.append(key + NO_VERSION + digest)
 
     def _refuse(self, key: bytes, reason: str) -> None:
         self.refused.append(Refused(key, reason))
@@ -117,10 +128,10 @@ class TableRows:
         self.duplicates.append(Refused(key, DUPLICATE))
         self.reasons[DUPLICATE] += 1
 
-    def rest(self, borne: Container[bytes]) -> list[Item]:
-        """The items of rule 4. `borne`: which keys of `plain` have a row that bears the plain
-        form."""
-        items: list[Item] = []
+    def rest(self, borne: Container[bytes]) -> list[bytes]:
+        """The items of rule 4, as `rows` gives them. `borne`: which keys of `plain` have a row that
+        bears the plain form."""
+        items: list[bytes] = []
         for key, variants in self._new.items():
             holders = [] if key in borne else [min(variants)]
             for _, digest in holders:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import (
-    AsyncIterator,
+    AsyncGenerator,
     Awaitable,
     Callable,
     Iterable,
@@ -27,6 +27,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -35,6 +36,7 @@ from deptbus.contract.department import Department
 from deptbus.department.capture import Known, OutboxRow, RawKey
 from deptbus.department.judge import find_keys
 from deptbus.department.proof_desk import Reply
+from deptbus.department.proof_look import ahead
 from deptbus.department.proof_rows import NOTHING, TableRows
 from deptbus.department.publication import DUPLICATE, NO_KEY, Publication
 from deptbus.department.publisher import Publisher
@@ -43,7 +45,6 @@ from deptbus.department.source_view import SourceView, open_view
 from deptbus.department.speakers import key_in
 from deptbus.errors import BusRefused, DatabaseBusy
 from deptbus.names import proof_marker
-from deptbus.proof.item import Item, item_bytes
 from deptbus.proof.leaves import leaf_of
 from deptbus.proof.tally import Tally
 
@@ -219,19 +220,21 @@ class _Answer:
         count = 0
         if self._request.wanted == "items":
             told = bytearray()
-            async for items in self._walk(view, rows):
-                told += b"".join(map(item_bytes, items))
-                count += len(items)
-                while len(told) >= _PIECE_BYTES:
-                    await self._reply.part("items", bytes(told[:_PIECE_BYTES]))
-                    del told[:_PIECE_BYTES]
+            async with aclosing(self._walk(view, rows)) as walk:
+                async for items in walk:
+                    told += b"".join(items)
+                    count += len(items)
+                    while len(told) >= _PIECE_BYTES:
+                        await self._reply.part("items", bytes(told[:_PIECE_BYTES]))
+                        del told[:_PIECE_BYTES]
             if told:
                 await self._reply.part("items", bytes(told))
             return count
         tally = Tally(self._request.cells, self._request.salt, self._request.bits)
-        async for items in self._walk(view, rows):
-            tally.add_all(items)
-            count += len(items)
+        async with aclosing(self._walk(view, rows)) as walk:
+            async for items in walk:
+                tally.add_raws(items)
+                count += len(items)
         await self._reply.part("leaves", tally.leaves.to_bytes())
         for some in _pieces(tally.sketch.to_bytes()):
             await self._reply.part("sketch", some)
@@ -239,19 +242,24 @@ class _Answer:
         await self._reply.part("root", await asyncio.to_thread(tally.root.root))
         return count
 
-    async def _walk(self, view: SourceView, rows: TableRows) -> AsyncIterator[list[Item]]:
-        """Lists of items, some hundred rows at a time."""
+    async def _walk(self, view: SourceView, rows: TableRows) -> AsyncGenerator[list[bytes], None]:
+        """Lists of `item_bytes`, some hundred rows at a time."""
+        async with aclosing(ahead(self._chunks(view))) as chunks:
+            async for chunk in chunks:
+                for start in range(0, len(chunk), _STRETCH):
+                    yield await self._judged(view, rows, chunk[start : start + _STRETCH])
+                    await asyncio.sleep(0)
+        yield rows.rest(await self._borne(view, rows))
+
+    async def _chunks(self, view: SourceView) -> AsyncGenerator[list[OutboxRow], None]:
         after: RawKey | None = None
         while chunk := await _when_free(partial(view.rows_after, self._dataset, after, _ROWS)):
             after = chunk[-1].raw
-            for start in range(0, len(chunk), _STRETCH):
-                yield await self._judged(view, rows, chunk[start : start + _STRETCH])
-                await asyncio.sleep(0)
-        yield rows.rest(await self._borne(view, rows))
+            yield chunk
 
     async def _judged(
         self, view: SourceView, rows: TableRows, some: Sequence[OutboxRow]
-    ) -> list[Item]:
+    ) -> list[bytes]:
         found = find_keys({self._dataset: self._mapped()}, some)
         keys = [key for one in found if (key := key_in(one)) is not None]
         known = await self._known(view, keys)
@@ -326,8 +334,9 @@ class _Answer:
         parked = await view.reasons(self._dataset)
         rows = TableRows(self._mapped(), parked, ready)
         if ready & waiting.blind:
-            async for _ in self._walk(view, rows):
-                pass
+            async with aclosing(self._walk(view, rows)) as walk:
+                async for _ in walk:
+                    pass
             rows.refused = [one for one in rows.refused if one.key in ready]
             return rows
         known = await view.known([(self._dataset, key) for key in ready])

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from deptbus.department.layout import quoted, quoted_table
 from deptbus.department.postgres_table import STAGED
 from deptbus.department.target import MappedTarget
-from deptbus.wire.digest import decode_values, encode_values, values_digest
+from deptbus.wire.digest import decode_values, encode_values, values_digest, values_digests
 
 Values = tuple[Any, ...]  # of a row's mapped columns, in the mapping's order
 
@@ -72,6 +72,14 @@ def row_digest(values: Values) -> bytes:
         )
 
 
+def row_digests(rows: Sequence[Values]) -> list[bytes]:
+    """`row_digest` of each of some rows of one table."""
+    try:
+        return values_digests(rows)
+    except UnicodeEncodeError:
+        return [row_digest(row) for row in rows]
+
+
 def row_of(target: MappedTarget, values: Values) -> bytes:
     """The own key of a row, as the ledger names it."""
     return encode_values(tuple(values[at] for at in target.key_positions))
@@ -97,16 +105,30 @@ def sqlite_select_rows(target: MappedTarget, rows: Sequence[bytes]) -> tuple[str
     return f"{sqlite_select(target)} WHERE {where}", words
 
 
-def postgres_select(target: MappedTarget) -> str:
+def postgres_select(target: MappedTarget, further: str = "") -> str:
     """Values as they are handed over when written."""
     names = ", ".join(f"t.{quoted(c.name)}::{STAGED[c.kind]}" for c in target.columns)
-    return f"SELECT {names} FROM {quoted_table(target.table)} t"
+    return f"SELECT {names}{further} FROM {quoted_table(target.table)} t"
 
 
 def postgres_select_rows(
     target: MappedTarget, rows: Collection[bytes]
 ) -> tuple[str, list[tuple[Any, ...]]]:
     """Statement and words; `rows` is not empty."""
+    return _postgres_join(target, rows, "")
+
+
+def postgres_select_rows_at(
+    target: MappedTarget, rows: Sequence[bytes], *, place: str
+) -> tuple[str, list[tuple[Any, ...]]]:
+    """As `postgres_select_rows`; behind the columns come `place` and which of `rows` it is, counted
+    from 1."""
+    return _postgres_join(target, rows, f", {place}, s.number")
+
+
+def _postgres_join(
+    target: MappedTarget, rows: Collection[bytes], further: str
+) -> tuple[str, list[tuple[Any, ...]]]:
     columns = [target.columns[at] for at in target.key_positions]
     arrays = ", ".join(f"${n}::{STAGED[c.kind]}[]" for n, c in enumerate(columns, 1))
     names = ", ".join(f"v{n}" for n in range(len(columns)))
@@ -114,4 +136,9 @@ def postgres_select_rows(
         f"t.{quoted(c.name)} = s.v{n}::{c.declared}" for n, c in enumerate(columns)
     )
     words = list(zip(*(decode_values(row) for row in rows), strict=True))
-    return f"{postgres_select(target)} JOIN unnest({arrays}) AS s({names}) ON {match}", words
+    numbered = ("WITH ORDINALITY ", ", number") if further else ("", "")
+    return (
+        f"{postgres_select(target, further)} JOIN unnest({arrays}) {numbered[0]}"
+        f"AS s({names}{numbered[1]}) ON {match}",
+        words,
+    )

@@ -12,7 +12,7 @@ from deptbus.department.capture import GONE, HOLDS, PARKED, Known, OutboxRow, Va
 from deptbus.department.judge import find_keys
 from deptbus.department.proof_rows import Refused, TableRows
 from deptbus.department.raw import raw_text
-from deptbus.proof.item import Item
+from deptbus.proof.item import Item, item_from_bytes
 from deptbus.proof.leaves import leaf_of
 from deptbus.wire.digest import record_digest
 
@@ -61,8 +61,9 @@ def walk(
         if (cells := tuple(row.values()))
     ]
     found = find_keys({"person": PUBLICATION}, own)
-    items = rows.rows(zip(own, found, strict=True), known or {})
-    items += rows.rest(frozenset(borne))
+    told = rows.rows(zip(own, found, strict=True), known or {})
+    told += rows.rest(frozenset(borne))
+    items = [item_from_bytes(raw) for raw in told]
     assert len(set(items)) == len(items)
     return set(items), rows
 

@@ -1,0 +1,150 @@
+"""Looks at the real rows of a copy beside its bookkeeping: is each as it was written?
+
+As the columns keep it: what a column rounds or pads was not edited. Some hundred lines at a time,
+because each look is a read of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from enum import StrEnum
+from typing import TypeVar
+
+from deptbus.department.copy_view import Bare, CopyView, when_free
+from deptbus.department.ledger import Prepared
+from deptbus.department.seen import Line, Values, row_digest, row_digests
+from deptbus.department.target import MappedTarget
+
+T = TypeVar("T")
+
+ROW, HELD, WRITTEN, PARKED = map(Line._fields.index, ("row", "held", "written", "parked"))
+
+
+class State(StrEnum):
+    """What is told of a row beside its item."""
+
+    EQUAL = "equal"  # nothing: only where rows are asked for by their keys
+    PARKED = "parked"  # the newest delivery could not be written
+    CLAIMED = "claimed"  # another record holds its row
+    EDITED = "edited"  # the real columns are not what was written (deep)
+    REMOVED = "removed"  # its row is not there (deep)
+    UNKNOWN = "unknown"  # a row that no record stands for (deep)
+    ABSENT = "absent"  # no line, or a tombstone: only where rows are asked for by their keys
+
+
+Said = tuple[State, str]  # and the reason
+
+
+def state_of(line: Line) -> Said:
+    """As far as no row has to be looked at."""
+    if line.parked is not None:
+        return State.PARKED, line.parked
+    if not line.held:
+        return State.CLAIMED, "another record holds its row"
+    return State.EQUAL, ""
+
+
+class RowLook:
+    """At rows of one target in one snapshot. Raises as the view."""
+
+    def __init__(self, view: CopyView, target: MappedTarget) -> None:
+        self._view, self._target = view, target
+
+    async def at(self, lines: Sequence[Bare]) -> list[Values | None]:
+        """Of each line its real row; None where there is none, or another line holds it."""
+        keys = list({line[ROW]: None for line in lines if line[HELD] and line[ROW] is not None})
+        found = await when_free(lambda: self._view.rows_at(self._target, keys))
+        real = dict(zip(keys, found, strict=True))
+        return [real.get(line[ROW]) if line[HELD] else None for line in lines]
+
+    async def odd(
+        self, lines: Sequence[Bare], found: Sequence[Values | None]
+    ) -> list[tuple[Line, Said]]:
+        """Of lines that are neither parked nor claimed, and what `at` said of them: those whose
+        rows are not as they were written."""
+        there = [(line, values) for line, values in zip(lines, found, strict=True) if values]
+        digests = row_digests([values for _, values in there])
+        odd: list[tuple[Line, Values | None]] = [
+            (Line._make(line), values)
+            for (line, values), digest in zip(there, digests, strict=True)
+            if line[WRITTEN] not in (None, digest)
+        ]
+        odd += [
+            (Line._make(line), None)
+            for line, values in zip(lines, found, strict=True)
+            if values is None
+        ]
+        judged = await self.judged(odd)
+        return [
+            (line, said)
+            for (line, _), said in zip(odd, judged, strict=True)
+            if said[0] is not State.EQUAL
+        ]
+
+    async def judged(self, looked: Sequence[tuple[Line, Values | None]]) -> list[Said]:
+        """Of lines and the real rows that they hold."""
+        found: list[Said] = []
+        suspects: dict[int, tuple[Line, Values]] = {}
+        for at, (line, values) in enumerate(looked):
+            said = state_of(line)
+            if said[0] is State.EQUAL and values is None:
+                said = State.REMOVED, "its row is not in the table"
+            elif said[0] is State.EQUAL and line.written not in (None, row_digest(values or ())):
+                suspects[at] = line, values or ()
+            found.append(said)
+        edited = await self._edited(list(suspects.values()))
+        for at, columns in zip(suspects, edited, strict=True):
+            if columns:
+                found[at] = State.EDITED, f"columns: {', '.join(columns)}"
+        return found
+
+    async def _edited(self, suspects: Sequence[tuple[Line, Values]]) -> list[list[str]]:
+        """Of each the columns that are not what was written, as the columns keep it. The projection
+        is at hand, so what was written can be made once more; where the mapping changed since it
+        was written, that is all that can be said."""
+        if not suspects:
+            return []
+        keys = [line.key for line, _ in suspects]
+        entries = {
+            (entry.source_unit, entry.key): entry
+            for entry in await self._view.entries_of(self._target.dataset, keys)
+        }
+        made: list[Values | None] = []
+        for line, _ in suspects:
+            fit = self._target.prepare(entries[line.source_unit, line.key])
+            is_same = isinstance(fit, Prepared) and fit.written == line.written
+            made.append(fit.values if is_same else None)  # type: ignore[union-attr]
+        whole = [values for values in made if values is not None]
+        kept = iter(await when_free(lambda: self._view.as_kept(self._target, whole)))
+        return [
+            ["any, as the mapping was changed since"]
+            if was is None
+            else self._unlike(next(kept), values)
+            for was, (_, values) in zip(made, suspects, strict=True)
+        ]
+
+    def _unlike(self, kept: Values, values: Values) -> list[str]:
+        return [
+            column.name
+            for column, was, now in zip(self._target.columns, kept, values, strict=True)
+            if row_digest((was,)) != row_digest((now,))
+        ]
+
+
+async def ahead(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """What `source` gives; the next of it is fetched while the one before is worked on. To be
+    closed (`aclosing`), and closes the source."""
+
+    async def fetched() -> T | None:
+        return await anext(source, None)
+
+    coming = asyncio.create_task(fetched())
+    try:
+        while (now := await coming) is not None:
+            coming = asyncio.create_task(fetched())
+            yield now
+    finally:
+        coming.cancel()
+        await asyncio.gather(coming, return_exceptions=True)
+        await source.aclose()
