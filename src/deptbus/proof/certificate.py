@@ -21,7 +21,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from deptbus.errors import DeptbusError, Exit
 
 FORMAT: Literal["deptbus-certificate/1"] = "deptbus-certificate/1"
-ENCODER = "blake2b-128/1"  # wire/digest.py and proof/item.py: changes with any byte they digest
+# wire/digest.py, proof/item.py and the roots of proof/merkle.py: changes with any byte they digest.
+ENCODER = "blake2b-128/2"
 _PURPOSE = FORMAT.encode() + b"\n"
 _HEX_HASH = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -54,6 +55,7 @@ class Proof(_Part):
     dataset: str
     leg: Literal["source", "copy"]
     unit: str = ""  # whose table it is, of the source leg another unit's; empty: the certificate's
+    system: str = ""  # of that unit; empty where nothing could be told of any, and in older files
     cut: dict[str, tuple[int, ...]]
     bus: Side | None = None
     other: Side | None = None

@@ -49,6 +49,22 @@ def test_what_was_signed_is_read_back():
     assert verify(SIGNED, PUBLIC) == certificate()
 
 
+def test_one_of_before_systems_were_named_is_still_genuine():
+    content = certificate().model_dump(mode="json")
+    del content["proofs"][0]["system"]
+    signature = KEY.sign(module._PURPOSE + module._canonical(content))
+    older = module._file(content, fingerprint(PUBLIC), signature)
+    assert verify(older, PUBLIC) == certificate()
+    assert b'"system"' not in older
+
+
+def test_a_unit_of_two_systems_has_a_proof_of_each():
+    (proof,) = certificate().proofs
+    both = tuple(proof.model_copy(update={"system": name}) for name in ("old", "new"))
+    found = verify(sign(certificate(proofs=both), KEY), PUBLIC)
+    assert [one.system for one in found.proofs] == ["old", "new"]
+
+
 def test_one_altered_byte_is_refused_wherever_it_is():
     for at in range(len(SIGNED)):
         for bits in (0x01, 0x20, 0x80):
