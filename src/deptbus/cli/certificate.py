@@ -156,7 +156,7 @@ def _print(certificate: Certificate) -> None:
         )
     )
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("dataset", "leg", "rows on the bus", "rows there", "result", "cut"):
+    for heading in ("dataset", "leg", "table of", "rows on the bus", "rows there", "result", "cut"):
         table.add_column(heading, overflow="fold")
     for proof in certificate.proofs:
         rows = [f"{side.rows:,}" if side is not None else "" for side in (proof.bus, proof.other)]
@@ -165,6 +165,7 @@ def _print(certificate: Certificate) -> None:
         )
         cut = " ".join(f"{topic} {list(ends)}" for topic, ends in sorted(proof.cut.items()))
         leg = f"{proof.leg}, deep" if proof.deep else proof.leg
-        table.add_row(*map(escape, (proof.dataset, leg, *rows, result or "equal", cut)))
+        of = f"{proof.unit or certificate.unit} {proof.system}".rstrip()
+        table.add_row(*map(escape, (proof.dataset, leg, of, *rows, result or "equal", cut)))
     console.print(table)
     console.print(_verdict(certificate))

@@ -49,6 +49,7 @@ class LegResult:
         """Its part of a certificate."""
         return Proof(
             unit=self.unit,
+            system=self.system,
             dataset=self.dataset,
             leg=self.leg,
             cut=dict(self.cut),

@@ -31,10 +31,9 @@ from deptbus.operations.office import Office
 from deptbus.operations.reconcile import Reconciled
 from deptbus.operations.reconcile_classes import Class
 from deptbus.operations.reconcile_copy import CopyProved, Seen
-from deptbus.operations.reconcile_source import prove_source
 from deptbus.operations.replay_desk import KEYS_A_PART, check_alone, ids_of, place, read_orders
-from deptbus.operations.source_repair import order_resend
-from deptbus.stream.log import Outgoing
+from deptbus.operations.source_repair import order_resend, until_published
+from deptbus.stream.log import Outgoing, end_offsets
 from deptbus.wire.control import JobOrder, RepairOrder, encode_control
 from deptbus.wire.partitioner import partition_of
 
@@ -42,7 +41,6 @@ DELIVER, FORGET, REMOVE = "deliver", "forget", "remove"
 JOB_SECONDS = 1800.0
 RESEND_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
-_RESEND_LOOK_SECONDS = 1.0
 _KEYS_A_RECORD = 5_000
 
 
@@ -137,6 +135,8 @@ async def _resend(
         mended.left["parked: the source's own matter"] += parked
     if keys:
         name = f"resend-{uuid.uuid4().hex[:12]}"
+        topic = names.data_topic(result.dataset)
+        ends = dict(enumerate(await end_offsets(connection, topic)))
         await order_resend(
             office.shelves,
             result.unit,
@@ -148,12 +148,9 @@ async def _resend(
         )
         mended.jobs.append(name)
         mended.resent[(result.unit, result.dataset)] = len(keys)
-        until, ordered = time.monotonic() + RESEND_SECONDS, set(keys)
-        while time.monotonic() < until:
-            now = await prove_source(office, connection, result.unit, result.dataset)
-            if now.could_not_tell or not ordered & {finding.key for finding in now.findings}:
-                return
-            await asyncio.sleep(_RESEND_LOOK_SECONDS)
+        await until_published(
+            office.shelves, result.dataset, keys, name=name, behind=ends, seconds=RESEND_SECONDS
+        )
 
 
 class _Repair:

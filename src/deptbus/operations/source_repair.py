@@ -21,7 +21,7 @@ from deptbus.change import Change
 from deptbus.errors import DeptbusError
 from deptbus.operations.audit import RESEND, Operator, acts_of, record
 from deptbus.operations.inventory import Holdings, Shelves
-from deptbus.stream.log import Outgoing, scan_to_end
+from deptbus.stream.log import LogReader, Outgoing, scan_to_end
 from deptbus.wire.control import ResendOrder, encode_control
 
 log = structlog.get_logger(__name__)
@@ -62,6 +62,30 @@ async def order_resend(
     )
     log.info("resend_ordered", unit=unit, dataset=dataset, keys=len(wanted), request=name)
     return len(wanted)
+
+
+async def until_published(
+    shelves: Shelves,
+    dataset: str,
+    keys: Collection[bytes],
+    *,
+    name: str,
+    behind: Mapping[int, int],
+    seconds: float,
+) -> bool:
+    """Whether the canonical topic had the answers to the order `name` of all keys in that time,
+    `behind` its ends before the order. A row that its source refuses by now has none. Raises
+    BusUnreachable, BusRefused."""
+    left, until = set(keys), time.monotonic() + seconds
+    topic = names.data_topic(dataset)
+    async with LogReader(shelves.connection, topic, from_offsets=behind) as reader:
+        while left and (rest := until - time.monotonic()) > 0:
+            for found in await reader.poll(min(rest, 1.0)):
+                if found.key in left:
+                    change = await shelves.library.read(found)
+                    if isinstance(change, Change) and change.job == name:
+                        left.discard(change.key)
+    return not left
 
 
 async def _places(

@@ -33,11 +33,19 @@ async def mended(monkeypatch: pytest.MonkeyPatch, wishes: Wishes) -> tuple[Mende
         orders.append((unit, dataset, set(keys), words["name"]))
         return len(keys)
 
-    async def equal(*asked: Any) -> LegResult:
-        return LegResult("source", "police@330106", "main", "resident")
+    async def ends(connection: Any, topic: str) -> list[int]:
+        assert not orders, "what is published at once would lie before them"
+        return [7, 9]
+
+    async def published(shelves: Any, dataset: str, keys: list[bytes], **words: Any) -> bool:
+        ((_, _, ordered, name),) = orders
+        assert (set(keys), words["name"]) == (ordered, name)
+        assert words["behind"] == {0: 7, 1: 9}
+        return True
 
     monkeypatch.setattr(reconcile_repair, "order_resend", order)
-    monkeypatch.setattr(reconcile_repair, "prove_source", equal)
+    monkeypatch.setattr(reconcile_repair, "end_offsets", ends)
+    monkeypatch.setattr(reconcile_repair, "until_published", published)
     result = LegResult(
         "source",
         "police@330106",
