@@ -53,6 +53,9 @@ from deptbus.wire.control import (
     ProofPart,
     ProofRequest,
     ProofRows,
+    Proposal,
+    ProposalCarried,
+    ProposalDecided,
     QuarantineNote,
     RepairOrder,
     ResendOrder,
@@ -272,4 +275,13 @@ CONTROL: tuple[Control, ...] = (
         "housing@330106", "person", "copy", "different", 3, TIME_US, True, 1000,
         ("missing", "stale"), (2, 1), "王五", b"{}\n",
     ),
+    Proposal(
+        "mend-0123456789ab", "repair", "housing@330106", ("person",), '{"most":3}', "王五",
+        "deptbus-operations", True, "a proof found it", TIME_US, TIME_US + 86_400_000_000,
+    ),
+    ProposalDecided(
+        "mend-0123456789ab", "confirmed", "李四", "deptbus-operations", True, "looked at it",
+        TIME_US + 1,
+    ),
+    ProposalCarried("mend-0123456789ab", "done", "person: 0 differences left", TIME_US + 2),
 )  # fmt: skip

@@ -49,6 +49,9 @@ NOUNS: dict[str, Noun] = {
     "hold": Noun("hold", False, "Stop deliveries to a unit or of a dataset; nothing is lost."),
     "resume": Noun("resume", False, "Let held deliveries go on, and make good what was kept back."),
     "quarantine": Noun("quarantine", True, "List and resolve what the bus could not accept."),
+    "proposal": Noun(
+        "proposal", True, "See what one operator proposed, and confirm or decline it as another."
+    ),
     "replay": Noun(
         "replay", True, "Give a recipient again what it lost: plan, apply, watch, steer."
     ),

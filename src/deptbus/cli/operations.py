@@ -51,6 +51,7 @@ def run(
     from deptbus.logs import set_up_logging
     from deptbus.operations.nightly import nightly
     from deptbus.operations.office import Settings
+    from deptbus.operations.proposal_duty import proposals_carried
     from deptbus.readiness import await_go
 
     connection = connect(data, bootstrap, client_file)
@@ -63,9 +64,10 @@ def run(
 
         return ensure_key(key_path(data, certificate_key))[0]
 
-    proofs = nightly(connection, key if has_key else None)
+    signs = key if has_key else None
+    further = (nightly(connection, signs), proposals_carried(connection, signs))
     settings = Settings(
-        keeper_interval_hours=keeper_hours, jobs_at_once=jobs_at_once, further=(proofs,)
+        keeper_interval_hours=keeper_hours, jobs_at_once=jobs_at_once, further=further
     )
     asyncio.run(_run(connection, settings))
 

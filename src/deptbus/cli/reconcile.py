@@ -98,6 +98,7 @@ def reconcile(
     """Compare the bus with its sources, and copies with what the bus gives them, while traffic goes
     on; name every row that differs by its kind, and mend just those.
 
+    Where grants.yml asks for two people, a repair is proposed, and done once another confirmed it.
     Exit code 0: all are equal; 1: something differs; 2: it could not be told, and why.
     """
     from deptbus.operations.audit import checked_reason, operator_of
@@ -149,6 +150,7 @@ class _Run:
         sample: int,
         seed: int,
     ) -> int:
+        from deptbus.cli.proposal import print_proposed
         from deptbus.cli.reconcile_view import print_reconciled, print_sample
         from deptbus.operations.office import Settings, open_office
         from deptbus.operations.outcomes import keep_results
@@ -158,9 +160,12 @@ class _Run:
         async with open_office(self._connection, Settings(keeper_interval_hours=None)) as office:
             found = await self._reconcile(office)
             mended = None
+            proposed = ""
             if wishes is not None and found.differences:
-                mended = await repair(office, self._connection, found, wishes, self._person)
-                found = await self._reconcile(office)
+                proposed = await self._proposed(office, found, wishes)
+                if not proposed:
+                    mended = await repair(office, self._connection, found, wishes, self._person)
+                    found = await self._reconcile(office)
             content = b""
             if certificate is not None:
                 content = await self._certify(office, found, certificate, data, key)
@@ -172,12 +177,16 @@ class _Run:
             told = document(found)
             if mended is not None:
                 told["repair"] = mended.document()
+            if proposed:
+                told["proposal"] = proposed
             if sample:
                 told["sample"] = [one.document() for one in drawn]
             print(json.dumps(told, ensure_ascii=False))
         else:
             print_sample(drawn)
             print_reconciled(found, mended, certificate)
+            if proposed:
+                print_proposed(proposed, self._output)
         return found.exit_code
 
     async def _reconcile(self, office: Office) -> Reconciled:
@@ -189,6 +198,37 @@ class _Run:
                 print(f"{result.unit} {result.dataset} ({result.leg}): {said}", file=sys.stderr)
 
         return await proved(office, self._connection, self._scope, told)
+
+    async def _proposed(self, office: Office, found: Reconciled, wishes: Wishes) -> str:
+        """The proposal's name, where one person may not do it alone; else nothing."""
+        from deptbus.operations.proposal_desk import RepairTerms, propose_repair
+        from deptbus.operations.proposals import asks_for_two
+
+        datasets = {result.dataset for result in found.results if result.differences}
+        contract = office.policies.current().contract
+        if not asks_for_two(contract, "repair", datasets):
+            return ""
+        if self._scope.unit is None:
+            raise DeptbusError(
+                "grants.yml asks for two people, and a repair is proposed of one unit",
+                mend="Give --unit LINE@TERRITORY",
+            )
+        terms = RepairTerms(
+            leg=self._scope.legs,
+            deep=self._scope.deep,
+            most=found.differences,
+            max_delete=wishes.max_delete,
+            overwrite_local=wishes.overwrite_local,
+        )
+        return await propose_repair(
+            self._connection,
+            contract,
+            self._scope.unit,
+            datasets,
+            terms,
+            self._person,
+            wishes.reason,
+        )
 
     async def _drawn(
         self, office: Office, found: Reconciled, count: int, seed: int

@@ -134,9 +134,15 @@ def apply(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Check a plan again and order its job, which the operations process carries out; a plan that
-    was applied before is not ordered again. Exit code 1: it was refused, or did not end well."""
+    was applied before is not ordered again. Where grants.yml asks for two people it is proposed,
+    and ordered once another has confirmed it. Exit code 1: proposed, refused, not ended well."""
+    from deptbus.cli.proposal import print_proposed
     from deptbus.operations.audit import operator_of
-    from deptbus.operations.replay_apply import apply_plan
+    from deptbus.operations.office import utc_now
+    from deptbus.operations.proposal_desk import propose_replay
+    from deptbus.operations.proposals import asks_for_two
+    from deptbus.operations.replay_apply import apply_plan, check
+    from deptbus.operations.replay_desk import read_orders
     from deptbus.operations.replay_plan import read_plan
     from deptbus.operations.replay_planner import open_desk
 
@@ -147,11 +153,21 @@ def apply(
     if not yes and not typer.confirm(question, err=True):
         raise typer.Exit(Exit.ANSWER_IS_NO)
 
-    async def order() -> tuple[str, bool]:
+    async def order() -> tuple[str, bool] | None:
         async with open_desk(connection) as desk:
+            contract = desk.policies.current().contract
+            if asks_for_two(contract, "replay", found.datasets):
+                await check(desk, found, utc_now())
+                await propose_replay(connection, contract, found, by)
+                standing = (await read_orders(connection)).orders.get(found.job)
+                return None if standing is None else (found.job, False)
             return await apply_plan(desk, found, by)
 
-    job, is_new = asyncio.run(order())
+    ordered = asyncio.run(order())
+    if ordered is None:
+        print_proposed(found.job, output)
+        raise typer.Exit(Exit.ANSWER_IS_NO)
+    job, is_new = ordered
     if output is Output.TABLE:
         print(f"ordered: job {job}" if is_new else f"this plan was applied already: job {job}")
     _show(connection, job, wait, output)

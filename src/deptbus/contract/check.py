@@ -35,6 +35,7 @@ def check(draft: Draft) -> list[Problem]:
         problems += _blank(draft, DEPARTMENTS, ("office", "name"))
     for found in (_territories(draft), _lines(draft), _units(draft), _grants(draft)):
         problems += found
+    problems += _two_people(draft)
     for name in draft.contract.datasets:
         problems += _name(draft, TOPICS, ("datasets", name), name, "dataset")
         problems += dataset_problems(draft, name)
@@ -224,6 +225,18 @@ def _grant_names(draft: Draft, i: int, grant: Grant) -> Iterator[Problem]:
                 (*place, "fields", n),
                 f"field `{name}` of `{grant.dataset}` is not_shared: no grant can open it",
                 "Remove it from the grant",
+            )
+
+
+def _two_people(draft: Draft) -> Iterator[Problem]:
+    asked = draft.contract.two_people
+    for n, name in enumerate(asked.datasets if asked is not None else ()):
+        if name not in draft.contract.datasets and TOPICS not in draft.unread:
+            yield from draft.problem(
+                GRANTS,
+                ("two_people", "datasets", n),
+                f"there is no dataset `{name}`",
+                "Name one of topics.yml, or leave `datasets` out for all",
             )
 
 

@@ -26,6 +26,7 @@ from deptbus.contract.model import (
     Partitions,
     Proofs,
     Rule,
+    TwoPeople,
     Unit,
 )
 from deptbus.contract.schema_lint import lint
@@ -46,6 +47,7 @@ _SCHEMA_NAME = re.compile(r"(?P<dataset>[a-z][a-z0-9_]*)\.v(?P<version>[1-9][0-9
 _LINE = {"title": "-", "title_zh": "-"}
 _UNIT = {"unit": "", "title": "-", "title_zh": "-", "owner": "-"}
 _PROOFS = {"at": "00:00"}
+_TWO_PEOPLE = {"acts": ("replay",)}
 _DUTY = {"name": "-", "phone": "000"}
 _RULE: dict[str, Any] = {"rule": "", "direction": "horizontal", "lines": (), "fields": ()}
 _DATASET: dict[str, Any] = {
@@ -93,7 +95,7 @@ def read(directory: Path) -> tuple[Draft, list[Problem]]:
     grants = reader.grants()
     schemas = reader.schemas()
     draft = Draft(
-        contract=Contract(**topics, **departments, grants=grants, schemas=schemas),
+        contract=Contract(**topics, **departments, **grants, schemas=schemas),
         trees=reader.trees,
         suspects=frozenset(reader.suspects),
         unread=frozenset(reader.unread),
@@ -162,9 +164,13 @@ class _Reader:
             "office": office,
         }
 
-    def grants(self) -> tuple[Grant, ...]:
-        _, settings = self._file(GRANTS, ("grants",))
-        return self._parts(Grant, GRANTS, settings, "grants", _GRANT)
+    def grants(self) -> dict[str, Any]:
+        _, settings = self._file(GRANTS, ("grants", "two_people"))
+        asked = settings.get("two_people")
+        if asked is not None:
+            asked = self._part(TwoPeople, GRANTS, ("two_people",), asked, _TWO_PEOPLE)
+        grants = self._parts(Grant, GRANTS, settings, "grants", _GRANT)
+        return {"grants": grants, "two_people": asked}
 
     def schemas(self) -> dict[str, dict[str, Any]]:
         folder = self.directory / SCHEMAS

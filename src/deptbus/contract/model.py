@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import date, datetime
 from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_serializer,
+)
 
 from deptbus.contract.territory import Level
 
@@ -202,6 +209,26 @@ class Grant(_Frozen):
     until: Day
 
 
+GuardedAct = Literal["replay", "repair"]
+
+
+def _acts(value: Any) -> Any:
+    if not value:
+        raise ValueError("names no act|Write [replay, repair], or leave `two_people` out")
+    return value
+
+
+class TwoPeople(_Frozen):
+    """What one person of the data office may not do alone: another has to confirm it."""
+
+    acts: Annotated[tuple[GuardedAct, ...], AfterValidator(_acts)]
+    datasets: tuple[str, ...] = ()  # empty: all
+
+    def ask_for(self, act: GuardedAct, datasets: Collection[str]) -> bool:
+        is_meant = not self.datasets or not set(self.datasets).isdisjoint(datasets)
+        return act in self.acts and is_meant
+
+
 Partitions = Annotated[int, Field(ge=1, le=256)]
 DEFAULT_PARTITIONS = 4
 
@@ -219,10 +246,11 @@ class Contract(_Frozen):
     calendar: Calendar = Calendar()
     office: Duty | None = None  # of the data office, which runs the bus
     proofs: Proofs | None = None  # None: only when somebody asks
+    two_people: TwoPeople | None = None  # None: an operator acts alone
 
     @model_serializer(mode="wrap")
     def _as_before(self, usual: Callable[[Contract], dict[str, Any]]) -> dict[str, Any]:
-        return _without_empty(usual(self), "calendar", "office", "proofs")
+        return _without_empty(usual(self), "calendar", "office", "proofs", "two_people")
 
     def to_json(self) -> str:
         """One form for one content: keys sorted, no spaces."""

@@ -39,6 +39,9 @@ CERTIFICATE = "certificate"  # one was signed
 JOB_PAUSE = "job_pause"
 JOB_RESUME = "job_resume"
 JOB_CANCEL = "job_cancel"
+PROPOSE = "proposal_made"
+PROPOSAL_CONFIRM = "proposal_confirmed"
+PROPOSAL_DECLINE = "proposal_declined"
 JOB_ENDED = "job_ended"  # by whom it was ordered; written by the operations process
 
 _REASON_LETTERS = 500
@@ -53,14 +56,15 @@ class Operator:
 
     name: str
     bus_user: str = ""
+    by_console: bool = False  # which has proved the name, and acts under a bus user of its own
 
 
-def operator_of(connection: Connection, name: str) -> Operator:
+def operator_of(connection: Connection, name: str, *, by_console: bool = False) -> Operator:
     """Raises DeptbusError when that is no name that may be kept for ever."""
     is_name = 0 < len(name.strip()) <= _OPERATOR_LETTERS and name.isprintable()
     if not is_name or RESIDENT_NUMBER.search(name):
         raise DeptbusError("that is no operator's name", mend="Give --operator NAME")
-    return Operator(name.strip(), connection.sasl_username or "")
+    return Operator(name.strip(), connection.sasl_username or "", by_console)
 
 
 def checked_reason(text: str) -> str:

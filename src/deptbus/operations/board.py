@@ -12,6 +12,7 @@ import structlog
 from deptbus import names
 from deptbus.connection import Connection
 from deptbus.errors import WireRefused
+from deptbus.operations.proposals import PROPOSAL_RECORDS, Proposals
 from deptbus.operations.replay_orders import ORDER_RECORDS, Orders
 from deptbus.stream.follow import TopicFollower
 from deptbus.stream.log import LogRecord
@@ -89,23 +90,26 @@ class AgentsBoard(TopicFollower):
 
 class JobsBoard(TopicFollower):
     """The last progress of every job, by the job's name; the ids of topics that were noted; and
-    what people ordered."""
+    what people ordered and proposed."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(connection, names.JOBS)
         self.jobs: dict[str, JobProgress] = {}
         self.topic_ids: dict[str, str] = {}
         self.orders = Orders()
+        self.proposals = Proposals()
 
     def take(self, records: list[LogRecord]) -> None:
         for record in records:
-            found = _decoded(record, JobProgress, TopicNoted, *ORDER_RECORDS)
+            found = _decoded(record, JobProgress, TopicNoted, *ORDER_RECORDS, *PROPOSAL_RECORDS)
             if isinstance(found, JobProgress):
                 self.jobs[found.job] = found
             elif isinstance(found, TopicNoted):
                 self.topic_ids[found.topic] = found.topic_id
             elif isinstance(found, ORDER_RECORDS):
                 self.orders.take(found)
+            elif isinstance(found, PROPOSAL_RECORDS):
+                self.proposals.take(found)
 
 
 def _decoded(record: LogRecord, *kinds: type[Kind]) -> Kind | None:

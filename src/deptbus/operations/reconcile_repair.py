@@ -28,6 +28,7 @@ from deptbus.errors import DeptbusError
 from deptbus.operations import audit
 from deptbus.operations.leg import LegResult
 from deptbus.operations.office import Office
+from deptbus.operations.proposal_desk import RepairTerms, check_second
 from deptbus.operations.reconcile import Reconciled
 from deptbus.operations.reconcile_classes import Class
 from deptbus.operations.reconcile_copy import CopyProved, Seen
@@ -97,10 +98,13 @@ async def repair(
     wishes: Wishes,
     by: audit.Operator,
     *,
+    proposal: str = "",
     deadline_seconds: float = JOB_SECONDS,
 ) -> Mended:
     """Returns when the jobs are closed. Raises DeptbusError before anything is done when more extra
-    rows would go than may, and when a job was refused or is not done in time."""
+    rows would go than may, or where two people are asked for and no `proposal` of such terms was
+    confirmed; and when a job was refused or is not done in time."""
+    await _check_second(office, connection, found, wishes, proposal)
     extra = sum(result.by_class.get(Class.EXTRA, 0) for result in found.results)
     if wishes.max_delete and extra > wishes.max_delete:
         raise DeptbusError(
@@ -115,6 +119,31 @@ async def repair(
         if copy.seen:
             await _Repair(office, connection, copy, wishes, by, mended).run(deadline_seconds)
     return mended
+
+
+async def _check_second(
+    office: Office, connection: Connection, found: Reconciled, wishes: Wishes, proposal: str
+) -> None:
+    agreed = await check_second(
+        connection,
+        office.policies.current().contract,
+        "repair",
+        {result.dataset for result in found.results if result.findings},
+        proposal=proposal,
+    )
+    if agreed is None:
+        return
+    terms = RepairTerms.model_validate_json(agreed.content)
+    agreed_to = terms.max_delete, terms.overwrite_local
+    is_same = agreed_to == (wishes.max_delete, wishes.overwrite_local) and all(
+        copy.result.unit == agreed.unit for copy in found.copies
+    )
+    if not is_same or found.differences > terms.most:
+        raise DeptbusError(
+            f"{found.differences} differences are to be mended, and {terms.most} were proposed, or "
+            "by other terms",
+            mend="Propose it anew",
+        )
 
 
 async def _resend(

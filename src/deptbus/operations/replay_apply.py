@@ -16,6 +16,7 @@ from deptbus.operations.board import JobsBoard
 from deptbus.operations.groups import Groups
 from deptbus.operations.leader import GROUP
 from deptbus.operations.office import utc_now
+from deptbus.operations.proposal_desk import check_second
 from deptbus.operations.replay_desk import check_alone, parts_of, place, read_orders, refused
 from deptbus.operations.replay_orders import CANCELLED, CLOSED, PAUSED, Orders
 from deptbus.operations.replay_plan import Plan, why_not
@@ -29,10 +30,17 @@ _LOOK_SECONDS = 0.5
 async def apply_plan(desk: Desk, plan: Plan, by: audit.Operator) -> tuple[str, bool]:
     """The job's name, and whether it was ordered now: a plan that was applied before is not
     ordered again. Raises DeptbusError with the reason why the plan may not be applied any more, or
-    while another order of the recipient is open; BusUnreachable, BusRefused."""
+    while another order of the recipient is open, or where two people are asked for and nobody else
+    has confirmed it; BusUnreachable, BusRefused."""
     orders = await read_orders(desk.connection)
     if plan.job in orders.orders:
         return plan.job, False
+    contract = desk.policies.current().contract
+    agreed = await check_second(
+        desk.connection, contract, "replay", plan.datasets, proposal=plan.job
+    )
+    if agreed is not None and agreed.content != plan.as_file():
+        raise refused("another plan was confirmed under this name", "Plan anew, and propose that")
     await check(desk, plan, utc_now())
     check_alone(orders, plan.unit)
     if not plan.sent:

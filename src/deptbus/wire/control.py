@@ -25,6 +25,9 @@
 | OrderedKeys | bus.jobs | `order/<job>/<part>` |
 | JobSteer | bus.jobs | `steer/<job>` |
 | OrderProgress | bus.jobs | `ordered/<job>` |
+| Proposal | bus.jobs | `proposal/<proposal>` |
+| ProposalDecided | bus.jobs | `decided/<proposal>` |
+| ProposalCarried | bus.jobs | `carried/<proposal>` |
 | TopicNoted | bus.jobs | `topic/<topic>` |
 | AlarmTold | bus.alarms | `alarm/<subject>` |
 | AlarmSeen | bus.alarms | `seen/<subject>` |
@@ -39,7 +42,7 @@ from typing import Any, Literal, cast
 
 from deptbus.change import Incarnation
 from deptbus.errors import WireRefused
-from deptbus.wire import control_outcome, control_proof
+from deptbus.wire import control_outcome, control_proof, control_proposal
 from deptbus.wire.codec import RecordCodec
 from deptbus.wire.control_outcome import ProofOutcome
 from deptbus.wire.control_proof import (
@@ -50,6 +53,7 @@ from deptbus.wire.control_proof import (
     RepairOrder,
     ResendOrder,
 )
+from deptbus.wire.control_proposal import Proposal, ProposalCarried, ProposalDecided
 from deptbus.wire.framing import HEADER_BYTES, canonical_json, frame, header, schema_id, unframe
 from deptbus.wire.guard import (
     BAD_KEY,
@@ -499,6 +503,9 @@ Control = (
     | RepairOrder
     | ResendOrder
     | ProofOutcome
+    | Proposal
+    | ProposalDecided
+    | ProposalCarried
 )
 
 _TEXTS = {"type": "array", "items": "string"}
@@ -856,6 +863,7 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
     ),
     **control_proof.RECORDS,
     **control_outcome.RECORDS,
+    **control_proposal.RECORDS,
 }
 
 
@@ -1007,6 +1015,9 @@ _KEYS: dict[type, Callable[[Any], str]] = {
     ProofPart: control_proof.slot,
     ProofRows: control_proof.slot,
     ProofOutcome: control_outcome.outcome_key,
+    Proposal: lambda r: f"proposal/{r.proposal}",
+    ProposalDecided: lambda r: f"decided/{r.proposal}",
+    ProposalCarried: lambda r: f"carried/{r.proposal}",
 }
 
 

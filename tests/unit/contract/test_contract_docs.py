@@ -23,6 +23,7 @@ from deptbus.contract.model import (
     Line,
     Proofs,
     Rule,
+    TwoPeople,
     Unit,
 )
 from deptbus.department import folder_files, folder_import, folder_tables, publication
@@ -40,6 +41,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "A unit": Unit,
     "A duty contact": Duty,
     "The calendar": Calendar,
+    "Two people": TwoPeople,
     "A grant": Grant,
     "department.yml": Department,
     "A system": System,
@@ -50,7 +52,7 @@ MODELS: dict[str, type[BaseModel]] = {
 TOPS = {
     "topics.yml": {"partitions", "proofs", "datasets"},
     "departments.yml": {"territories", "lines", "units", "calendar", "office"},
-    "grants.yml": {"grants"},
+    "grants.yml": {"grants", "two_people"},
 }
 WANTED = {heading: set(model.model_fields) for heading, model in MODELS.items()} | TOPS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,12 @@ KEYS = {finding.word: finding.key for finding in FINDINGS}
 
 
 class Office:
+    """Whose contract asks for no second person."""
+
     shelves = "shelves"
+    policies = SimpleNamespace(
+        current=lambda: SimpleNamespace(contract=SimpleNamespace(two_people=None))
+    )
 
 
 async def mended(monkeypatch: pytest.MonkeyPatch, wishes: Wishes) -> tuple[Mended, list[Any]]:
