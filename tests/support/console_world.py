@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from deptbus.change import Cause, Change, ChangeOp, DeliveryOp, Direction, Incarnation, Received
 from deptbus.console.app import Console, console_of, make_app
-from deptbus.console.desk import Asked, Retried
+from deptbus.console.desk import Asked, Decision, Retried, Wanted, WantedReplay
 from deptbus.console.roles import Person, Role
 from deptbus.console.settings import OpenId, Settings
 from deptbus.console.snapshot import Board, Snapshot
@@ -37,8 +37,11 @@ from deptbus.operations.parked import ParkedRecord
 from deptbus.operations.parked_desk import Ask
 from deptbus.operations.picture import Applied, Flow, SavedEntries, SavedRow
 from deptbus.operations.proofs import Proved, Subject
+from deptbus.operations.proposal_desk import VALID_US, RepairTerms
+from deptbus.operations.proposals import ProposalStanding, State
 from deptbus.operations.quarantine import Case
 from deptbus.operations.replay_apply import Standing
+from deptbus.operations.replay_plan import VALID_FOR, Expected, Plan, PlannedRange, plan_of
 from deptbus.operations.stages import BUS, OFFICE, Stage, StageReport
 from deptbus.operations.trace import Arrival, Trace, Version, Wait
 from deptbus.operations.trace import Seen as SeenAt
@@ -52,6 +55,8 @@ from deptbus.wire.control import (
     OrderProgress,
     ParkedRetried,
     ProofOutcome,
+    Proposal,
+    ProposalDecided,
     QuarantineNote,
     Resolution,
 )
@@ -153,6 +158,36 @@ def standing(job: str, unit: str, state: Any = None) -> Standing:
     return Standing(order, state or "ordered", "run", progress)
 
 
+@cache
+def plan() -> Plan:
+    made_at = datetime.fromtimestamp(NOW, UTC)
+    expected = Expected(
+        dataset="resident", upserts=5, deletes=1, withdrawals=2, without_right=3, superseded=1,
+        unknown=0, fields_sent={"name": 5}, fields_withheld={"phone": 5},
+    )  # fmt: skip
+    return Plan(
+        cluster="c", policy=7, contract="ab" * 32, unit=HOUSING, datasets=("resident",),
+        topic_ids=("id",), rights={"resident": "d"}, selection="every key",
+        ranges=(PlannedRange(dataset="resident", partition=0, start=0, end=9, note="of it all"),),
+        keys={}, expected=(expected,), seconds=0.1, seconds_by="assumed", requester="oscar",
+        reason="their disk failed", made_at=made_at, expires_at=made_at + VALID_FOR,
+    )  # fmt: skip
+
+
+def proposed(name: str, by: str, state: State, act: Any = "repair") -> ProposalStanding:
+    terms = RepairTerms(leg="copy", most=3, max_delete=2, overwrite_local=True)
+    content = plan().as_file() if act == "replay" else terms.model_dump_json()
+    at_us = int((NOW - 60) * 1e6)
+    proposal = Proposal(
+        name, act, HOUSING, ("resident",), content, by, "", True, "a proof found it", at_us,
+        at_us + VALID_US,
+    )  # fmt: skip
+    decided = None
+    if state is State.DONE:
+        decided = ProposalDecided(name, "confirmed", "omar", "", True, "I looked", at_us + 1)
+    return ProposalStanding(proposal, state, decided, "0 left" if state is State.DONE else "")
+
+
 def alarm(subject: str, word: str, **said: Any) -> AlarmTold:
     at = int((NOW - 500) * 1e6)
     content = json.dumps({"owner": "科技科", "runbook": "docs/operations.md#stopped", **said})
@@ -208,6 +243,11 @@ def snapshot() -> Snapshot:
             {Subject(o.unit, o.dataset, o.leg): o for o in (proof(HOUSING), proof(HEALTH, 3))},
         ),
         orders=(standing("replay-1", HOUSING, "sending"), standing("repair-2", HEALTH)),
+        proposals=(
+            proposed("replay-9", "oscar", State.WAITING, "replay"),
+            proposed("mend-8", "olga", State.WAITING),
+            proposed("mend-7", "oscar", State.DONE),
+        ),
         units={sheet.unit: sheet for sheet in unit_sheets(now_in_force, now)},
         datasets={sheet.dataset: sheet for sheet in dataset_sheets(now_in_force, now)},
         flows=(
@@ -289,6 +329,26 @@ class NotedDesk:
 
     async def acknowledge(self, subjects: Sequence[str], person: Person, reason: str) -> None:
         self._do("acknowledge", tuple(subjects), person.name, checked_reason(reason))
+
+    async def plan(self, wanted: WantedReplay, person: Person, reason: str) -> Plan:
+        self._do("plan", wanted, person.name, checked_reason(reason))
+        return plan()
+
+    async def propose_replay(self, plan: str, person: Person) -> str:
+        self._do("propose_replay", plan_of(plan, Path("p")).job, person.name)
+        return "replay-1"
+
+    async def propose_repair(
+        self, subject: Subject, terms: RepairTerms, person: Person, reason: str
+    ) -> str:
+        self._do("propose_repair", subject, terms, person.name, checked_reason(reason))
+        return "mend-1"
+
+    async def decide(self, name: str, word: Decision, person: Person, reason: str) -> None:
+        self._do("decide", name, word, person.name, checked_reason(reason))
+
+    async def steer(self, job: str, wanted: Wanted, person: Person, reason: str) -> None:
+        self._do("steer", job, wanted, person.name, checked_reason(reason))
 
     async def show(self, case: Case) -> dict[str, Any] | None:
         return self.record

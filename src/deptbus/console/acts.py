@@ -26,8 +26,8 @@ async def resend(visit: Visit) -> Response:
     try:
         asked = await visit.console.desk.resend(cases, visit.who, reason)
     except DeptbusError as error:
-        return _refused(visit, error)
-    _told(visit, Act.RESEND, cases=len(cases))
+        return refused(visit, error)
+    told(visit, Act.RESEND, cases=len(cases))
     return visit.redirect(
         "/quarantine", done="resend", count=asked.records, left_out=asked.left_out
     )
@@ -39,8 +39,8 @@ async def dismiss(visit: Visit) -> Response:
     try:
         await visit.console.desk.dismiss(cases, visit.who, reason)
     except DeptbusError as error:
-        return _refused(visit, error)
-    _told(visit, Act.DISMISS, cases=len(cases))
+        return refused(visit, error)
+    told(visit, Act.DISMISS, cases=len(cases))
     return visit.redirect("/quarantine", done="dismiss", count=len(cases))
 
 
@@ -71,8 +71,8 @@ async def retry(visit: Visit) -> Response:
     try:
         came = await visit.console.desk.retry(asks, visit.who, reason)
     except DeptbusError as error:
-        return _refused(visit, error)
-    _told(visit, Act.RETRY, requests=len(asks))
+        return refused(visit, error)
+    told(visit, Act.RETRY, requests=len(asks))
     return visit.redirect(
         "/quarantine",
         done="retry",
@@ -125,8 +125,8 @@ async def _held(visit: Visit, done: Awaitable[None], act: Act, target: str) -> R
     try:
         await done
     except DeptbusError as error:
-        return _refused(visit, error)
-    _told(visit, act, target=target)
+        return refused(visit, error)
+    told(visit, act, target=target)
     return visit.redirect("/holds", done=act.value)
 
 
@@ -138,8 +138,8 @@ async def acknowledge(visit: Visit) -> Response:
     try:
         await visit.console.desk.acknowledge(subjects, visit.who, visit.form.one("reason"))
     except DeptbusError as error:
-        return _refused(visit, error)
-    _told(visit, Act.ACKNOWLEDGE, alarms=len(subjects))
+        return refused(visit, error)
+    told(visit, Act.ACKNOWLEDGE, alarms=len(subjects))
     return visit.redirect("/alarms", done="acknowledge", count=len(subjects))
 
 
@@ -155,11 +155,11 @@ def _target(visit: Visit) -> tuple[str, str]:
     return unit, dataset
 
 
-def _refused(visit: Visit, error: DeptbusError) -> Response:
+def refused(visit: Visit, error: DeptbusError) -> Response:
     """The page says why, and keeps nothing of what was typed but in the browser's own history."""
     return visit.render("refused.html", 409, error=error)
 
 
-def _told(visit: Visit, act: Act, **fields: object) -> None:
+def told(visit: Visit, act: Act, **fields: object) -> None:
     visit.console.wake()
     log.info("act_done", act=act.value, name=visit.who.name, **fields)

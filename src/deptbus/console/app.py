@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from deptbus.console import acts, events, find, login, pages, show
+from deptbus.console import acts, events, find, login, mending, pages, show
 from deptbus.console.accounts import Accounts
 from deptbus.console.desk import Desk
 from deptbus.console.guard import Guard
@@ -136,6 +136,9 @@ def routes_of(console: Console) -> list[Route]:
         get("/saved", pages.show_saved, Act.VIEW),
         get("/holds", pages.show_holds, Act.VIEW),
         get("/proof", pages.show_proof, Act.VIEW),
+        get("/proof/certificate", mending.download_certificate, Act.VIEW),
+        get("/proof/repair", mending.show_repair, Act.REPAIR),
+        get("/jobs", mending.show_jobs, Act.VIEW),
         get("/quarantine", pages.show_quarantine, Act.SEE_QUARANTINE),
         get("/quarantine/{place:path}", pages.show_case, Act.SEE_QUARANTINE),
         # Whether one may find at all depends on the unit as well: asked for inside.
@@ -148,6 +151,11 @@ def routes_of(console: Console) -> list[Route]:
         post("/quarantine/dismiss", acts.dismiss, Act.DISMISS),
         post("/quarantine/retry", acts.retry, Act.RETRY),
         post("/alarms/acknowledge", acts.acknowledge, Act.ACKNOWLEDGE),
+        post("/proof/repair", mending.propose_repair, Act.REPAIR),
+        post("/jobs/plan", mending.plan, Act.REPLAY),
+        post("/jobs/propose", mending.propose_replay, Act.REPLAY),
+        post("/jobs/decide", mending.decide, Act.DECIDE),
+        post("/jobs/steer", mending.steer, Act.STEER),
         post("/holds/hold", acts.hold, Act.HOLD),
         post("/holds/resume", acts.resume, Act.RESUME),
     ]
@@ -195,6 +203,7 @@ async def _openid_return(visit: Visit) -> Response:
     return await visit.console.openid.come_back(visit)
 
 
+_DETAILS = ("csrf", "nothing_chosen", "one_target", "one_choice")
 _KNOWN = (400, 401, 403, 404, 405, 413, 415, 503)
 
 
@@ -209,7 +218,7 @@ def _told(console: Console) -> Callable[[Request, Exception], Awaitable[Response
                 name=visit.person.name if visit.person is not None else None,
             )
         code = error.status_code if error.status_code in _KNOWN else 400
-        detail = error.detail if error.detail in ("csrf", "nothing_chosen", "one_target") else ""
+        detail = error.detail if error.detail in _DETAILS else ""
         return visit.render("error.html", error.status_code, code=code, detail=detail)
 
     return tell

@@ -31,6 +31,10 @@ class Act(StrEnum):
     HOLD = "hold"
     RESUME = "resume"
     ACKNOWLEDGE = "acknowledge"
+    REPLAY = "replay"  # plan one, and propose it
+    REPAIR = "repair"  # propose to mend what a proof found
+    DECIDE = "decide"  # on what another has proposed
+    STEER = "steer"  # pause, go on, cancel a job
     SEE_AUDIT = "see_audit"
 
 

@@ -5,22 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 from deptbus.console.map_layout import state_of
+from deptbus.console.roles import Person
 from deptbus.console.snapshot import Snapshot
 from deptbus.console.words import Words
 from deptbus.errors import Exit
 from deptbus.operations.advice import advice_template, page_of
 from deptbus.operations.arrival import NEVER
+from deptbus.operations.audit import Operator
 from deptbus.operations.findings import duty_of
 from deptbus.operations.lag_report import is_bad
 from deptbus.operations.parked import ParkedRecord
+from deptbus.operations.proposal_desk import RepairTerms
+from deptbus.operations.proposals import is_another, proposer
 from deptbus.operations.quarantine import UNRESOLVED, place_text
+from deptbus.operations.replay_plan import plan_of
 from deptbus.operations.stages import BUS, OFFICE, Stage, StageReport
 from deptbus.operations.status import Beside, red_stages, status_document
 from deptbus.operations.verdicts import Verdict
-from deptbus.wire.control import Act, AlarmTold, ProofOutcome
+from deptbus.wire.control import Act, AlarmTold, ProofOutcome, Proposal
 
 _CHINA = timezone(timedelta(hours=8))  # the bus's days are China's, wherever the browser is
 
@@ -101,6 +107,25 @@ def classes_of(outcome: ProofOutcome) -> str:
     return ", ".join(f"{count} {name}" for name, count in told)
 
 
+def may_confirm(proposal: Proposal, person: Person) -> bool:
+    """Whether this person is another than whoever proposed it."""
+    return is_another(proposer(proposal), Operator(person.name, by_console=True))
+
+
+def terms_of(proposal: Proposal) -> dict[str, Any]:
+    """What a proposal would do, for people: of a plan what was counted, of a repair its terms."""
+    if proposal.act == "repair":
+        return RepairTerms.model_validate_json(proposal.content).model_dump()
+    plan = plan_of(proposal.content, Path(proposal.proposal))
+    withheld = {field for one in plan.expected for field in one.fields_withheld}
+    return {
+        "selection": plan.selection,
+        "sent": plan.sent,
+        "seconds": plan.seconds,
+        "withheld": sorted(withheld),
+    }
+
+
 def row_name(row: ParkedRecord) -> str:
     """Of a parked row, among all that are listed."""
     words = row.unit, row.system, row.dataset, row.source_unit, row.key.hex()
@@ -124,6 +149,8 @@ GLOBALS: dict[str, Any] = {
     "place_text": place_text,
     "row_name": row_name,
     "classes_of": classes_of,
+    "may_confirm": may_confirm,
+    "terms_of": terms_of,
     "runbook": page_of,
     "act_subject": act_subject,
     "UNRESOLVED": UNRESOLVED,

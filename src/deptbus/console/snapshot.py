@@ -18,6 +18,7 @@ from deptbus.operations.lag_watch import LagReport
 from deptbus.operations.parked import ParkedRecord
 from deptbus.operations.picture import Applied, DatasetSheet, Flow, SavedEntries, UnitSheet
 from deptbus.operations.proofs import Proved
+from deptbus.operations.proposals import ProposalStanding
 from deptbus.operations.quarantine import Case
 from deptbus.operations.replay_apply import Standing
 from deptbus.wire.control import Act, AlarmSeen, AlarmTold, ParkedRetried
@@ -44,6 +45,7 @@ class Snapshot:
     retried: tuple[ParkedRetried, ...] = ()  # what came of the last retry of each
     proofs: Proved | None = None
     orders: tuple[Standing, ...] | None = None  # replays and repairs, the latest first
+    proposals: tuple[ProposalStanding, ...] | None = None  # the latest first
     acts: tuple[Act, ...] | None = None
     # Those that are open, the worst first, and who has seen them.
     alarms: tuple[tuple[AlarmTold, AlarmSeen | None], ...] | None = None
@@ -73,6 +75,7 @@ def seen_by(snapshot: Snapshot, person: Person) -> Snapshot:
         retried=_of(snapshot.retried, unit) or (),
         proofs=None if snapshot.proofs is None else _proofs_of(snapshot.proofs, unit),
         orders=tuple(o for o in snapshot.orders or () if o.order.unit == unit),
+        proposals=tuple(p for p in snapshot.proposals or () if p.proposal.unit == unit),
         acts=(),
         alarms=tuple(pair for pair in snapshot.alarms or () if unit in pair[0].subject.split("/")),
         units={} if sheet is None else {unit: sheet},

@@ -20,6 +20,7 @@ from deptbus.operations.alarms_board import Kept
 from deptbus.operations.catalogue import dataset_sheets
 from deptbus.operations.lookout import Lookout
 from deptbus.operations.picture import Flow, LiveFeed
+from deptbus.operations.proposals import PROPOSAL_RECORDS, Proposals, standings
 from deptbus.operations.quarantine import UNRESOLVED
 from deptbus.operations.quarantine_desk import read_quarantine
 from deptbus.operations.replay_apply import standing_of
@@ -57,7 +58,7 @@ class Watcher:
         self._jobs = Tail(connection, names.JOBS)
         self._acts: list[Act] = []
         self._kept = Kept()
-        self._orders = Orders()
+        self._orders, self._proposals = Orders(), Proposals()
         self._cases_at = float("-inf")
         self._sheets_at = float("-inf")
         self._wake = asyncio.Event()
@@ -231,7 +232,7 @@ class Watcher:
     async def _look_at_orders(self) -> None:
         records, is_another = await self._jobs.more()
         if is_another:
-            self._orders = Orders()
+            self._orders, self._proposals = Orders(), Proposals()
         for record in records:
             try:
                 told = decode_control(record.value)
@@ -239,7 +240,15 @@ class Watcher:
                 continue  # whoever runs jobs tells of it
             if isinstance(told, ORDER_RECORDS):
                 self._orders.take(told)
+            elif isinstance(told, PROPOSAL_RECORDS):
+                self._proposals.take(told)
         if records or is_another or self._board.snapshot.orders is None:
             jobs = sorted(self._orders.orders.values(), key=lambda o: (-o.ordered_at_us, o.job))
-            standings = tuple(standing_of(self._orders, order.job) for order in jobs)
-            await self._board.put(orders=standings)
+            orders = tuple(standing_of(self._orders, order.job) for order in jobs)
+            await self._board.put(orders=orders)
+        policy = self._board.snapshot.policy
+        if policy is not None:  # what was proposed may expire by the clock alone
+            now_us = time.time_ns() // 1000
+            proposals = tuple(standings(self._proposals, policy.contract, now_us))
+            if proposals != self._board.snapshot.proposals:
+                await self._board.put(proposals=proposals)

@@ -36,7 +36,8 @@ def office(kept_county: tuple[Room, Path, Said]) -> Iterator[Office]:
     room, folder, _ = kept_county
     accounts, base = room.folder / "accounts.json", f"http://127.0.0.1:{free_port()}"
     hashed = password_hash(PASSWORD)
-    people = (person_of(r.value, frozenset({r}), CLERKS_UNIT * (r is Role.CLERK)) for r in Role)
+    people = [person_of(r.value, frozenset({r}), CLERKS_UNIT * (r is Role.CLERK)) for r in Role]
+    people.append(person_of("colleague", frozenset({Role.OPERATOR}), ""))
     write_accounts(accounts, {person.name: Account(person, hashed) for person in people})
     police = folder / "departments" / "public_security-330106" / "department.yml"
     figures = f"127.0.0.1:{free_port()}"  # of the worker; the two adapters take the next ports

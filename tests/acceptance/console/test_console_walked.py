@@ -32,6 +32,7 @@ PAGES = (
     "/quarantine",
     "/holds",
     "/proof",
+    "/jobs",
     "/saved",
     "/alarms",
     "/find",
@@ -121,7 +122,7 @@ async def test_everything_can_be_reached_by_keyboard(browser: Browser, office: O
         assert await seen.not_reached_by_keyboard() == []
         await office.log_in(seen, "operator")
         await _seen_whole(seen)
-        for path in ("/", f"/units/{CLERKS_UNIT}", "/quarantine", "/holds", "/find"):
+        for path in ("/", f"/units/{CLERKS_UNIT}", "/quarantine", "/holds", "/jobs", "/find"):
             await seen.open(path)
             assert await seen.not_reached_by_keyboard() == [], path
         # Without a mouse: the first link leads past the head of the page.
@@ -182,6 +183,11 @@ ACTS = {
     "/quarantine/retry": {"which": "all", "reason": "a test"},
     "/holds/hold": {"unit": OTHER, "reason": "a test"},
     "/holds/resume": {"unit": OTHER, "reason": "a test"},
+    "/jobs/plan": {"unit": OTHER, "all": "1", "reason": "a test"},
+    "/jobs/propose": {"plan": "a test"},
+    "/jobs/decide": {"proposal": "a test", "word": "confirmed", "reason": "a test"},
+    "/jobs/steer": {"job": "a test", "wanted": "cancelled", "reason": "a test"},
+    "/proof/repair": {"unit": OTHER, "dataset": "resident", "leg": "copy", "reason": "a test"},
     "/alarms/acknowledge": {"subject": "a test", "reason": "a test"},
 }
 REFUSED = {

@@ -11,20 +11,25 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from html import unescape
 from pathlib import Path
 
 import httpx2
 import psutil
 import pytest
-from office_bus import HOUSING, Bus, contract, until
+from office_bus import HOUSING, Agent, Bus, Recipient, contract, person, until
 
 from deptbus import names
 from deptbus.change import Incarnation
 from deptbus.cluster.ports import free_port
 from deptbus.console.accounts import Account, password_hash, write_accounts
 from deptbus.console.roles import Person, Role
+from deptbus.contract.model import TwoPeople
 from deptbus.operations.audit import read_acts
 from deptbus.operations.proofs import keep_outcome
+from deptbus.operations.proposal_desk import read_proposals
+from deptbus.operations.proposal_duty import proposals_carried
+from deptbus.operations.replay_desk import read_orders
 from deptbus.stream.log import Outgoing
 from deptbus.stream.policies import read_policies
 from deptbus.wire.control import AppliedBeat, JobOrder, ProofOutcome, encode_control, key_of
@@ -41,6 +46,7 @@ def accounts(tmp_path: Path) -> Path:
         path,
         {
             "olga": Account(Person("olga", frozenset({Role.OPERATOR})), hashed),
+            "omar": Account(Person("omar", frozenset({Role.OPERATOR})), hashed),
             "vera": Account(Person("vera", frozenset({Role.VIEWER})), hashed),
         },
     )
@@ -150,14 +156,74 @@ async def test_what_was_proved_and_what_was_ordered_is_shown(new_bus, accounts: 
             vera = await signed_in(address, "vera")
 
             async def is_shown() -> bool:
-                page = (await vera.get("/proof")).text
                 told = f'id="proof-{HOUSING}-person-copy" data-proof="different"'
-                return told in page and f'id="job-{job}" data-job="ordered"' in page
+                is_ordered = f'id="job-{job}" data-job="ordered"' in (await vera.get("/jobs")).text
+                return is_ordered and told in (await vera.get("/proof")).text
 
             await until(is_shown, "proof and order are shown")
             assert "3 stale" in (await vera.get("/proof")).text
             assert 'class="pulse person"' in (await vera.get("/")).text
             await vera.aclose()
+
+
+async def test_a_replay_is_planned_proposed_and_confirmed_by_two(new_bus, accounts: Path) -> None:
+    two = TwoPeople(acts=("replay",), datasets=("person",))
+    async with new_bus() as bus:
+        policy = await bus.activate(contract().model_copy(update={"two_people": two}))
+        await bus.write(*(person(bus.codecs, n) for n in range(30)))
+        async with (
+            Agent(bus, "a", policy).alive(),
+            Recipient(bus, HOUSING).running(),
+            bus.office(
+                keeper_interval_hours=None, further=(proposals_carried(bus.connection, None),)
+            ),
+            console(bus, accounts) as (address, _),
+        ):
+            await bus.job_done(HOUSING, 1)
+            olga, omar = await signed_in(address, "olga"), await signed_in(address, "omar")
+            await until(lambda: _says(olga, "/jobs", HOUSING), "the contract is known")
+            form = {"unit": HOUSING, "all": "1", "reason": "their disk failed"}
+            page = (await _post(olga, "/jobs/plan", **form)).text
+            found = re.search(r'name="plan" value="([^"]+)"', page)
+            assert found is not None, page
+            assert "Two people are asked for here" in page
+            answer = await _post(olga, "/jobs/propose", plan=unescape(found[1]))
+            assert answer.headers["location"] == "/jobs?done=propose"
+            (job,) = (await read_proposals(bus.connection)).proposals
+
+            for browser in (olga, omar):
+                told = f'id="proposal-{job}" data-proposal="waiting"'
+                await until(lambda b=browser, t=told: _says(b, "/jobs", t), "it is shown")
+            assert 'value="confirmed"' not in (await olga.get("/jobs")).text
+            confirms = {"proposal": job, "word": "confirmed", "reason": "I looked at it"}
+            alone = await _post(olga, "/jobs/decide", **confirms)
+            assert (alone.status_code, "another person has to confirm" in alone.text) == (409, True)
+            assert (await read_orders(bus.connection)).orders == {}
+            assert (await _post(omar, "/jobs/decide", **confirms)).status_code == 303
+
+            await until(
+                lambda: _says(omar, "/jobs", f'id="job-{job}" data-job="done"'), "it is done"
+            )
+            late = await _post(omar, "/jobs/steer", job=job, wanted="paused", reason="too late")
+            assert (late.status_code, "is done already" in late.text) == (409, True)
+            acts = [(a.verb, a.operator) for a in await read_acts(bus.connection)]
+            assert acts[:4] == [
+                ("replay_plan", "olga"),
+                ("proposal_made", "olga"),
+                ("proposal_confirmed", "omar"),
+                ("replay_apply", "olga"),
+            ]
+            await olga.aclose()
+            await omar.aclose()
+
+
+async def _says(browser: httpx2.AsyncClient, path: str, text: str) -> bool:
+    return text in (await browser.get(path)).text
+
+
+async def _post(browser: httpx2.AsyncClient, path: str, **form: str) -> httpx2.Response:
+    token = token_of((await browser.get("/jobs")).text)
+    return await browser.post(path, data={"csrf": token, **form})
 
 
 async def test_a_bus_that_is_not_there_is_said_on_the_page(accounts: Path) -> None:

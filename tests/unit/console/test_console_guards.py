@@ -6,7 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
-from console_world import BASE, HEALTH, HOUSING, POLICE, World, console_world, snapshot
+from console_world import (
+    BASE,
+    HEALTH,
+    HOUSING,
+    POLICE,
+    World,
+    console_world,
+    plan,
+    snapshot,
+)
 
 from deptbus.console import guard, login, roles, visit
 from deptbus.console import snapshot as snapshots
@@ -26,9 +35,24 @@ ACTS = {
     "/holds/hold": {"unit": HOUSING, "reason": "its database moves"},
     "/holds/resume": {"unit": HEALTH, "reason": "it has moved"},
     "/alarms/acknowledge": {"subject": f"lag/{HOUSING}/apply", "reason": "I look after it"},
+    "/jobs/plan": {"unit": HOUSING, "all": "1", "reason": "their disk failed"},
+    "/jobs/propose": {"plan": plan().as_file()},
+    "/jobs/decide": {"proposal": "replay-9", "word": "confirmed", "reason": "I looked at it"},
+    "/jobs/steer": {"job": "replay-1", "wanted": "paused", "reason": "their busy hour"},
+    "/proof/repair": {
+        "unit": HEALTH,
+        "dataset": "resident",
+        "leg": "copy",
+        "reason": "the proof found it",
+    },
     "/find": {"dataset": "housing_unit", "key": "00" * 16},
 }
-CHANGES = {Act.RESEND, Act.DISMISS, Act.RETRY, Act.HOLD, Act.RESUME, Act.ACKNOWLEDGE}
+CHANGES = {Act.RESEND, Act.DISMISS, Act.RETRY, Act.HOLD, Act.RESUME, Act.ACKNOWLEDGE} | {
+    Act.REPLAY,
+    Act.REPAIR,
+    Act.DECIDE,
+    Act.STEER,
+}
 ALLOWED = {
     Role.VIEWER: set(),
     Role.OPERATOR: set(ACTS),
@@ -324,7 +348,8 @@ class TestCanaries:
 
     def pages(self, world: World) -> str:
         paths = ["/", "/lag", "/units", f"/units/{POLICE}", "/datasets/resident", "/quarantine",
-                 "/quarantine/out.housing-330106/0/2", "/saved", "/holds", "/find"]  # fmt: skip
+                 "/quarantine/out.housing-330106/0/2", "/saved", "/holds", "/find", "/proof",
+                 "/jobs"]  # fmt: skip
         shown = "".join(world.of(Role.OPERATOR).get(path).text for path in paths)
         # Tokens are drawn: one in some hundred looks like a number.
         return re.sub(r'value="[0-9a-f]{64}"', "", shown)

@@ -24,6 +24,7 @@ from deptbus.operations import (
     freshness_report,
     hold,
     lookout,
+    proposal_desk,
     trace_desk,
 )
 from deptbus.operations.advice import advice_template
@@ -33,7 +34,9 @@ from deptbus.operations.lag import PartitionState
 from deptbus.operations.offsets import NO_COORDINATOR, NO_TOPIC
 from deptbus.operations.picture import SavedEntries
 from deptbus.operations.proofs import ProofState
+from deptbus.operations.proposals import State as Proposed
 from deptbus.operations.quarantine import State
+from deptbus.operations.reconcile_classes import Class
 from deptbus.operations.stages import Stage
 from deptbus.operations.verdicts import Verdict
 from deptbus.operations.withheld import WhyNot
@@ -75,6 +78,9 @@ SECTIONS = {
         audit.REPAIR_ORDER,
         audit.RECONCILE_REPAIR,
         audit.CERTIFICATE,
+        audit.PROPOSE,
+        audit.PROPOSAL_CONFIRM,
+        audit.PROPOSAL_DECLINE,
         audit.JOB_PAUSE,
         audit.JOB_RESUME,
         audit.JOB_CANCEL,
@@ -84,8 +90,15 @@ SECTIONS = {
     "saved": [SavedEntries().method],
     "theme": ["now_auto", "now_dark", "now_light", "to_auto", "to_dark", "to_light"],
     "pulse": ["well", "person", "unknown"],
-    "done": ["resend", "dismiss", "hold", "resume", "acknowledge"],
-    "leg": ["source", "copy"],
+    "done": [
+        "resend", "dismiss", "hold", "resume", "acknowledge", "propose", "confirmed", "declined",
+        "job_run", "job_paused", "job_cancelled",
+    ],
+    "leg": ["source", "copy", "both"],
+    "proposed": list(Proposed),
+    "jobs": ["act_replay", "act_repair"],
+    "difference": list(Class),
+    "mended": list(Class),
     "proved": list(ProofState),
     "order": [
         "ordered", "waiting", "sending", "pausing", "paused", "cancelling", "cancelled", "done",
@@ -95,12 +108,12 @@ SECTIONS = {
     "error": [
         *(f"{code}{more}" for code in (400, 401, 403, 404, 405, 413, 415, 500, 503)
           for more in ("", "_more")),
-        "csrf", "nothing_chosen", "one_target",
+        "csrf", "nothing_chosen", "one_target", "one_choice",
     ],
     "find": ["bad_natural", "bad_key"],
     "nav": [
         "map", "units", "datasets", "lag", "quarantine", "holds", "saved", "find", "audit",
-        "alarms", "proof",
+        "alarms", "proof", "jobs",
     ],
     "unit": ["d", "h", "min", "s"],
 }  # fmt: skip
@@ -174,7 +187,7 @@ def _said() -> str:
     pieces put together."""
     modules = (
         advice, alarms_board, audit, brokers, connect, desk, findings, freshness_report, hold,
-        install, lookout, policies, target, trace_desk,
+        install, lookout, policies, proposal_desk, target, trace_desk,
     )  # fmt: skip
     source = "".join(inspect.getsource(module) for module in modules)
     source = source.replace("{_REASON_LETTERS}", str(audit._REASON_LETTERS))

@@ -107,7 +107,7 @@ function leave() {
 
 function follow() {
   // The answer to a form cannot be asked for again; a note's page reads the bus for itself alone.
-  const isAnswer = ["refused", "error", "case"].includes(document.body.dataset.page)
+  const isAnswer = ["refused", "error", "case", "plan"].includes(document.body.dataset.page)
     || document.getElementById("found");
   const events = new EventSource("/events");
   events.addEventListener("open", () => tell(true));
