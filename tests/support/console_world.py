@@ -140,7 +140,21 @@ def proof(unit: str, stale: int = 0) -> ProofOutcome:
     classes, counts = (("stale",), (stale,)) if stale else ((), ())
     verdict: Any = "different" if stale else "equal"
     return ProofOutcome(
-        unit, "resident", "copy", verdict, 7, at_us, False, 1234, classes, counts, "olga", b"{}"
+        unit,
+        "resident",
+        "copy",
+        verdict,
+        7,
+        at_us,
+        False,
+        1234,
+        classes,
+        counts,
+        "olga",
+        b"{}",
+        (KEY,) * bool(stale),
+        classes,
+        ("version 3",) * bool(stale),
     )
 
 

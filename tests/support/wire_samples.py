@@ -273,7 +273,7 @@ CONTROL: tuple[Control, ...] = (
     ResendOrder("repair-2", "person", (KEY,), ("330106109,330106110",), TIME_US),
     ProofOutcome(
         "housing@330106", "person", "copy", "different", 3, TIME_US, True, 1000,
-        ("missing", "stale"), (2, 1), "王五", b"{}\n",
+        ("missing", "stale"), (2, 1), "王五", b"{}\n", (KEY,), ("missing",), ("not there",),
     ),
     Proposal(
         "mend-0123456789ab", "repair", "housing@330106", ("person",), '{"most":3}', "王五",

@@ -137,7 +137,7 @@ def routes_of(console: Console) -> list[Route]:
         get("/holds", pages.show_holds, Act.VIEW),
         get("/proof", pages.show_proof, Act.VIEW),
         get("/proof/certificate", mending.download_certificate, Act.VIEW),
-        get("/proof/repair", mending.show_repair, Act.REPAIR),
+        get("/proof/differences", mending.show_differences, Act.VIEW),
         get("/jobs", mending.show_jobs, Act.VIEW),
         get("/quarantine", pages.show_quarantine, Act.SEE_QUARANTINE),
         get("/quarantine/{place:path}", pages.show_case, Act.SEE_QUARANTINE),

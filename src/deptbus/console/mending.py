@@ -62,8 +62,8 @@ async def propose_replay(visit: Visit) -> Response:
     return visit.redirect("/jobs", done="propose")
 
 
-async def show_repair(visit: Visit) -> Response:
-    """What would be mended of one table, as its last proof has it."""
+async def show_differences(visit: Visit) -> Response:
+    """What the last proof of one table has found, and what may be done about it."""
     outcome = _proved(visit, visit.query)
     if outcome.verdict != "different":
         raise HTTPException(404)
@@ -71,8 +71,9 @@ async def show_repair(visit: Visit) -> Response:
     needs_two = policy is not None and asks_for_two(policy.contract, "repair", [outcome.dataset])
     counts = dict(zip(outcome.classes, outcome.counts, strict=True))
     return visit.render(
-        "repair.html",
+        "differences.html",
         outcome=outcome,
+        named=list(zip(outcome.keys, outcome.key_classes, outcome.reasons, strict=True)),
         counts=counts,
         extra=counts.get(Class.EXTRA, 0),
         edited=counts.get(Class.EDITED_LOCALLY, 0),

@@ -14,6 +14,9 @@ from deptbus.operations.office import Office
 from deptbus.operations.proofs import Subject, keep_outcome
 from deptbus.wire.control import ProofOutcome
 
+NAMED_KEYS = 200  # of one outcome; `deptbus reconcile` names all of them
+_REASON_LETTERS = 200
+
 log = structlog.get_logger(__name__)
 
 
@@ -36,6 +39,7 @@ def outcomes_of_legs(
         if any(result.could_not_tell for result in systems):
             continue
         counts = _counts(systems)
+        named = [finding for result in systems for finding in result.findings][:NAMED_KEYS]
         is_absent = all(result.absent for result in systems)
         found.append(
             ProofOutcome(
@@ -49,6 +53,9 @@ def outcomes_of_legs(
                 counts=tuple(counts.values()),
                 operator=operator,
                 certificate=certificate,
+                keys=tuple(finding.key for finding in named),
+                key_classes=tuple(finding.word for finding in named),
+                reasons=tuple(finding.reason[:_REASON_LETTERS] for finding in named),
             )
         )
     return found

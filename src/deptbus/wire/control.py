@@ -952,7 +952,9 @@ _EARLIER_POLICY = _Kind(
     PolicyRecord,
     {name: t for name, t in _RECORDS["policy"][1].items() if name != "holds"},
 )
-_EARLIER = (_EARLIER_NOTE, _EARLIER_HEARTBEAT, _EARLIER_BEAT, _EARLIER_POLICY)
+# And an outcome before it named keys.
+_EARLIER_OUTCOME = _Kind("proof_outcome", ProofOutcome, control_outcome.EARLIER)
+_EARLIER = (_EARLIER_NOTE, _EARLIER_HEARTBEAT, _EARLIER_BEAT, _EARLIER_POLICY, _EARLIER_OUTCOME)
 _BY_ID = {kind.id: kind for kind in (*_KINDS, *_EARLIER)}
 _BY_CLASS = {kind.cls: kind for kind in _KINDS}
 _INVENTORY = frozenset(header(_BY_CLASS[cls].id) for cls in (Inventory, InventoryEnd))

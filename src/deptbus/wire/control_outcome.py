@@ -26,29 +26,43 @@ class ProofOutcome:
     counts: tuple[int, ...]
     operator: str
     certificate: bytes  # the signed file; empty where there is no key to sign with
+    # The first of them, each with its class and why; the three go together.
+    keys: tuple[bytes, ...] = ()
+    key_classes: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
 
+
+_TEXTS = {"type": "array", "items": "string"}
+
+# Before it named keys: read for ever.
+EARLIER: dict[str, Any] = {
+    "unit": "string",
+    "dataset": "string",
+    "leg": {"type": "enum", "name": "Leg", "symbols": ["source", "copy"]},
+    "verdict": {
+        "type": "enum",
+        "name": "ProofVerdict",
+        "symbols": ["equal", "different", "absent"],
+    },
+    "policy": "long",
+    "proved_at_us": {"type": "long", "logicalType": "timestamp-micros"},
+    "deep": "boolean",
+    "rows": "long",
+    "classes": _TEXTS,
+    "counts": {"type": "array", "items": "long"},
+    "operator": "string",
+    "certificate": "bytes",
+}
 
 # As `wire.control` keeps them: kind -> (class, Avro fields in the order of the class).
 RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
     "proof_outcome": (
         ProofOutcome,
         {
-            "unit": "string",
-            "dataset": "string",
-            "leg": {"type": "enum", "name": "Leg", "symbols": ["source", "copy"]},
-            "verdict": {
-                "type": "enum",
-                "name": "ProofVerdict",
-                "symbols": ["equal", "different", "absent"],
-            },
-            "policy": "long",
-            "proved_at_us": {"type": "long", "logicalType": "timestamp-micros"},
-            "deep": "boolean",
-            "rows": "long",
-            "classes": {"type": "array", "items": "string"},
-            "counts": {"type": "array", "items": "long"},
-            "operator": "string",
-            "certificate": "bytes",
+            **EARLIER,
+            "keys": {"type": "array", "items": {"type": "fixed", "name": "Key", "size": 16}},
+            "key_classes": _TEXTS,
+            "reasons": _TEXTS,
         },
     ),
 }

@@ -117,10 +117,11 @@ async def test_what_a_proof_found_is_mended_by_two(browser: Browser, office: Off
         row = first.page.locator(f"[id='proof-{CLERKS_UNIT}-resident-copy'][data-proof=different]")
         await row.wait_for(timeout=30_000)
         await _looks_well(first, "proof", residents)
-        await row.locator("a[data-repair]").focus()
+        await row.locator("a[data-differences]").focus()
         async with first.page.expect_navigation(wait_until="load"):
             await first.page.keyboard.press("Enter")
         await first.page.wait_for_selector("[data-class=edited_locally]")
+        assert await first.page.locator("#keys tbody tr").count() == 1
         while not await first.page.locator("text=Two people are asked for here").count():
             await first.open(first.page.url.removeprefix(office.base))  # the contract is news yet
         await _looks_well(first, "repair", residents)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from deptbus.operations.leg import LegResult
-from deptbus.operations.outcomes import outcomes_of_legs
-from deptbus.wire.control import ProofOutcome
+from deptbus.operations.leg import Finding, LegResult
+from deptbus.operations.outcomes import NAMED_KEYS, outcomes_of_legs
+from deptbus.wire.control import ProofOutcome, encode_control
 
 AT = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 EQUAL = LegResult("copy", "housing@330106", "main", "resident", rows=10)
@@ -31,6 +31,18 @@ def test_an_outcome_says_what_was_found():
             int(AT.timestamp()) * 1_000_000, True, 10, ("missing",), (2,), "o", b"c",
         )
     ]  # fmt: skip
+
+
+def test_the_first_keys_are_named_each_with_its_class_and_why():
+    findings = tuple(
+        Finding(n.to_bytes(16, "big"), "missing", "x" * 999, on_bus=True)
+        for n in range(NAMED_KEYS + 5)
+    )
+    (found,) = outcomes(replace(DIFFERENT, findings=findings))
+    assert found.keys == tuple(one.key for one in findings[:NAMED_KEYS])
+    assert set(found.key_classes) == {"missing"}
+    assert {len(reason) for reason in found.reasons} == {200}
+    assert len(encode_control(found)) < 100_000
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from deptbus.wire.control import (
     Control,
     Heartbeat,
     PolicyRecord,
+    ProofOutcome,
     decode_control,
     encode_control,
     key_of,
@@ -121,6 +122,14 @@ def test_a_heartbeat_before_it_told_of_the_outbox_is_read() -> None:
     now = decode_control(golden("Heartbeat")[1])
     assert isinstance(now, Heartbeat)
     assert decode_control(earlier) == replace(now, outbox_rows=None, outbox_oldest_us=None)
+    assert key == key_of(now)
+
+
+def test_an_outcome_before_it_named_keys_is_read() -> None:
+    key, earlier = golden("ProofOutcome_before_keys")
+    now = decode_control(golden("ProofOutcome")[1])
+    assert isinstance(now, ProofOutcome)
+    assert decode_control(earlier) == replace(now, keys=(), key_classes=(), reasons=())
     assert key == key_of(now)
 
 
