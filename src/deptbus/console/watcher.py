@@ -20,6 +20,7 @@ from deptbus.operations.alarms_board import Kept
 from deptbus.operations.catalogue import dataset_sheets
 from deptbus.operations.lookout import Lookout
 from deptbus.operations.picture import Flow, LiveFeed
+from deptbus.operations.proofs import Proved, Subject, outcomes_of
 from deptbus.operations.proposals import PROPOSAL_RECORDS, Proposals, standings
 from deptbus.operations.quarantine import UNRESOLVED
 from deptbus.operations.quarantine_desk import read_quarantine
@@ -28,7 +29,7 @@ from deptbus.operations.replay_orders import ORDER_RECORDS, Orders
 from deptbus.operations.search import deadline_in
 from deptbus.operations.unit_sheet import unit_sheets
 from deptbus.stream.policies import PolicyHistory
-from deptbus.wire.control import Act, decode_control
+from deptbus.wire.control import Act, ProofOutcome, decode_control
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +57,8 @@ class Watcher:
         self._notes = Tail(connection, names.QUARANTINE)
         self._alarms = Tail(connection, names.ALARMS)
         self._jobs = Tail(connection, names.JOBS)
+        self._proofs = Tail(connection, names.PROOFS)
+        self._outcomes: dict[Subject, ProofOutcome] = {}
         self._acts: list[Act] = []
         self._kept = Kept()
         self._orders, self._proposals = Orders(), Proposals()
@@ -82,6 +85,7 @@ class Watcher:
                 self._notes,
                 self._alarms,
                 self._jobs,
+                self._proofs,
             ):
                 await tail.stop()
 
@@ -115,13 +119,12 @@ class Watcher:
         """What the lookout saw; it also says whether the bus is there. What was seen before stays
         on the pages, with its time."""
         looks = 0
-        freshness = proofs = None
+        freshness = None
         while True:
             sight = self._lookout.sight
-            is_news = sight.freshness is not freshness or sight.proofs is not proofs
-            if sight.looks != looks or is_news:
-                looks, freshness, proofs = sight.looks, sight.freshness, sight.proofs
-                news: dict[str, object] = {"trouble": sight.trouble, "proofs": proofs}
+            if sight.looks != looks or sight.freshness is not freshness:
+                looks, freshness = sight.looks, sight.freshness
+                news: dict[str, object] = {"trouble": sight.trouble}
                 if sight.report is not None:
                     news |= {"lag": sight.report.lag, "at": sight.report.lag.at}
                 if freshness is not None:
@@ -166,6 +169,7 @@ class Watcher:
         await self._look_at_acts()
         await self._look_at_alarms()
         await self._look_at_orders()
+        await self._look_at_proofs()
         await self._look_at_cases()
 
     async def _look_at_policies(self) -> None:
@@ -228,6 +232,20 @@ class Watcher:
         if records or is_another or self._board.snapshot.alarms is None:
             kept = self._kept
             await self._board.put(alarms=tuple((one, kept.seen_of(one)) for one in kept.open()))
+
+    async def _look_at_proofs(self) -> None:
+        """Sooner than the lookout does, for whoever has just had something mended."""
+        try:
+            records, is_another = await self._proofs.more()
+        except BusRefused:
+            return  # a bus of an earlier version keeps none
+        if is_another:
+            self._outcomes.clear()
+        self._outcomes |= outcomes_of(records)
+        board, policies = self._board.snapshot, dict(self._history.policies)
+        known = board.proofs
+        if records or is_another or known is None or known.history.keys() != policies.keys():
+            await self._board.put(proofs=Proved(policies, dict(self._outcomes)))
 
     async def _look_at_orders(self) -> None:
         records, is_another = await self._jobs.more()
