@@ -153,13 +153,17 @@ class Visit:
         wanted: list[str] = await self.page.evaluate(_MARK)
         reached: set[str] = set()
         unmarked: list[str] = []
-        for _ in range(min(most_steps, len(wanted) + 20)):
+        last = ""  # a field for a time has several places in it
+        for _ in range(min(most_steps, len(wanted) + 40)):
             await self.page.keyboard.press("Tab")
             here = await self.page.evaluate(_FOCUSED)
             if here is None:
                 continue
+            if here["name"] == last:
+                continue
             if here["name"] in reached:
                 break
+            last = here["name"]
             reached.add(here["name"])
             if not here["shows"]:
                 unmarked.append(f"no focus to be seen: {here['name']}")
