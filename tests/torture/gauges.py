@@ -14,8 +14,9 @@ import psutil
 
 from deptbus.change import Received
 from deptbus.cli.main import run
-from deptbus.names import in_topic
-from deptbus.stream.log import LogReader, end_offsets
+from deptbus.names import SCHEMAS, in_topic
+from deptbus.stream.log import LogReader, end_offsets, read_to_end
+from deptbus.stream.policies import read_policies
 from deptbus.wire.codecs import Codecs
 
 from .world import Child, World
@@ -95,6 +96,17 @@ def inbox_ends(world: World, units: Iterable[str]) -> dict[str, list[int]]:
         return {u: list(await end_offsets(world.connection, in_topic(u))) for u in units}
 
     return asyncio.run(ask())
+
+
+def codecs_of(world: World) -> Codecs:
+    """That read whatever was ever written."""
+    codecs = Codecs(world.contract)
+    for policy in asyncio.run(read_policies(world.connection)).policies.values():
+        codecs.add_contract(policy.contract)
+    for record in asyncio.run(read_to_end(world.connection, SCHEMAS)):
+        if record.value is not None:
+            codecs.add_schema(int.from_bytes(record.key or b"", "big"), record.value)
+    return codecs
 
 
 def inboxes(

@@ -16,7 +16,7 @@ import psutil
 
 from .county import REGISTRY
 from .launch import launched
-from .moments import POINTS, UP, Orders, wait_obeyed
+from .moments import OF_ORDERS, POINTS, UP, Orders, wait_obeyed
 from .scenario import Scenario
 from .verdict import Verdict
 from .world import World
@@ -28,7 +28,7 @@ RARE = ("revoked", "snapshot")
 # Longer than a dead worker's session: by then a rebalance that was under way is over.
 REBALANCE_SECONDS = 15.0
 SHORT_POINTS = ("delivered", "inside-sql", "published", "revoked", "applied")
-FULL_POINTS = tuple(p for p in POINTS if p not in ("job", "sending-data", "asking"))
+FULL_POINTS = tuple(p for p in POINTS if p not in ("job", "sending-data", "asking", *OF_ORDERS))
 
 
 def run(world: World, seed: int, short: bool) -> Verdict:

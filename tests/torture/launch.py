@@ -1,4 +1,4 @@
-"""Becomes a worker, an adapter or `up`, after the patches that it is given were put in.
+"""Becomes a worker, an adapter, a command or `up`, after the patches that it is given were put in.
 
     python launch.py ROLE PATCHES ARGUMENTS...
 
@@ -19,6 +19,7 @@ COMMANDS = {
     "adapter": ("department", "run"),
     "snapshot": ("department", "snapshot"),
     "operations": ("operations", "run"),
+    "command": (),  # whatever its arguments say
 }
 
 

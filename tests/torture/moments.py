@@ -30,6 +30,18 @@ POINTS = {
     "snapshot": ("adapter", "some rows of a snapshot are enqueued, and not all"),
     "job": ("operations", "a job has sent a stretch of a partition"),
 }
+# Of proofs, replays and repairs.
+OF_ORDERS = {
+    "answering": ("adapter", "a part of a copy's proof is told, and not the rest"),
+    "telling": ("adapter", "a part of a source's proof is told, and not the rest"),
+    "closing": ("operations", "the end of an order is in the audit, and not in its progress"),
+    "asked": ("command", "a proof is asked for, and nobody has heard the answer"),
+    "found": ("command", "what differs is known, and nothing is ordered"),
+    "allowed": ("command", "an adapter is told what a repair may touch, and nothing brings it"),
+    "placing": ("command", "an order is in the audit, and not given"),
+    "placed": ("command", "an order is given, and nobody waits for it"),
+}
+POINTS |= OF_ORDERS
 
 
 class Orders:
@@ -39,12 +51,13 @@ class Orders:
         self._folder = folder / "moments"
         self._folder.mkdir(exist_ok=True)
 
-    def place(self, point: str, *, passing: int = 1, stop: bool = False) -> None:
-        """The next child that passes the point for the `passing`th time dies, or stands still."""
+    def place(self, point: str, *, passing: int = 1, stop: bool = False, who: str = "") -> None:
+        """The next child (of this name) that passes the point for the `passing`th time dies, or
+        stands still."""
         assert point in POINTS, point
         (self._folder / f"{point}.done").unlink(missing_ok=True)
         part = self._folder / f"{point}.part"
-        part.write_text(f"{'stop' if stop else 'kill'} {passing}", encoding="ascii")
+        part.write_text(f"{'stop' if stop else 'kill'} {passing} {who}", encoding="ascii")
         part.replace(self._folder / point)
 
     def take_back(self, point: str) -> None:
@@ -66,9 +79,11 @@ def at(point: str) -> None:
     folder = Path(os.environ["TORTURE_FOLDER"]) / "moments"
     order = folder / point
     try:
-        word, passing = order.read_text(encoding="ascii").split()
+        word, passing, *who = order.read_text(encoding="ascii").split()
     except (FileNotFoundError, ValueError):
         _passed[point] = 0
+        return
+    if who and who != [os.environ.get("TORTURE_NAME")]:
         return
     _passed[point] += 1
     if _passed[point] < int(passing):
@@ -137,6 +152,13 @@ def publisher() -> None:
     _before(Publisher, "_send", "publishing")
     _after(Publisher, "_send", "published")
     _after(Chores, "_advance", "snapshot", lambda result, _: result)
+    prover("source", "telling")
+
+
+def prover(leg: str, point: str) -> None:
+    from deptbus.department.proof_desk import Reply
+
+    _after(Reply, "part", point, lambda _, reply, *__: reply.request.leg == leg)
 
 
 def applier() -> None:
@@ -145,6 +167,7 @@ def applier() -> None:
     from deptbus.department.store_sqlite import SqliteStore
 
     _before(Inbox, "commit", "applied")
+    prover("copy", "answering")
     _before(PostgresStore, "_write_books", "inside-sql")
     write_books = SqliteStore._write_books
 
@@ -157,8 +180,36 @@ def applier() -> None:
 
 def operations() -> None:
     from deptbus.operations.carrier import Carrier
+    from deptbus.operations.replay_job import OrderedJob
 
     _after(Carrier, "_send_stretch", "job")
+    _before(OrderedJob, "_report", "closing", lambda _, state, *__: state == "done")
+
+
+def command() -> None:
+    """Of `deptbus replay` and `deptbus reconcile`."""
+    from deptbus.operations import replay_desk
+    from deptbus.operations.copy_asking import Asking
+    from deptbus.operations.reconcile_repair import _Repair
+    from deptbus.stream.log import Sender
+    from deptbus.wire.control import JobOrder, decode_control
+
+    def gives_an_order(records: Any) -> bool:
+        return any(isinstance(decode_control(r.value), JobOrder) for r in records)
+
+    class Watched(Sender):
+        async def send(self, records: Any) -> list[int]:
+            if gives_an_order(records):
+                at("placing")
+            offsets = await super().send(records)
+            if gives_an_order(records):
+                at("placed")
+            return offsets
+
+    replay_desk.Sender = Watched  # type: ignore[misc]
+    _after(Asking, "_send", "asked")
+    _before(_Repair, "_send_orders", "found")
+    _after(_Repair, "_send_orders", "allowed")
 
 
 def snapshot() -> None:

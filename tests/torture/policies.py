@@ -39,11 +39,10 @@ from deptbus.names import AGENTS, CONTRACT
 from deptbus.routing.grants import CHINA
 from deptbus.stream.log import read_to_end
 from deptbus.stream.policies import read_policies
-from deptbus.wire.codecs import Codecs
 from deptbus.wire.control import AgentReport, decode_control
 
 from .county import AUDIT, BANK, OPEN, SOURCES, TAX, Right, Rights, rights
-from .gauges import inbox_ends, inboxes
+from .gauges import codecs_of, inbox_ends, inboxes
 from .scenario import Bug, Scenario
 from .verdict import Verdict
 from .witness import settled
@@ -224,18 +223,8 @@ def _live_agents(world: World) -> dict[str, int]:
     }
 
 
-def _codecs(world: World) -> Codecs:
-    codecs = Codecs(world.contract)
-    for policy in asyncio.run(read_policies(world.connection)).policies.values():
-        codecs.add_contract(policy.contract)
-    for record in asyncio.run(read_to_end(world.connection, "bus.schemas")):
-        if record.value is not None:
-            codecs.add_schema(int.from_bytes(record.key or b"", "big"), record.value)
-    return codecs
-
-
 def _check_cut(world: World, cut: Cut) -> None:
-    found = inboxes(world, _codecs(world), cut.ends)
+    found = inboxes(world, codecs_of(world), cut.ends)
     for place, delivery in found:
         if delivery.policy < cut.policy and delivery.job is None:
             world.verdict.add(
@@ -287,7 +276,7 @@ def _grants_end(town: Town) -> None:
     world.wait_written()
     _settle(world, "the grants have ended", cut)
     before = after = 0
-    for place, delivery in inboxes(world, _codecs(world), ends):
+    for place, delivery in inboxes(world, codecs_of(world), ends):
         # Withdrawals name the grant that they take back.
         if delivery.op is not DeliveryOp.UPSERT or not set(delivery.grants) & set(GRANTS):
             continue

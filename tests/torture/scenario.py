@@ -18,7 +18,7 @@ from .verdict import KINDS, Verdict
 if TYPE_CHECKING:
     from .world import World
 
-ROLES = ("worker", "adapter", "operations")
+ROLES = ("worker", "adapter", "operations", "command")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ MODULES = (
     "poison",
     "backlog",
     "policies",
+    "replays",
 )
 
 

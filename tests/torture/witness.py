@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from .county import CANARY, FIELDS, LOG_TABLE, OWN, SOURCE_TABLE, SOURCES, County, Right, Rights
@@ -21,6 +22,7 @@ from .desks import AWAY, Desk
 from .verdict import Verdict
 from .writers import Writer
 
+SPOILT = "spoilt"  # owner of a row that was set back on purpose (spoil.py): passed over
 SAMPLE_SECONDS = 1.0
 END_SECONDS = 60.0  # a sample that is under way is waited for
 _LOG_COLUMNS = "id, dataset, op, " + ", ".join(FIELDS)
@@ -44,7 +46,8 @@ class Reader:
         return [dict(zip(FIELDS, row, strict=True)) for row in self.desk.rows(query)]
 
     def numbers(self, dataset: str) -> list[tuple[str, int]]:
-        return self.desk.rows(f"SELECT no, seq FROM {table_of(dataset)}")
+        query = f"SELECT no, seq FROM {table_of(dataset)} WHERE owner IS NULL OR owner <> ?"
+        return self.desk.rows(query, (SPOILT,))
 
     def new_lines(self) -> list[tuple[str, str, Row]]:
         """(dataset, op, row) of what was written since the last call."""
@@ -143,7 +146,7 @@ class Witness:
 
     def _read_log(self, reader: Reader) -> None:
         for dataset, op, row in reader.new_lines():
-            if op == "d":
+            if op == "d" or row["owner"] == SPOILT:
                 continue
             no, seq = row["no"], row["seq"]
             before = reader.logged.get((dataset, no), 0)
@@ -199,11 +202,13 @@ class Witness:
         versions: Mapping[tuple[str, str, int], set[int]] | None = None,
         policies: int = 1,
         broken_jobs: int = 0,
+        again: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         """Nothing moves any more: everything is read whole. `versions`: how often a source
         published each state (foreign.Foreign); `policies`: how many were in force in turn, since
         each may have what is due written anew; `broken_jobs`: how often operations was killed, as
-        a replay that is taken up again sends what it has sent of a partition once more."""
+        a replay that is taken up again sends what it has sent of a partition once more; `again`:
+        how often people had a unit's copy written once more."""
         self.stop()
         self._check_sources()
         for kind, what in self._differences(None):
@@ -213,7 +218,7 @@ class Witness:
             self._sample(reader)
             for (dataset, no, seq), count in reader.writes.items():
                 by_right = max(1, len(published.get((dataset, no, seq), ()))) * policies
-                by_right += broken_jobs
+                by_right += broken_jobs + again.get(reader.unit, 0)
                 if count > by_right:
                     self._verdict.add(
                         "doubled", f"{dataset} {no} at {reader.unit}: {seq} written {count} times"

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +103,11 @@ class Child:
         with self.log_file.open("ab") as output:
             self.process = subprocess.Popen(
                 bound(self.argv),
-                env={**self._env(), READY_FILE: str(self._ready_file)},
+                env={
+                    **self._env(),
+                    READY_FILE: str(self._ready_file),
+                    "TORTURE_NAME": self.name,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -163,6 +168,8 @@ class World:
     # What the foreign consumer asks of every change: who joins later has no right to earlier ones.
     foreign_rights: Rights = field(init=False)
     policies: int = 0  # how many contracts were put in force
+    # Unit -> how often people had its copy written once more, see Witness.decide.
+    again: Counter[str] = field(default_factory=Counter)
     up: Child | None = None
 
     def __post_init__(self) -> None:
@@ -438,7 +445,7 @@ class World:
         self.did(f"waited {time.monotonic() - began:.1f} s for the copies")
         self.foreign.finish()
         broken_jobs = sum(c.kills for n, c in self.children.items() if n.startswith("operations"))
-        self.witness.decide(self.foreign.versions, self.policies, broken_jobs)
+        self.witness.decide(self.foreign.versions, self.policies, broken_jobs, self.again)
         self.hunt()
         self.verdict.counted |= {
             "changes": {u: dict(sorted(w.done.items())) for u, w in self.writers.items()},

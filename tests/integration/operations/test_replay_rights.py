@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from datetime import date
+from typing import NamedTuple
 
 import pytest
 from office_bus import (
@@ -31,6 +32,7 @@ from test_replay_command import applied, planned
 
 from deptbus import names
 from deptbus.change import DeliveryOp
+from deptbus.contract.model import Contract
 from deptbus.operations import replay_job
 from deptbus.operations.hold import hold, resume
 from deptbus.operations.office import Settings, open_office
@@ -52,9 +54,56 @@ async def bytes_behind(bus: Bus, unit: str, ends: list[int]) -> bytes:
     return b"".join(record.value for record in records)
 
 
-async def test_a_plan_is_refused_when_its_grant_was_withdrawn_or_a_field_closed(new_bus, tmp_path):
+class Narrowed(NamedTuple):
+    """What a unit may have before and after; bytes that it may have still, and may no longer."""
+
+    before: Contract
+    after: Contract
+    still: bytes
+    no_longer: bytes
+    told: str  # when a plan of before is applied
+
+
+GRANT = salary_grant(FOR_EVER)
+NARROWED = {
+    "a grant is withdrawn": Narrowed(
+        contract(grants=(GRANT,)), contract(), b"n7v1", b"s7v1", "lost salary"
+    ),
+    "a field is closed": Narrowed(
+        contract(housing=("id", "place", "name", "phone")), contract(), b"n7v1", b"p7v1",
+        "lost phone",
+    ),
+    # Person 7 lives in the town that the grant is left with, person 8 does not.
+    "a territory is made smaller": Narrowed(
+        contract(grants=(GRANT,)),
+        contract(grants=(GRANT.model_copy(update={"territory": "330106109"}),)),
+        b"s7v1", b"s8v1", "are not those that it was planned by",
+    ),
+}  # fmt: skip
+narrowed = pytest.mark.parametrize("case", NARROWED.values(), ids=NARROWED)
+
+
+@narrowed
+async def test_a_plan_of_wider_rights_is_refused_and_nothing_is_sent(new_bus, tmp_path, case):
     async with new_bus() as bus:
-        granted = contract(grants=(salary_grant(FOR_EVER),))
+        first = await bus.activate(case.before)
+        await bus.write(*(person(bus.codecs, n) for n in range(20)))
+        agent = Agent(bus, "a", first)
+        async with agent.alive(), Recipient(bus, HOUSING).running(), bus.office():
+            await bus.job_done(HOUSING, 1)
+            plan = await planned(bus, tmp_path, "--all")
+            await agent.adopt(await bus.activate(case.after))
+            await bus.job_done(HOUSING, 2)
+            before = await end_offsets(bus.connection, names.in_topic(HOUSING))
+            code, _, err = await applied(bus, plan)
+            assert (code, case.told in err) == (1, True), err
+        assert await end_offsets(bus.connection, names.in_topic(HOUSING)) == before
+        assert (await read_orders(bus.connection)).orders == {}
+
+
+async def test_rights_of_others_refuse_no_plan_and_a_hold_does(new_bus, tmp_path):
+    async with new_bus() as bus:
+        granted = contract(grants=(GRANT,))
         first = await bus.activate(granted)
         await bus.write(*(person(bus.codecs, n) for n in range(20)))
         agent = Agent(bus, "a", first)
@@ -62,29 +111,20 @@ async def test_a_plan_is_refused_when_its_grant_was_withdrawn_or_a_field_closed(
             await bus.job_done(HOUSING, 1)
             plan = await planned(bus, tmp_path, "--all")
             assert plan["plan"]["expected"][0]["fields_sent"]["salary"] == 20
-            # Another unit's rights are none of this plan's business.
-            await agent.adopt(
-                await bus.activate(
-                    granted.model_copy(
-                        update={
-                            "units": (
-                                *granted.units,
-                                granted.units[0].model_copy(update={"unit": "housing@330107"}),
-                            ),
-                            "territories": granted.territories | {"330107": "beside"},
-                        }
-                    )
-                )
+            other = granted.units[0].model_copy(update={"unit": "housing@330107"})
+            wider = granted.model_copy(
+                update={
+                    "units": (*granted.units, other),
+                    "territories": granted.territories | {"330107": "beside"},
+                }
             )
+            await agent.adopt(await bus.activate(wider))
             await hold(bus.connection, HOUSING, "", WANG, "their database moves")
             code, _, err = await applied(bus, plan)
             assert (code, "are held by wang" in err) == (1, True), err
             await resume(bus.connection, HOUSING, "", WANG, "it has moved")
-            third = await bus.activate(contract())
-            await agent.adopt(third)
-            code, _, err = await applied(bus, plan)
-            assert (code, "lost salary" in err) == (1, True), err
-        assert (await read_orders(bus.connection)).orders == {}
+            code, done, err = await applied(bus, plan)
+            assert (code, done["sent"]) == (0, 20), err
 
 
 class PlansRights(OrderedJob):
@@ -103,9 +143,9 @@ class _Pinned:
         return self
 
 
-async def _grant_withdrawn_after_apply(bus: Bus) -> bytes:
-    """What comes into the inbox once the grant is gone, of an order that was given before."""
-    first = await bus.activate(contract(grants=(salary_grant(FOR_EVER),)))
+async def _narrowed_after_apply(bus: Bus, case: Narrowed) -> bytes:
+    """What comes into the inbox once the right is gone, of an order that was given before."""
+    first = await bus.activate(case.before)
     await bus.write(*(person(bus.codecs, n) for n in range(50)))
     agent = Agent(bus, "a", first)
     async with agent.alive(), Recipient(bus, HOUSING).running():
@@ -114,7 +154,7 @@ async def _grant_withdrawn_after_apply(bus: Bus) -> bytes:
         keys = [key_of_person(n) for n in range(50)]
         job = await order_keys(bus, HOUSING, keys)
         before = await end_offsets(bus.connection, names.in_topic(HOUSING))
-        await agent.adopt(await bus.activate(contract()))
+        await agent.adopt(await bus.activate(case.after))
         async with bus.office(keeper_interval_hours=None):
             await bus.job_done(HOUSING, 2)
             await closed(bus, job)
@@ -122,17 +162,19 @@ async def _grant_withdrawn_after_apply(bus: Bus) -> bytes:
     return await bytes_behind(bus, HOUSING, before)
 
 
-async def test_what_a_grant_opened_is_not_sent_once_it_is_withdrawn(new_bus):
+@narrowed
+async def test_what_a_right_opened_is_not_sent_once_it_is_gone(new_bus, case):
     async with new_bus() as bus:
-        sent = await _grant_withdrawn_after_apply(bus)
-    assert b"n7v1" in sent
-    assert b"s7v1" not in sent
+        sent = await _narrowed_after_apply(bus, case)
+    assert case.still in sent
+    assert case.no_longer not in sent
 
 
-async def test_rights_of_the_plan_are_found(new_bus, monkeypatch):
+@narrowed
+async def test_rights_of_the_plan_are_found(new_bus, monkeypatch, case):
     monkeypatch.setattr("deptbus.operations.desk.OrderedJob", PlansRights)
     async with new_bus() as bus:
-        assert b"s7v1" in await _grant_withdrawn_after_apply(bus)
+        assert case.no_longer in await _narrowed_after_apply(bus, case)
 
 
 # -- a record that leaves its place while the job is at work --------------------------------------

@@ -1,0 +1,104 @@
+"""Mistakes of replays, proofs and repairs that are planted in `replays` (see launch.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+from .patches import SLOW_SECONDS
+
+BEYOND = 20  # offsets
+
+
+# -- operations -----------------------------------------------------------------------------------
+
+
+def resumes_beyond() -> None:
+    """A job tells the offset that it has read, instead of the one below which all is acked."""
+    from deptbus.operations.replay_job import OrderedJob
+
+    count = OrderedJob._count
+
+    async def read(self: OrderedJob, sent: int, withdrawn: int, next_offset: int) -> None:
+        await count(self, sent, withdrawn, next_offset + BEYOND)
+
+    OrderedJob._count = read  # type: ignore[method-assign]
+
+
+def tells_before_ack() -> None:
+    """Progress is noted as soon as deliveries were handed over; the bus gets them later."""
+    from deptbus.operations.inbox import Inbox
+
+    send = Inbox.send
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def later(self: Inbox, records: Any) -> None:
+        async def in_time() -> None:
+            await asyncio.sleep(SLOW_SECONDS)
+            await send(self, records)
+
+        task = asyncio.create_task(in_time())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    Inbox.send = later  # type: ignore[method-assign]
+
+
+def ends_without_an_act() -> None:
+    """The end of an order is nobody's."""
+    from deptbus.operations import audit
+
+    record = audit.record
+
+    async def but_ends(sender: Any, act: Any) -> None:
+        if act.verb != audit.JOB_ENDED:
+            await record(sender, act)
+
+    audit.record = but_ends
+
+
+# -- adapter --------------------------------------------------------------------------------------
+
+
+def leaves_answers() -> None:
+    """What was read of an answer keeps its place."""
+    from deptbus.department.proof_desk import Reply
+
+    async def clear(self: Reply, parts: int) -> None:
+        return
+
+    Reply.clear = clear  # type: ignore[method-assign]
+
+
+# -- command --------------------------------------------------------------------------------------
+
+
+def any_answer_will_do() -> None:
+    """Whoever asks takes every answer for his own: the first half that a killed adapter told, the
+    second half of what another one asked."""
+    from dataclasses import replace
+
+    from deptbus.operations import copy_asking
+
+    read = copy_asking._proof_record
+
+    class Asking(copy_asking.Asking):
+        async def _listen(self, request: Any, found: Any, now: float) -> None:
+            def taken(value: bytes | None) -> Any:
+                said = read(value)
+                return said and replace(said, request=request.request)
+
+            copy_asking._proof_record = taken
+            await super()._listen(request, found, now)
+
+    from deptbus.operations import reconcile_copy
+
+    reconcile_copy.Asking = copy_asking.Asking = Asking  # type: ignore[misc]
+
+
+def orders_again() -> None:
+    """Each time that a plan is applied it is another job."""
+    from deptbus.operations.replay_plan import Plan
+
+    Plan.job = property(lambda self: f"replay-{uuid.uuid4().hex[:12]}")  # type: ignore[assignment,method-assign]
