@@ -121,6 +121,24 @@ async def agrees_with_kafka(bus: Bus, plan: dict, begins: str, ends: str) -> Non
         assert (r["records"], r["keys"]) == (len(there), len({x.key for x in there}))
 
 
+async def test_offsets_are_kafkas_own_at_the_very_millisecond_of_a_record(new_bus, tmp_path):
+    """From that of one record to that of another; and from just behind the one to behind all."""
+    async with new_bus() as bus:
+        await bus.activate(contract())
+        for first in range(0, 200, 20):
+            await bus.write(*(person(bus.codecs, n) for n in range(first, first + 20)))
+            await moment()
+        times = sorted({r.timestamp_ms for r in await read_to_end(bus.connection, "data.person")})
+        early, late = times[len(times) // 3], times[-2]
+        for begins_ms, ends_ms in ((early, late), (early + 1, times[-1] + 1)):
+            begins, ends = (
+                datetime.fromtimestamp(ms / 1000, UTC).isoformat() for ms in (begins_ms, ends_ms)
+            )
+            plan = await planned(bus, tmp_path, "--from", begins, "--to", ends)
+            assert (ms_of(begins), ms_of(ends)) == (str(begins_ms), str(ends_ms))
+            await agrees_with_kafka(bus, plan, begins, ends)
+
+
 async def test_a_partition_with_nothing_after_a_time_says_so(new_bus, tmp_path):
     async with new_bus() as bus:
         policy = await bus.activate(contract())

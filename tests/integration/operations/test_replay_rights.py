@@ -40,6 +40,7 @@ from deptbus.operations.replay_desk import read_orders
 from deptbus.operations.replay_job import OrderedJob
 from deptbus.operations.replay_orders import DueOrder
 from deptbus.stream.log import end_offsets, read_to_end
+from deptbus.stream.policies import read_policies
 
 pytestmark = pytest.mark.service
 
@@ -123,6 +124,7 @@ async def test_rights_of_others_refuse_no_plan_and_a_hold_does(new_bus, tmp_path
             code, _, err = await applied(bus, plan)
             assert (code, "are held by wang" in err) == (1, True), err
             await resume(bus.connection, HOUSING, "", WANG, "it has moved")
+            await agent.adopt((await read_policies(bus.connection)).current())
             code, done, err = await applied(bus, plan)
             assert (code, done["sent"]) == (0, 20), err
 
