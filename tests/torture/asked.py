@@ -70,10 +70,10 @@ def attended(
     """Until all of them have ended. Who dies meanwhile is started anew."""
 
     def is_over() -> bool:
-        world.tend()
         for one in asked:
             if one.code is None:
                 meanwhile(one)
+        world.tend()
         return all(one.code is not None for one in asked)
 
     try:
