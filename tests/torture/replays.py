@@ -66,8 +66,8 @@ SHORT = Form(
     rounds=1,
     kills=0,
     points={
-        "proof": {"answering": 2},
         "replay": {"placing": 1, "placed": 1, "job": 3, "inside-sql": 2, "delivered": 1},
+        "proof": {"answering": 2},
         "repair": {"allowed": 1, "placed": 1, "applied": 1},
     },
 )
@@ -79,8 +79,8 @@ FULL = Form(
     rounds=5,
     kills=6,
     points={
-        "proof": SHORT.points["proof"],
         "replay": {**SHORT.points["replay"], "closing": 1},
+        "proof": SHORT.points["proof"],
         "source": {"telling": 2},
         "repair": {**SHORT.points["repair"], "asked": 1, "found": 1, "job": 2},
     },
@@ -255,7 +255,7 @@ class People:
 
     def proof(self) -> None:
         """The adapter dies when it has told half of an answer, and rows are lost before its
-        successor looks: both hear of just these, which a replay brings back afterwards."""
+        successor looks: both hear of just these, and a repair brings them back."""
         lost: set[str] = set()
         self._know()
 
@@ -274,6 +274,8 @@ class People:
                 f"were lost; code {one.code}: {one.said}",
             )
         self._world.did(f"{len(lost)} lost rows of {REPLAYED} were named to two at a time")
+        if not self._world.has_shown(0.0):
+            self._repaired(REPLAYED)
 
     def source(self) -> None:
         """The source's adapter dies with half of its answer told; all is equal."""
@@ -308,11 +310,15 @@ class People:
         add_strangers(world, REPAIRED, self._form.datasets, STRANGERS)
         self._go_on()
         self.storms.brew(REPAIRED, points, self._form.kills)
-        words = ("reconcile", "--unit", REPAIRED, *self._chosen, "--leg", "copy", "--deep")
-        may = ("--repair", "--overwrite-local", "--delete-extra", "--max-delete", "100", *WHY)
-        insisted(world, "repair", *words, *may, "-o", "json", meanwhile=self.storms.strike)
+        self._repaired(REPAIRED)
         self.storms.settle(points)
         world.did(f"{REPAIRED} was repaired")
+
+    def _repaired(self, unit: str) -> None:
+        words = ("reconcile", "--unit", unit, *self._chosen, "--leg", "copy", "--deep", "--repair")
+        may = ("--overwrite-local", "--delete-extra", "--max-delete", "100", *WHY)
+        strike = self.storms.strike
+        insisted(self._world, "repair", *words, *may, "-o", "json", meanwhile=strike)
 
     def last_look(self) -> None:
         """Both copies and the way to them; then every plan again, which moves nothing."""
