@@ -199,7 +199,7 @@ async def test_a_job_is_paused_resumed_and_cancelled_over_starts_of_the_office(n
                 assert (code, json.loads(out)["state"]) == (1, "paused")
             async with (
                 bus.office(keeper_interval_hours=None),
-                Recipient(bus, HOUSING, seconds_a_record=0.002).running(),
+                Recipient(bus, HOUSING, seconds_a_record=0.01).running(),
             ):
                 assert (await run(bus, "replay", "resume", job, *steer))[0] == 0
                 while (
