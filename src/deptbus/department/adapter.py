@@ -241,6 +241,7 @@ class SystemRun:
                     self._shared.follower,
                     self._shared.codecs,
                     self._strangers,
+                    lambda: None if applier is None else applier.export,
                 ).answer
                 applier = self._applier(self._incarnation.token, publisher, desk)
                 parts += self._tellings(applier, self._incarnation)

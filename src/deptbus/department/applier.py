@@ -126,7 +126,7 @@ class Applier:
         self._policy: Policy | None = None
         self._contracts: list[Contract] = []  # every one that was in force, the newest first
         self._shapes: ContractShapes | None = None
-        self._export: FolderExport | None = None
+        self.export: FolderExport | None = None  # of a folder, while it is kept
         self.begun = asyncio.Event()  # set when the inbox is being read
         self.applied_at_us: int | None = None  # when something was last applied, since the start
         # What is parked here, by dataset and reason; None: not asked for since the start.
@@ -179,16 +179,16 @@ class Applier:
             await inbox.seek(store.positions, fresh=store.fresh, read_before=store.read_before)
             await inbox.commit(store.positions)
             if target.folder is not None:
-                self._export = FolderExport(target, store.targets)
-                exporting = asyncio.create_task(self._export.run())
+                self.export = FolderExport(target, store.targets)
+                exporting = asyncio.create_task(self.export.run())
             if self._works:
                 self._log.info("applying_begun", datasets=sorted(store.targets))
             self.begun.set()
             await self._loop(store, inbox, database)
         finally:
             await _ended(exporting)
-            if self._export is not None:
-                await self._export.finish()
+            if self.export is not None:
+                await self.export.finish()
             await inbox.stop()
             await database.close()
 
@@ -290,7 +290,13 @@ class Applier:
             nonlocal tried_at
             tried_at = time.monotonic()
             sifted, arrived.sifted = arrived.sifted, None
-            return await store.apply(arrived.batch, _now_us(), sifted)
+            if self.export is None:
+                return await store.apply(arrived.batch, _now_us(), sifted)
+            async with self.export.applying:
+                done = await store.apply(arrived.batch, _now_us(), sifted)
+                if done.written:
+                    self.export.mark(done.written)
+                return done
 
         applied = await self._between_locks(once)
         if applied is None:
@@ -302,8 +308,6 @@ class Applier:
         self._tell(applied)
         if self.parked_book.is_retrying and self.parked_book.take(applied, store.next_due_us):
             await self._look_at_parked(store, tried=True)
-        if self._export is not None and applied.written:
-            self._export.mark(applied.written)
 
     async def _between_locks(self, work: Callable[[], Awaitable[Result]]) -> Result | None:
         """Again for as long as somebody in the department holds a lock; None: asked to stop before

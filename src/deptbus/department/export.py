@@ -10,8 +10,8 @@ import asyncio
 import csv
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import structlog
@@ -40,6 +40,23 @@ class FolderExport:
         self._woken.set()
         self._writing: asyncio.Future[None] | None = None
         self._said = ""
+        self._turn = asyncio.Lock()  # of who writes files
+        # Held while a batch is applied and marked: who has it sees a state that stands still.
+        self.applying = asyncio.Lock()
+
+    @asynccontextmanager
+    async def still(self, dataset: str) -> AsyncIterator[Path]:
+        """The file, while nothing is applied and nothing of the dataset is written: it is as the
+        state database has it, unless somebody else wrote into it since. Raises DatabaseUnavailable
+        where it cannot be written."""
+        async with self.applying:
+            await self.finish()
+            if dataset in self._dirty:
+                raise DatabaseUnavailable(
+                    f"{dataset}.csv cannot be written: {self._said}",
+                    mend="Close it where it is open, or look to its folder's rights",
+                )
+            yield self._folder / f"{dataset}.csv"
 
     def mark(self, datasets: Iterable[str]) -> None:
         self._dirty.update(datasets)
@@ -54,6 +71,10 @@ class FolderExport:
 
     async def finish(self) -> None:
         """Write what is marked. A file that somebody holds open is tried again next time."""
+        async with self._turn:
+            await self._finish()
+
+    async def _finish(self) -> None:
         if self._writing is not None:
             # Begun before `run` was cancelled: two at once would write into the same new file.
             await asyncio.wait((self._writing,))

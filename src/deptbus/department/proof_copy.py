@@ -10,6 +10,7 @@
    A row that no record stands for is named by a digest under a secret of this process, because a
    bare digest of a resident number could be found out by trying; and is remembered, so that an
    order to remove it can be understood.
+   Of a folder the file is compared, too (`exported.py`), of the same moment: people see that.
 4. `seen` binds all that a row and its line were: who orders a repair names it, and the repair is
    left out when either has changed.
 """
@@ -31,6 +32,8 @@ from deptbus.contract.department import Department
 from deptbus.contract.model import Contract
 from deptbus.department.applier import mapping_of
 from deptbus.department.copy_view import Applied, Bare, CopyView, open_copy_view
+from deptbus.department.export import FolderExport
+from deptbus.department.exported import FileRows, read_rows
 from deptbus.department.proof_desk import Reply
 from deptbus.department.proof_look import (
     HELD,
@@ -44,12 +47,14 @@ from deptbus.department.proof_look import (
 from deptbus.department.seen import Line, Values, row_of, seen_of
 from deptbus.department.store import missing_column
 from deptbus.department.target import ContractShapes, MappedTarget
+from deptbus.errors import DatabaseUnavailable
 from deptbus.names import in_topic
 from deptbus.proof.item import ITEM_BYTES, Item
 from deptbus.proof.leaves import LEAF_BITS
 from deptbus.proof.tally import Tally
 from deptbus.stream.policies import PolicyFollower
 from deptbus.wire.codecs import Codecs
+from deptbus.wire.control import ProofRequest
 from deptbus.wire.digest import DIGEST_BYTES, copy_digest, encode_values, unit_hash
 from deptbus.wire.fold_pass import pack_version
 
@@ -113,10 +118,12 @@ class CopyProof:
         follower: PolicyFollower,
         codecs: Codecs,
         strangers: Strangers,
+        export: Callable[[], FolderExport | None] = lambda: None,
     ) -> None:
+        """`export`: who keeps the files of a folder, now."""
         self._department, self._system = department, system
         self._follower, self._codecs = follower, codecs
-        self._strangers = strangers
+        self._strangers, self._export = strangers, export
 
     async def answer(self, reply: Reply) -> None:
         asked = reply.request
@@ -129,11 +136,11 @@ class CopyProof:
         topic = in_topic(self._department.unit)
         async with open_copy_view(self._department, self._system) as view:
             await _until_applied(view, topic, asked.ends)
-            await view.begin()
+            file = await self._begin(view, contracts, asked)
             now_us = time.time_ns() // 1000
             applied = await view.applied(topic)
             target = await self._target(view, contracts, asked.dataset)
-            telling = _Telling(view, target, reply, self._strangers)
+            telling = _Telling(view, target, reply, self._strangers, file)
             if asked.wanted == "rows":
                 await telling.rows()
             elif asked.wanted == "items":
@@ -147,6 +154,23 @@ class CopyProof:
             counts=dict(telling.states),
             snapshot_at_us=now_us,
         )
+
+    async def _begin(
+        self, view: CopyView, contracts: Sequence[Contract], asked: ProofRequest
+    ) -> FileRows | None:
+        """The snapshot; and of a folder's real rows the file of the same moment."""
+        if self._department.systems[self._system].kind != "folder" or not asked.deep:
+            await view.begin()
+            return None
+        export = self._export()
+        if export is None:
+            raise DatabaseUnavailable(
+                "the folder's files are not kept now", mend="Ask again when its adapter applies"
+            )
+        async with export.still(asked.dataset) as path:
+            await view.begin()
+            target = await self._target(view, contracts, asked.dataset)
+            return await asyncio.to_thread(read_rows, path, target)
 
     async def _target(
         self, view: CopyView, contracts: Sequence[Contract], dataset: str
@@ -181,11 +205,16 @@ class _Telling:
     """One answer from one snapshot."""
 
     def __init__(
-        self, view: CopyView, target: MappedTarget, reply: Reply, strangers: Strangers
+        self,
+        view: CopyView,
+        target: MappedTarget,
+        reply: Reply,
+        strangers: Strangers,
+        file: FileRows | None,
     ) -> None:
         self._view, self._target, self._reply = view, target, reply
-        self._strangers = strangers
-        self._look = RowLook(view, target)
+        self._strangers, self._file = strangers, file
+        self._look = RowLook(view, target, file)
         self._asked = reply.request
         self.count = 0  # items
         self.states: Counter[str] = Counter()
@@ -206,6 +235,8 @@ class _Telling:
                 await asyncio.sleep(0)
         if asked.deep:
             await self._unknown_rows()
+            if self._file is not None:
+                await self._unknown_in(self._file)
         await self._reply.part("leaves", tally.leaves.to_bytes())
         await self._reply.part("sketch", tally.sketch.to_bytes())
         # On another thread: it sorts every hash, which takes a second of a million.
@@ -279,6 +310,8 @@ class _Telling:
                 rows = {row_of(self._target, values): values for values in chunk}
                 held = await self._view.held_rows(self._asked.dataset, list(rows))
                 for row, values in rows.items():
+                    if self._file is not None:
+                        self._file.differs(values)  # it was exported, whosoever it is
                     if row not in held:
                         name = self._strangers.name(self._asked.dataset, row)
                         seen = seen_of(None, values)
@@ -286,6 +319,14 @@ class _Telling:
                             Told(name, State.UNKNOWN, 0, _NOTHING, seen, "", "no record's row")
                         )
                 await asyncio.sleep(0)
+
+    async def _unknown_in(self, file: FileRows) -> None:
+        """Rows of the file that no row of the table was exported as."""
+        for key in file.strangers:
+            name = self._strangers.name(self._asked.dataset, encode_values(key))
+            reason = f"no record's row, in {file.name}"
+            nothing = seen_of(None, None)
+            await self._say(Told(name, State.UNKNOWN, 0, _NOTHING, nothing, "", reason))
 
     async def _say(self, told: Told) -> None:
         self.states[told.state] += 1

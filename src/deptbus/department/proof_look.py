@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import TypeVar
 
 from deptbus.department.copy_view import Bare, CopyView, when_free
+from deptbus.department.exported import FileRows
 from deptbus.department.ledger import Prepared
 from deptbus.department.seen import Line, Values, row_digest, row_digests
 from deptbus.department.target import MappedTarget
@@ -46,16 +47,20 @@ def state_of(line: Line) -> Said:
 
 
 class RowLook:
-    """At rows of one target in one snapshot. Raises as the view."""
+    """At rows of one target in one snapshot, and of a folder in its file of that moment. Raises as
+    the view."""
 
-    def __init__(self, view: CopyView, target: MappedTarget) -> None:
-        self._view, self._target = view, target
+    def __init__(self, view: CopyView, target: MappedTarget, file: FileRows | None = None) -> None:
+        self._view, self._target, self._file = view, target, file
 
     async def at(self, lines: Sequence[Bare]) -> list[Values | None]:
         """Of each line its real row; None where there is none, or another line holds it."""
         keys = list({line[ROW]: None for line in lines if line[HELD] and line[ROW] is not None})
         found = await when_free(lambda: self._view.rows_at(self._target, keys))
         real = dict(zip(keys, found, strict=True))
+        for values in found:
+            if self._file is not None and values is not None:
+                self._file.differs(values)  # parked or not, it was exported
         return [real.get(line[ROW]) if line[HELD] else None for line in lines]
 
     async def odd(
@@ -63,6 +68,9 @@ class RowLook:
     ) -> list[tuple[Line, Said]]:
         """Of lines that are neither parked nor claimed, and what `at` said of them: those whose
         rows are not as they were written."""
+        if self._file is not None:  # few: each is looked at by itself, and its cells in the file
+            every = [(Line._make(line), values) for line, values in zip(lines, found, strict=True)]
+            return await self._unequal(every)
         there = [(line, values) for line, values in zip(lines, found, strict=True) if values]
         digests = row_digests([values for _, values in there])
         odd: list[tuple[Line, Values | None]] = [
@@ -75,10 +83,15 @@ class RowLook:
             for line, values in zip(lines, found, strict=True)
             if values is None
         ]
-        judged = await self.judged(odd)
+        return await self._unequal(odd)
+
+    async def _unequal(
+        self, looked: Sequence[tuple[Line, Values | None]]
+    ) -> list[tuple[Line, Said]]:
+        judged = await self.judged(looked)
         return [
             (line, said)
-            for (line, _), said in zip(odd, judged, strict=True)
+            for (line, _), said in zip(looked, judged, strict=True)
             if said[0] is not State.EQUAL
         ]
 
@@ -97,7 +110,12 @@ class RowLook:
         for at, columns in zip(suspects, edited, strict=True):
             if columns:
                 found[at] = State.EDITED, f"columns: {', '.join(columns)}"
-        return found
+        if self._file is None:
+            return found
+        return [
+            _in_file(self._file, values) if said[0] is State.EQUAL and values else said
+            for said, (_, values) in zip(found, looked, strict=True)
+        ]
 
     async def _edited(self, suspects: Sequence[tuple[Line, Values]]) -> list[list[str]]:
         """Of each the columns that are not what was written, as the columns keep it. The projection
@@ -130,6 +148,15 @@ class RowLook:
             for column, was, now in zip(self._target.columns, kept, values, strict=True)
             if row_digest((was,)) != row_digest((now,))
         ]
+
+
+def _in_file(file: FileRows, values: Values) -> Said:
+    columns = file.differs(values)
+    if columns is None:
+        return State.REMOVED, f"its row is not in {file.name}"
+    if columns:
+        return State.EDITED, f"columns in {file.name}: {', '.join(columns)}"
+    return State.EQUAL, ""
 
 
 async def ahead(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:

@@ -20,6 +20,7 @@ from office_bus import HOUSING, Agent, Bus, contract, key_of_person, person, unt
 from deptbus import names
 from deptbus.contract.department import load_department
 from deptbus.department.adapter import Shared, SystemRun
+from deptbus.department.connect import target_of
 from deptbus.errors import BusUnreachable
 from deptbus.operations.reconcile_copy import CopyProved, prove_copy
 from deptbus.stream.brokers import consumer_of
@@ -36,7 +37,9 @@ class Copies:
     def __init__(self, bus: Bus, folder: Path, postgres_url: str | None = None) -> None:
         self.bus, self.folder, self.url = bus, folder, postgres_url
         self.file = folder / "own.db"
-        if postgres_url is None:
+        if postgres_url is not None and postgres_url.startswith("folder:"):
+            self.url, self.file = None, Path(target_of(f"folder:{folder}/exchange").location)
+        elif postgres_url is None:
             with closing(sqlite3.connect(self.file)) as connection:
                 connection.execute("CREATE TABLE people (no TEXT PRIMARY KEY, place TEXT, "
                                    "called TEXT, remark TEXT)")  # fmt: skip
