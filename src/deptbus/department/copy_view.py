@@ -265,6 +265,8 @@ class PostgresCopyView(CopyView):
     async def begin(self) -> None:
         with postgres_translated(self._holder.place):
             c = self._holder.connection
+            for connection in (c, self._reader.connection):
+                await connection.execute("SET jit = off")  # no statement here is worth compiling
             await c.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             self._snapshot = await c.fetchval("SELECT pg_export_snapshot()")
 

@@ -66,7 +66,7 @@ def values_digest(values: Iterable[Any]) -> bytes:
 
 def values_digests(rows: Sequence[Sequence[Any]]) -> list[bytes]:
     """`values_digest` of each of some rows with equally many values; column by column, which takes
-    half as long. Raises as it does."""
+    a third less. Raises as it does."""
     if not rows or not rows[0]:
         return [values_digest(row) for row in rows]
     columns = [_encode_column(column) for column in zip(*rows, strict=True)]
@@ -93,17 +93,21 @@ def _in_one(tags: bytes, lengths: tuple[int, ...]) -> tuple[Any, ...]:
 def _encode_column(column: tuple[Any, ...]) -> tuple[int | list[int], list[bytes]]:
     """The tag of all values, or one for each; and the bytes of each."""
     kinds = set(map(type, column))
-    if kinds == {str}:
-        return TEXT, [value.encode() for value in column]
-    if kinds == {str, NoneType}:
-        bodies = [b"" if value is None else value.encode() for value in column]
-        return [NULL if value is None else TEXT for value in column], bodies
-    (kind, *others) = kinds
-    if not others and kind is not datetime and kind in _FORMS:
-        tag, form = _FORMS[kind]
-        return tag, list(map(form, column))
+    has_null = NoneType in kinds
+    kinds.discard(NoneType)
+    (kind, *others) = kinds or (NoneType,)
+    tag, form = (TEXT, str.encode) if kind is str else _FORMS.get(kind, (NULL, None))
+    if form is not None and not others and not (kind is datetime and _has_naive(column)):
+        if not has_null:
+            return tag, list(map(form, column))
+        bodies = [b"" if value is None else form(value) for value in column]
+        return [NULL if value is None else tag for value in column], bodies
     pairs = [encode_value(value) for value in column]
     return [tag for tag, _ in pairs], [body for _, body in pairs]
+
+
+def _has_naive(column: Iterable[datetime | None]) -> bool:
+    return any(value is not None and value.tzinfo is None for value in column)
 
 
 def encode_values(values: Iterable[Any]) -> bytes:
