@@ -78,13 +78,15 @@ class Answered:
         return Sketch.from_bytes(self.content("sketch") or b"")
 
     def items(self) -> set[bytes]:
-        """`item_bytes` of each."""
-        return {
-            part.content[at : at + ITEM_BYTES]
-            for part in self._parts()
-            if part.kind == "items"
-            for at in range(0, len(part.content), ITEM_BYTES)
-        }
+        """`item_bytes` of each. Raises ValueError for bytes that are none."""
+        found: set[bytes] = set()
+        for part in self._parts():
+            if part.kind == "items":
+                if len(part.content) % ITEM_BYTES:
+                    raise ValueError("items are cut short")
+                starts = range(0, len(part.content), ITEM_BYTES)
+                found.update(part.content[at : at + ITEM_BYTES] for at in starts)
+        return found
 
     def rows(self) -> Iterable[ProofRows]:
         return (p for _, p in sorted(self._counted()) if isinstance(p, ProofRows))

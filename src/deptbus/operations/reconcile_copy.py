@@ -345,7 +345,10 @@ class _Copy:
             answered = (await self._asking.ask(request, [system]))[system]
             await self._moved(answered)
             unlike = self._expected.items_of(group, tally.leaves.bits)
-            unlike ^= answered.items()
+            try:
+                unlike ^= answered.items()
+            except ValueError as error:
+                raise CouldNotTell(f"its answer is none: {error}") from None
             yield {raw[:KEY_BYTES] for raw in unlike}
 
     def _named(self, first: Answered) -> set[bytes]:

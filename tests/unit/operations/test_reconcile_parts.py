@@ -185,6 +185,18 @@ def test_an_answer_counts_when_its_end_and_every_part_are_there() -> None:
     assert [n for n, _ in found._counted()] == [0, 1]
 
 
+def test_items_of_an_answer_are_whole_or_none() -> None:
+    items = [item_bytes(Item(key, 3, bytes(16))) for key in KEYS]
+    found = Answered("main")
+    for number, some in enumerate((items[:1], items[1:])):
+        found.take(part(number, b"".join(some)), 1)
+    found.take(answer("done", 2), 1)
+    assert found.items() == set(items)
+    found.take(part(1, items[1][:-1]), 1)
+    with pytest.raises(ValueError, match="cut short"):
+        found.items()
+
+
 def seen(word: Class, **more: Any) -> Seen:
     on_bus = more.pop("on_bus", True)
     return Seen(Finding(KEY, word, "", on_bus), b"s", **more)
