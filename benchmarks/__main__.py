@@ -32,7 +32,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="less of everything: minutes")
     parser.add_argument("--runs", type=int, default=RUNS, help=f"at least; default {RUNS}")
     parser.add_argument("--minutes", type=int, default=30, help="of the soak; default 30")
-    parser.add_argument("--rows", type=int, help="of reconcile and replay; default 1,000,000")
+    parser.add_argument(
+        "--rows", type=int, help="of reconcile, mending and replay; default 1,000,000"
+    )
     parser.add_argument("--json", action="store_true", help="only the line of JSON")
     parser.add_argument("--list", action="store_true", help="what there is, and end")
     asked = parser.parse_args(words)

@@ -17,6 +17,7 @@ from benchmarks.bench import Bench, CouldNot
 from benchmarks.counted import counted, through
 from benchmarks.figures import Figure, against, at_most, median, number, plain
 from benchmarks.rivals import reladiff
+from benchmarks.spoiling import EXTRA_FIRST, NUMBERED
 from benchmarks.town import COPY, TABLE, Town, run_clerk, town
 from benchmarks.watched import Watched, watched
 
@@ -26,13 +27,6 @@ MOST_MEMORY_MB = 300.0
 FEWER_BYTES = 20
 TRAFFIC_A_SECOND = 500
 _MOST_SECONDS = 1800
-# The rival's key: a dense whole number with an index, which the copy has for nothing else.
-_RIVALS_KEY = (
-    f"ALTER TABLE {COPY} ADD COLUMN n bigint GENERATED ALWAYS AS "
-    "(substr(household_id, 2)::bigint) STORED",
-    f"CREATE UNIQUE INDEX ON {COPY} (n)",
-)
-_EXTRA_FIRST = 900_000_000  # numbers of rows that nobody delivered
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +58,13 @@ async def run(bench: Bench) -> list[Figure]:
     theirs: list[_Run] = []
     async with town(bench, "postgresql") as place:
         office = bench.child(
-            "operations", _deptbus("operations", "run"), place.bus.connection.environment()
+            "operations", deptbus_command("operations", "run"), place.bus.connection.environment()
         )
         try:
             await office.ready()
-            await _in_copy(place, *_RIVALS_KEY)
+            await _in_copy(place, *NUMBERED)  # the rival's key: dense, whole, with an index
             await place.load(rows)
-            await _until_told(place)
+            await until_told(place)
             spoilt = await _spoil(place, rows, differences // 3)
             for _ in range(bench.runs):
                 ours.append(await _ours(place, spoilt))
@@ -127,9 +121,9 @@ async def _spoil(place: Town, rows: int, each: int) -> Spoilt:
     spoilt = Spoilt(
         range(0, step * each, step),
         range(rows // 4, rows // 4 + step * each, step),
-        range(_EXTRA_FIRST, _EXTRA_FIRST + each),
+        range(EXTRA_FIRST, EXTRA_FIRST + each),
     )
-    numbered = f"'H' || ({_EXTRA_FIRST} - 1 + row_number() OVER (ORDER BY n))"
+    numbered = f"'H' || ({EXTRA_FIRST} - 1 + row_number() OVER (ORDER BY n))"
     made = {"resident_id": "'X' || n", "household_id": numbered}
     values = ", ".join(made.get(name, name) for name in county.MOST)
     await _in_copy(
@@ -147,7 +141,7 @@ async def _spoil(place: Town, rows: int, each: int) -> Spoilt:
 
 async def _ours(place: Town, spoilt: Spoilt) -> _Run:
     done = await watched(
-        _deptbus(
+        deptbus_command(
             "reconcile", "--unit", county.HOUSING, "--leg", "copy", "--deep", "--output", "json"
         ),
         place.bus.connection.environment(),
@@ -200,11 +194,13 @@ async def _theirs(place: Town, python: Path, spoilt: Spoilt) -> _Run:
         return _Run(done.seconds, done.cpu_seconds, sent, done.memory_mb)
 
 
-async def _until_told(place: Town) -> None:
+async def until_told(place: Town) -> None:
     """Returns when the recipient's first job is over: until then nothing can be told."""
     while True:
         done = await watched(
-            _deptbus("reconcile", "--unit", county.HOUSING, "--leg", "copy", "--output", "json"),
+            deptbus_command(
+                "reconcile", "--unit", county.HOUSING, "--leg", "copy", "--output", "json"
+            ),
             place.bus.connection.environment(),
         )
         if done.code == 0:
@@ -223,5 +219,5 @@ async def _in_copy(place: Town, *statements: str) -> None:
         await connection.close()
 
 
-def _deptbus(*words: str) -> list[str]:
+def deptbus_command(*words: str) -> list[str]:
     return [sys.executable, "-c", "from deptbus.cli.main import main; main()", *words]
