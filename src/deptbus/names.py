@@ -70,3 +70,22 @@ def proof_marker(system: str, dataset: str) -> str:
     """Of the cuts of a source's proofs: canonical topics keep the last marker of each name for
     ever, so there is one name for all of them."""
     return f"proof/{system}/{dataset}"
+
+
+# What people order of a recipient; the word before the first dash of a job's name says which.
+REBUILD_JOBS = "rebuild-"
+_REBUILT = "~rebuilt"  # no dataset's name ends so
+
+
+def rebuilt_copy(dataset: str) -> str:
+    """The copy of a dataset that is made beside the one in use, in bookkeeping and questions."""
+    return f"{dataset}{_REBUILT}"
+
+
+def is_rebuilt_copy(name: str) -> bool:
+    return name.endswith(_REBUILT)
+
+
+def dataset_of_copy(name: str) -> str:
+    """The dataset of a copy, of whichever of the two."""
+    return name.removesuffix(_REBUILT)

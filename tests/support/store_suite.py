@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from recipient_contract import ALL, CODECS, CONTRACT, LI, SOURCE, gone, mapping, person
+from recipient_contract import ALL, CODECS, LI, SOURCE, gone, mapping, person
+from store_rooms import IDENTITY, NOW, StoreRoom
 
 from deptbus.change import Cause, DeliveryOp, Received
 from deptbus.department.fold import Tally
@@ -17,67 +18,21 @@ from deptbus.department.ledger import ParkedChoice
 from deptbus.department.repairs import Order, OrderId, weigh
 from deptbus.department.seen import seen_of
 from deptbus.department.store import (
-    Applied,
     BusIdentity,
     PartitionBatch,
     Store,
     Unreadable,
     day_of,
 )
-from deptbus.department.target import ContractShapes
 from deptbus.errors import DatabaseBusy, DatabaseUnavailable, Fenced, SourceRefused
 from deptbus.wire.control import PolicyMarker, RepairOrder
 from deptbus.wire.digest import encode_values
 
-TOPIC = "in.housing-330106"
-IDENTITY = BusIdentity("cluster", "topic")
-NOW = 1_800_000_000_000_000
-
-
 _HOUSES = "CREATE TABLE houses (id VARCHAR(30) PRIMARY KEY, address VARCHAR(40))"
 
 
-class StoreSuite:
-    """`open_store` and `sql` are what a subclass gives; each test has a fresh database."""
-
-    ledger = "deptbus_ledger"
-    statistics = "deptbus_statistics"
-
-    @pytest.fixture
-    async def database(self) -> Any:
-        raise NotImplementedError
-
-    async def make_store(self, database: Any, words: Mapping[str, Any]) -> Store:
-        """An unopened store behind the fence's present token, on a connection of its own."""
-        raise NotImplementedError
-
-    async def take_over(self, database: Any) -> None:
-        raise NotImplementedError
-
-    async def sql(self, database: Any, statement: str) -> list[tuple[Any, ...]]:
-        raise NotImplementedError
-
-    # -- helpers ---------------------------------------------------------------------------------
-
-    shapes = ContractShapes(CONTRACT, CODECS)
-
-    async def opened(self, database: Any, person_words: Mapping[str, Any] | None = None) -> Store:
-        store = await self.make_store(database, mapping(person_words))
-        await store.open(IDENTITY, 2)
-        return store
-
-    async def feed(
-        self, store: Store, *items: Received | PolicyMarker, now: int = NOW, part: int = 0
-    ) -> Applied:
-        at = store.positions[part].next_offset
-        return await store.apply({part: PartitionBatch(at + len(items), list(items))}, now)
-
-    async def people(
-        self, database: Any, columns: str = "id, name, phone"
-    ) -> list[tuple[Any, ...]]:
-        return await self.sql(database, f"SELECT {columns} FROM people ORDER BY id")
-
-    # -- the suite -------------------------------------------------------------------------------
+class StoreSuite(StoreRoom):
+    """What a store does with what comes."""
 
     async def test_every_type_arrives_and_reads_back(self, database: Any) -> None:
         store = await self.opened(database)

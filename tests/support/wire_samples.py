@@ -57,6 +57,8 @@ from deptbus.wire.control import (
     ProposalCarried,
     ProposalDecided,
     QuarantineNote,
+    RebuildOrder,
+    RebuildTold,
     RepairOrder,
     ResendOrder,
     ResendRequest,
@@ -270,6 +272,10 @@ CONTROL: tuple[Control, ...] = (
         (KEY,), (KEY,), ("name,phone",), ("value: estates.name: too long",),
     ),
     RepairOrder("repair-1", "person", (KEY,), (KEY,), ("deliver",), True, TIME_US),
+    RebuildOrder("rebuild-1", "person", "swap", (7, 0), TIME_US),
+    RebuildTold(
+        "housing@330106", "main", "person", "rebuild-1", "swapped", "", ("updated",), (3,), TIME_US
+    ),
     ResendOrder("repair-2", "person", (KEY,), ("330106109,330106110",), TIME_US),
     ProofOutcome(
         "housing@330106", "person", "copy", "different", 3, TIME_US, True, 1000,

@@ -35,6 +35,7 @@ from deptbus.department.proof_copy import CopyProof, Strangers
 from deptbus.department.proof_desk import Answer, ProofDesk
 from deptbus.department.proof_source import SourceProof
 from deptbus.department.publisher import Publisher
+from deptbus.department.rebuild_told import tell_rebuilds
 from deptbus.department.requests import RequestReader, Resend
 from deptbus.errors import (
     BusUnreachable,
@@ -320,6 +321,7 @@ class SystemRun:
             tell_that_it_lives(*who, lambda: applier.applied_at_us, lambda: applier.parked),
             tell_days(*who, applier.days),
             tell_parked(*who, applier.parked_book),
+            tell_rebuilds(*who[:3], applier.rebuilds),
         ]
 
     async def _until_first(

@@ -28,6 +28,7 @@ from deptbus.department.kept_values import keep_values
 from deptbus.department.ledger import ParkedChoice
 from deptbus.department.opening import open_system
 from deptbus.department.parked import LISTED_ROWS, ParkedBook, Retry
+from deptbus.department.rebuild_told import RebuildBook
 from deptbus.department.store import Applied, Store
 from deptbus.department.store_postgres import PostgresStore
 from deptbus.department.store_sqlite import SqliteStore
@@ -45,7 +46,7 @@ from deptbus.metrics.counts import Counts
 from deptbus.stream.policies import PolicyFollower
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.wire.codecs import Codecs
-from deptbus.wire.control import ParkedRetry, ProofRequest, ResendOrder, ResendRequest
+from deptbus.wire.control import ParkedRetry, ProofRequest, RebuildOrder, ResendOrder, ResendRequest
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,8 @@ _COMMIT_AGAIN_SECONDS = 0.5  # after a failure: with nothing more to apply the l
 _BACKOFF_SECONDS = (0.2, 5.0)
 _BUSY_SECONDS = (0.02, 0.25)
 _POLICY_SECONDS = 5.0
+_SWAP_AGAIN_SECONDS = 2.0
+_TIDY_SECONDS = 0.1  # between two batches, at a stretch
 _LIST_SECONDS = 30.0  # between two looks at the parked rows one by one, when their number stays
 
 
@@ -133,6 +136,8 @@ class Applier:
         self.parked: dict[tuple[str, str], int] | None = None
         self.parked_book = ParkedBook()
         self.days = AppliedDays()
+        self.rebuilds = RebuildBook()
+        self._swap_at = 0.0  # monotonic seconds; not before, after somebody held a lock
         self._counted_us: int | None = None  # of which apply the days count already
         self._held: list[str] = []  # datasets that the data office holds back
         self._works = True  # since it last stopped it has begun again, so the next stop is news
@@ -179,10 +184,12 @@ class Applier:
             await inbox.seek(store.positions, fresh=store.fresh, read_before=store.read_before)
             await inbox.commit(store.positions)
             if target.folder is not None:
-                self.export = FolderExport(target, store.targets)
+                mine = {name: store.targets[name] for name in store.datasets}
+                self.export = FolderExport(target, mine)
                 exporting = asyncio.create_task(self.export.run())
             if self._works:
-                self._log.info("applying_begun", datasets=sorted(store.targets))
+                self._log.info("applying_begun", datasets=sorted(store.datasets))
+            self._tell_rebuilds(store)
             self.begun.set()
             await self._loop(store, inbox, database)
         finally:
@@ -237,7 +244,10 @@ class Applier:
                     break
                 for proof in arrived.proofs:
                     self._prove(proof)
+                if not await self._take_rebuilds(store, arrived.rebuilds):
+                    break
                 await self._apply(store, arrived)
+                await self._rebuild(store)
                 if arrived.batch:
                     applied.set()
                     self._begun_again(store)
@@ -266,13 +276,13 @@ class Applier:
         """What stopped it is over: it has written, or asked the database."""
         if not self._works:
             self._works = True
-            self._log.info("applying_begun", datasets=sorted(store.targets))
+            self._log.info("applying_begun", datasets=sorted(store.datasets))
 
     async def _read(self, store: Store, inbox: Inbox) -> Arrived:
         retry = store.retry_in_seconds(_now_us())
         wait = _IDLE_SECONDS if retry is None else min(retry, _IDLE_SECONDS)
         arrived = await inbox.read(store.batch_limit, wait, store.targets)
-        if store.looks_ahead:
+        if store.looks_ahead and not store.is_rebuilding:
             arrived.sifted = await store.look_ahead(arrived.batch)
         if self._policy is not None and arrived.policy > self._policy.number:
             # A new schema may have come with it. Without it the rows would be parked for a while.
@@ -372,6 +382,49 @@ class Applier:
                 await self._resend(request)
         return True
 
+    async def _take_rebuilds(self, store: Store, orders: Sequence[RebuildOrder]) -> bool:
+        """As `_take_requests`: before what was read along is applied, so that nothing of it that
+        lies behind the order is missed."""
+        for order in orders:
+
+            async def once(order: RebuildOrder = order) -> bool:
+                if store.rebuilds is not None:
+                    await store.rebuilds.take(order, _now_us())
+                return True
+
+            if await self._between_locks(once) is None:
+                return False
+        if orders:
+            self._tell_rebuilds(store)
+        return True
+
+    async def _rebuild(self, store: Store) -> None:
+        """The swap when it is time, and what is left of a second copy some at a time."""
+        if store.rebuilds is None:
+            return
+        if store.rebuilds.due is not None:
+            if time.monotonic() < self._swap_at:
+                return
+            try:
+                done = await store.swap(_now_us())
+            except DatabaseBusy as error:
+                # What comes does not wait for it, as it must for a batch.
+                self._swap_at = time.monotonic() + _SWAP_AGAIN_SECONDS
+                self._log.warning("swap_waits_for_a_lock", error=error.what)
+                return
+            if done is not None and done.state == "swapped" and self.export is not None:
+                self.export.mark([done.dataset])
+            self._tell_rebuilds(store)
+        elif store.rebuilds.untidy is not None:
+            until = time.monotonic() + _TIDY_SECONDS
+            while store.rebuilds.untidy is not None and time.monotonic() < until:
+                if await self._between_locks(store.rebuilds.tidy_some) is None:
+                    return
+
+    def _tell_rebuilds(self, store: Store) -> None:
+        if store.rebuilds is not None:
+            self.rebuilds.take(store.rebuilds.last())
+
     async def _retry_parked(self, store: Store, request: ParkedRetry) -> bool:
         choice = ParkedChoice(request.dataset, request.key, request.refused_for)
         marked = await self._between_locks(lambda: store.retry_now(choice, _now_us()))
@@ -425,7 +478,7 @@ class Applier:
     def _changed(self, store: Store) -> bool:
         assert self._policy is not None
         wanted = mapping_of(self._department, self._system, self._contracts)
-        return wanted.keys() != store.targets.keys()
+        return wanted.keys() != set(store.datasets)
 
 
 async def _commit_always(store: Store, inbox: Inbox, applied: asyncio.Event) -> None:

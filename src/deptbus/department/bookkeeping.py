@@ -4,6 +4,8 @@
 is applied, of which cluster and topic, and the policy floors. `statistics`: what became of
 deliveries, by day. `unreadable`: places in the inbox whose bytes are no record of this bus.
 `repairs`: orders of repairs whose deliveries are still to come.
+`rebuilds`: every job that ever made a second copy of a dataset, and what came of it; its lines lie
+in the ledger under a name of their own until the swap (see `rebuild`).
 `mapped`: datasets for which the inbox was read up to the offsets; others were left out.
 """
 
@@ -95,6 +97,16 @@ def _tables(prefix: str, types: dict[str, str]) -> tuple[str, ...]:
   overwrite {types["flag"]} NOT NULL,
   ordered_at_us {long} NOT NULL,
   PRIMARY KEY (job, dataset, key)
+)""",
+        f"""CREATE TABLE IF NOT EXISTS {prefix}rebuilds (
+  job {text} NOT NULL PRIMARY KEY,
+  dataset {text} NOT NULL,
+  state {text} NOT NULL,
+  reason {text} NOT NULL,
+  ends {text} NOT NULL,
+  counts {text} NOT NULL,
+  is_tidy {types["flag"]} NOT NULL,
+  changed_at_us {long} NOT NULL
 )""",
     )
 

@@ -39,6 +39,9 @@ from deptbus.department.layout import quoted_table
 from deptbus.department.ledger import Entry
 from deptbus.department.opening import open_second, open_system
 from deptbus.department.postgres_table import STAGED, read_columns
+from deptbus.department.rebuild_port import OPEN_REBUILD
+from deptbus.department.rebuild_postgres import table_of as postgres_second_table
+from deptbus.department.rebuild_sqlite import table_of as sqlite_second_table
 from deptbus.department.seen import (
     LINE_LIST,
     POSTGRES_OF_DATASET,
@@ -98,6 +101,10 @@ class CopyView(ABC):
     @abstractmethod
     async def held_rows(self, dataset: str, rows: Sequence[bytes]) -> set[bytes]:
         """Which of these rows some line of the ledger holds."""
+
+    @abstractmethod
+    async def second_table(self, dataset: str) -> str | None:
+        """Where a rebuild of the dataset that is open keeps its rows; None: there is none."""
 
     @abstractmethod
     async def catalogue(self, table: str) -> dict[str, Column]: ...
@@ -204,6 +211,12 @@ class SqliteCopyView(CopyView):
             )
             found |= {row for (row,) in await self._fetch(sql, (dataset, *some))}
         return found
+
+    async def second_table(self, dataset: str) -> str | None:
+        if not await self._fetch("SELECT 1 FROM sqlite_master WHERE name = 'deptbus_rebuilds'", ()):
+            return None
+        sql = f"SELECT 1 FROM deptbus_rebuilds WHERE dataset = ? AND {OPEN_REBUILD}"
+        return sqlite_second_table(dataset) if await self._fetch(sql, (dataset,)) else None
 
     async def catalogue(self, table: str) -> dict[str, Column]:
         return await self._database.run(lambda c: read_sqlite_columns(c, table))
@@ -314,6 +327,12 @@ class PostgresCopyView(CopyView):
         with postgres_translated(self._holder.place):
             async with self._holding:
                 return await self._holder.connection.fetch(sql, *words)
+
+    async def second_table(self, dataset: str) -> str | None:
+        if not await self._ask("SELECT 1 WHERE to_regclass('deptbus.rebuilds') IS NOT NULL"):
+            return None
+        sql = f"SELECT 1 FROM deptbus.rebuilds WHERE dataset = $1 AND {OPEN_REBUILD}"
+        return postgres_second_table(dataset) if await self._ask(sql, dataset) else None
 
     async def catalogue(self, table: str) -> dict[str, Column]:
         with postgres_translated(self._reader.place):

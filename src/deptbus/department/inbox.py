@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 from deptbus.change import Received
 from deptbus.connection import Connection
 from deptbus.department.plain import Sifted
+from deptbus.department.rebuild import is_of_rebuild
 from deptbus.department.store import BusIdentity, PartitionBatch, Position, Unreadable
 from deptbus.errors import BusUnreachable, DeptbusError, SourceRefused, WireRefused
 from deptbus.names import adapter_group, in_topic
@@ -25,6 +26,7 @@ from deptbus.wire.control import (
     ParkedRetry,
     PolicyMarker,
     ProofRequest,
+    RebuildOrder,
     RepairOrder,
     ResendOrder,
     ResendRequest,
@@ -46,6 +48,7 @@ class Arrived:
     batch: dict[int, PartitionBatch] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     proofs: list[ProofRequest] = field(default_factory=list)
+    rebuilds: list[RebuildOrder] = field(default_factory=list)
     policy: int = 0  # the highest that a delivery names
     others: set[str] = field(default_factory=set)  # datasets of deliveries that were left out
     sifted: Sifted | None = None  # what the store said ahead of the batch
@@ -195,6 +198,8 @@ class Inbox:
                 policy = max(policy, item.policy)
                 if item.dataset in datasets:
                     take(item)
+                    if item.job is not None and is_of_rebuild(item):
+                        part.has_rebuilt = True
                 else:
                     arrived.others.add(item.dataset)
             elif isinstance(item, PolicyMarker):
@@ -204,6 +209,8 @@ class Inbox:
                     part.orders.append(item)
             elif isinstance(item, ProofRequest):
                 arrived.proofs.append(item)
+            elif isinstance(item, RebuildOrder):
+                arrived.rebuilds.append(item)
             elif record.offset >= self._asked_before.get(partition, 0):
                 assert isinstance(item, Request)
                 arrived.requests.append(item)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from deptbus.change import Cause, DeliveryOp, Received, RecordFields
+from deptbus.names import dataset_of_copy
 from deptbus.wire.digest import delivered_digest
 
 
@@ -105,7 +106,9 @@ def entry_of(received: Received, now_us: int) -> Entry:
         b"".join(record) if upsert and record is not None else None,
         None,
         False,
-        delivered_digest(received.dataset, received.schema_version, received.fields, record)
+        delivered_digest(
+            dataset_of_copy(received.dataset), received.schema_version, received.fields, record
+        )
         if upsert and record is not None
         else None,
         None,

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from deptbus.change import Cause, DeliveryOp, Received
 from deptbus.department.fold import Outcome, Tally, newer
 from deptbus.department.ledger import Glimpse, Row, Sender, Taken, Target
+from deptbus.names import dataset_of_copy
 from deptbus.wire.digest import projection_hash
 
 Known = Mapping[Sender, Mapping[bytes, Glimpse]]
@@ -178,7 +179,7 @@ def judge(
                 continue
             if item.fields is not fields or item.schema_version != version:
                 fields, version = item.fields, item.schema_version
-                begun = projection_hash(dataset, version, fields)
+                begun = projection_hash(dataset_of_copy(dataset), version, fields)
             record = b"".join(item.record or ())
             digest = begun.copy()
             digest.update(record)

@@ -11,7 +11,8 @@
    bare digest of a resident number could be found out by trying; and is remembered, so that an
    order to remove it can be understood.
    Of a folder the file is compared, too (`exported.py`), of the same moment: people see that.
-4. `seen` binds all that a row and its line were: who orders a repair names it, and the repair is
+4. The second copy of a rebuild is asked for by its own name (`names.rebuilt_copy`); it has no file.
+5. `seen` binds all that a row and its line were: who orders a repair names it, and the repair is
    left out when either has changed.
 """
 
@@ -28,7 +29,7 @@ from itertools import zip_longest
 from typing import NamedTuple
 
 from deptbus.change import DeliveryOp
-from deptbus.contract.department import Department
+from deptbus.contract.department import Department, Receive
 from deptbus.contract.model import Contract
 from deptbus.department.applier import mapping_of
 from deptbus.department.copy_view import Applied, Bare, CopyView, open_copy_view
@@ -48,7 +49,7 @@ from deptbus.department.seen import Line, Values, row_of, seen_of
 from deptbus.department.store import missing_column
 from deptbus.department.target import ContractShapes, MappedTarget
 from deptbus.errors import DatabaseUnavailable
-from deptbus.names import in_topic
+from deptbus.names import dataset_of_copy, in_topic, is_rebuilt_copy
 from deptbus.proof.item import ITEM_BYTES, Item
 from deptbus.proof.leaves import LEAF_BITS
 from deptbus.proof.tally import Tally
@@ -130,16 +131,24 @@ class CopyProof:
         history = self._follower.history()
         contracts = [history[number].contract for number in sorted(history, reverse=True)]
         mapping = mapping_of(self._department, self._system, contracts)
-        if asked.dataset not in mapping:
+        dataset = dataset_of_copy(asked.dataset)
+        if dataset not in mapping:
             await reply.end("not_here")
             return
         topic = in_topic(self._department.unit)
         async with open_copy_view(self._department, self._system) as view:
+            if is_rebuilt_copy(asked.dataset):
+                table = await view.second_table(dataset)
+                if table is None:
+                    await reply.end("not_here")
+                    return
+                receive, key = mapping[dataset]
+                mapping[dataset] = receive.model_copy(update={"table": table}), key
             await _until_applied(view, topic, asked.ends)
-            file = await self._begin(view, contracts, asked)
+            file = await self._begin(view, contracts, asked, mapping[dataset])
             now_us = time.time_ns() // 1000
             applied = await view.applied(topic)
-            target = await self._target(view, contracts, asked.dataset)
+            target = await self._target(view, contracts, dataset, *mapping[dataset])
             telling = _Telling(view, target, reply, self._strangers, file)
             if asked.wanted == "rows":
                 await telling.rows()
@@ -150,16 +159,21 @@ class CopyProof:
         await reply.end(
             rows=telling.count,
             applied=_by_partition(applied, lambda a: a.next_offset),
-            floors=_by_partition(applied, lambda a: a.floors.get(asked.dataset, 0)),
+            floors=_by_partition(applied, lambda a: a.floors.get(dataset, 0)),
             counts=dict(telling.states),
             snapshot_at_us=now_us,
         )
 
     async def _begin(
-        self, view: CopyView, contracts: Sequence[Contract], asked: ProofRequest
+        self,
+        view: CopyView,
+        contracts: Sequence[Contract],
+        asked: ProofRequest,
+        mapped: tuple[Receive, tuple[str, ...]],
     ) -> FileRows | None:
         """The snapshot; and of a folder's real rows the file of the same moment."""
-        if self._department.systems[self._system].kind != "folder" or not asked.deep:
+        is_folder = self._department.systems[self._system].kind == "folder"
+        if not is_folder or not asked.deep or is_rebuilt_copy(asked.dataset):
             await view.begin()
             return None
         export = self._export()
@@ -169,13 +183,17 @@ class CopyProof:
             )
         async with export.still(asked.dataset) as path:
             await view.begin()
-            target = await self._target(view, contracts, asked.dataset)
+            target = await self._target(view, contracts, asked.dataset, *mapped)
             return await asyncio.to_thread(read_rows, path, target)
 
     async def _target(
-        self, view: CopyView, contracts: Sequence[Contract], dataset: str
+        self,
+        view: CopyView,
+        contracts: Sequence[Contract],
+        dataset: str,
+        receive: Receive,
+        key: tuple[str, ...],
     ) -> MappedTarget:
-        receive, key = mapping_of(self._department, self._system, contracts)[dataset]
         catalogue = await view.catalogue(receive.table)
         for name in receive.columns.values():
             if name not in catalogue:

@@ -102,7 +102,7 @@ class Repairs:
                 self.left += 1
 
     def tombstones(self, now_us: int) -> list[Entry]:
-        return [_tombstone(rid, name, now_us) for name, rid in self.forgets.items()]
+        return [tombstone(rid, name.job, now_us) for name, rid in self.forgets.items()]
 
 
 def weigh(orders: Mapping[OrderId, Order], now: Mapping[OrderId, Looked]) -> Repairs:
@@ -137,15 +137,15 @@ def weigh(orders: Mapping[OrderId, Order], now: Mapping[OrderId, Looked]) -> Rep
     return found
 
 
-def _tombstone(rid: RecordId, name: OrderId, now_us: int) -> Entry:
-    """Rule 3."""
+def tombstone(rid: RecordId, job: str, now_us: int) -> Entry:
+    """Rule 3: a line of no version."""
     return Entry(
         *rid,
         version=0,
         policy=0,
         op=DeliveryOp.DELETE.value,
         cause=Cause.REPAIR.value,
-        job=name.job,
+        job=job,
         direction="",
         rule="",
         grants="",

@@ -54,6 +54,8 @@ from deptbus.department.plain import (
     sift,
     tally_plain,
 )
+from deptbus.department.rebuild import Rebuild, fan_out
+from deptbus.department.rebuild_desk import RebuildDesk
 from deptbus.department.repairs import (
     DELIVER,
     Kept,
@@ -68,6 +70,7 @@ from deptbus.department.repairs import (
 from deptbus.department.target import MappedTarget
 from deptbus.department.values import CHINA
 from deptbus.errors import DatabaseUnavailable, Fenced, RowRefused, SourceRefused
+from deptbus.names import is_rebuilt_copy, rebuilt_copy
 from deptbus.wire.control import PolicyMarker, RepairOrder
 
 log = structlog.get_logger(__name__)
@@ -122,6 +125,7 @@ class PartitionBatch:
     items: list[Received | PolicyMarker] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
     orders: list[RepairOrder] = field(default_factory=list)
+    has_rebuilt: bool = False  # deliveries for a second copy are among the items
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +204,7 @@ class Store(ABC):
         self._related = False
         self._marked_us = 0  # the last mark of `retry_now`
         self._presumes = False  # all that came last would have been presumed rightly
+        self.rebuilds: RebuildDesk | None = None  # of a store that can make second copies
 
     # -- what an implementation gives ------------------------------------------------------------
 
@@ -286,6 +291,9 @@ class Store(ABC):
     ) -> Applied:
         """Apply what was read from some partitions, and parked entries whose time has come.
         `sifted`: what `look_ahead` said of this batch; it counts for one try."""
+        jobs = {} if self.rebuilds is None else self.rebuilds.jobs
+        if jobs or any(part.has_rebuilt for part in batch.values()):
+            batch, sifted = _fanned_out(batch, jobs), None
         repairs = await self._repairs(batch)
         while True:
             try:
@@ -433,8 +441,15 @@ class Store(ABC):
             for number, part in batch.items()
         }
         work = _work(batch, moves, now_us)
-        tally_plain(presumed.lots.values(), replacing, work.tallies)
-        work = replace(work, lots=presumed.lots, packed=presumed.packed, is_presumed=True)
+        tallies: Counter[Tally] = Counter()
+        tally_plain(presumed.lots.values(), replacing, tallies)
+        work = replace(
+            work,
+            lots=presumed.lots,
+            packed=presumed.packed,
+            tallies=_in_use(tallies),
+            is_presumed=True,
+        )
         try:
             await self.commit(work)
         except (Mistaken, RowRefused):
@@ -488,7 +503,8 @@ class Store(ABC):
             tally(tallies, decision, todo.replacing)
             lots = {dataset: lot_of(rows.values()) for dataset, rows in todo.plain.items() if rows}
             tally_plain(lots.values(), todo.replacing, tallies.tallies)
-            work = replace(work, decision=decision, lots=lots, tallies=tallies.tallies)
+            counted = _in_use(tallies.tallies)
+            work = replace(work, decision=decision, lots=lots, tallies=counted)
             try:
                 await self.commit(work)
             except RowRefused as error:
@@ -535,19 +551,50 @@ class Store(ABC):
     def _applied(self, folded: Folded, work: Work) -> Applied:
         written = frozenset(action.row.dataset for action in work.decision.actions)
         written |= work.lots.keys()
+        written = frozenset(name for name in written if not is_rebuilt_copy(name))
         parked = [e for e in work.decision.entries if e.parked is not None]
         for entry in parked:
             if self._next_retry_us is None or (entry.retry_at_us or 0) < self._next_retry_us:
                 self._next_retry_us = entry.retry_at_us
         # A parent row may have come: its children need not wait for their back-off.
         self._related = any(written & parents for parents in self.parents.values())
-        new = tuple(e for e in parked if e.id not in folded.retries)
+        new = tuple(
+            e for e in parked if e.id not in folded.retries and not is_rebuilt_copy(e.dataset)
+        )
         retried = Counter(
             (folded.candidates[e.id].retry_at_us or 0, e.parked is None)
             for e in work.decision.entries
-            if e.id in folded.retries
+            if e.id in folded.retries and not is_rebuilt_copy(e.dataset)
         )
         return Applied(work.tallies, written, new, _times_us(folded, work), retried)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """What is received; second copies are not among it."""
+        return tuple(name for name in self.targets if not is_rebuilt_copy(name))
+
+    @property
+    def is_rebuilding(self) -> bool:
+        return self.rebuilds is not None and bool(self.rebuilds.jobs)
+
+    def share_floors(self, dataset: str) -> None:
+        """A second copy accepts what the one in use does: markers move both from here on."""
+        copy = rebuilt_copy(dataset)
+        self.positions = {
+            number: replace(at, floors={**at.floors, copy: at.floors.get(dataset, 0)})
+            for number, at in self.positions.items()
+        }
+
+    async def swap(self, now_us: int) -> Rebuild | None:
+        """Carry out the swap that is due, if any; the job as it stands then. Raises as `apply`."""
+        due = None if self.rebuilds is None else self.rebuilds.due
+        if due is None:
+            return None
+        assert self.rebuilds is not None
+        done = await self.rebuilds.swap(due, now_us)
+        self._next_retry_us = await self.next_retry_us()
+        self._related |= any(done.dataset in parents for parents in self.parents.values())
+        return done
 
     @property
     def has_parked(self) -> bool:
@@ -699,7 +746,7 @@ def _times_us(folded: Folded, work: Work) -> dict[tuple[str, str], list[int]]:
         is_settled = entry.parked is None and (entry.held or entry.op != DeliveryOp.UPSERT)
         if entry.cause == Cause.LIVE and is_settled and entry.id in folded.candidates:
             found[entry.dataset, entry.direction].append(entry.source_time_us)
-    return {place: times for place, times in found.items() if times}
+    return {p: times for p, times in found.items() if times and not is_rebuilt_copy(p[0])}
 
 
 def _work(
@@ -709,6 +756,19 @@ def _work(
 ) -> Work:
     unreadable = {number: part.unreadable for number, part in batch.items() if part.unreadable}
     return Work(moves, unreadable, now_us)
+
+
+def _fanned_out(
+    batch: Mapping[int, PartitionBatch], jobs: Mapping[str, str]
+) -> dict[int, PartitionBatch]:
+    return {n: replace(part, items=fan_out(part.items, jobs)) for n, part in batch.items()}
+
+
+def _in_use(tallies: Counter[Tally]) -> Counter[Tally]:
+    """What became of deliveries counts once, and by the copy in use."""
+    if not any(is_rebuilt_copy(tally.dataset) for tally in tallies):
+        return tallies
+    return Counter({t: n for t, n in tallies.items() if not is_rebuilt_copy(t.dataset)})
 
 
 def day_of(now_us: int) -> str:

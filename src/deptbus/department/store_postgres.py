@@ -45,6 +45,8 @@ from deptbus.department.postgres_table import (
     read_parents,
     upsertable,
 )
+from deptbus.department.rebuild_desk import RebuildDesk
+from deptbus.department.rebuild_postgres import PostgresShadows
 from deptbus.department.repairs import ORDER_KEPT_US, REMOVE, Looked, Order, OrderId, Repairs
 from deptbus.department.seen import (
     LINE_LIST,
@@ -70,8 +72,9 @@ from deptbus.department.store import (
     positions_of,
     tallies_of,
 )
-from deptbus.department.target import MappedTarget, Shapes
+from deptbus.department.target import Column, MappedTarget, Shapes
 from deptbus.errors import RowRefused
+from deptbus.names import rebuilt_copy
 
 LEAST_BATCH, MOST_BATCH = 200, 2000
 # With so many rows one binary COPY costs less than arrays do (1 us a row against 5).
@@ -96,6 +99,8 @@ class PostgresStore(Store):
         self._database, self._mapping, self._shapes = database, mapping, shapes
         self.declared = frozenset(mapping)
         self._tables: dict[str, PostgresTable] = {}
+        self._stages = 0  # that were ever made: a name belongs to the columns of one table
+        self.rebuilds = RebuildDesk(self, PostgresShadows(self))
         self.copy_rows = self.presume_from = COPY_ROWS  # so many plain rows are copied
         self._pace = Pace(least=LEAST_BATCH, most=MOST_BATCH, start=1000, seconds=LONG_SECONDS)
 
@@ -107,6 +112,14 @@ class PostgresStore(Store):
     def _connection(self) -> asyncpg.Connection:
         return self._database.connection
 
+    @property
+    def connection(self) -> asyncpg.Connection:
+        return self._database.connection
+
+    @property
+    def place(self) -> str:
+        return self._database.place
+
     async def open(self, identity: BusIdentity, partitions: int) -> None:
         # A batch whose commit is lost in a crash is read from the inbox once more: its offsets are
         # lost with it. Compiling these small statements costs more than it saves. Of a temporary
@@ -116,8 +129,8 @@ class PostgresStore(Store):
                 "SET synchronous_commit = off; SET standard_conforming_strings = on; "
                 "SET jit = off; SET enable_seqscan = off; SET random_page_cost = 1.1"
             )
-        async with self._fenced() as connection:
-            if await connection.fetchval("SELECT to_regclass('deptbus.ledger_of_row')") is None:
+        async with self.fenced() as connection:
+            if await connection.fetchval("SELECT to_regclass('deptbus.rebuilds')") is None:
                 for statement in POSTGRES_TABLES:
                     await connection.execute(statement)
             for dataset, (receive, key) in self._mapping.items():
@@ -156,6 +169,8 @@ class PostgresStore(Store):
         if not may_stage:
             # This user may not make temporary tables.
             self.copy_rows = self.presume_from = sys.maxsize
+        assert self.rebuilds is not None
+        await self.rebuilds.open(time.time_ns() // 1000)
         self.order_targets()
         self._next_retry_us = await self.next_retry_us()
 
@@ -170,15 +185,36 @@ class PostgresStore(Store):
             if name not in columns or columns[name].generated:
                 raise missing_column(self._database.place, dataset, receive.table, name)
         target = MappedTarget(dataset, receive, key, columns, self._shapes, copy_field)
-        self.targets[dataset] = target
         at_once = await upsertable(connection, target, columns)
-        self._tables[dataset] = PostgresTable(target, len(self._tables), upsert=at_once)
+        self._put(dataset, target, upsert=at_once)
+
+    def _put(self, name: str, target: MappedTarget, *, upsert: bool) -> None:
+        self.targets[name] = target
+        self._tables[name] = PostgresTable(target, self._stages, upsert=upsert)
+        self._stages += 1
+
+    async def attach(self, dataset: str, table: str, columns: Mapping[str, Column]) -> bool:
+        """Have this table filled as a second copy of the dataset; False when it lacks columns."""
+        receive, key = self._mapping[dataset]
+        if any(name not in columns for name in (*receive.columns.values(), *receive.defaults)):
+            return False
+        second = receive.model_copy(update={"table": table, "replaces": None})
+        target = MappedTarget(dataset, second, key, columns, self._shapes, copy_field)
+        self._put(rebuilt_copy(dataset), target, upsert=True)
+        self.parents[rebuilt_copy(dataset)] = frozenset()
+        self.order_targets()
+        return True
+
+    def detach(self, dataset: str) -> None:
+        for of_copies in (self.targets, self._tables, self.parents):
+            of_copies.pop(rebuilt_copy(dataset), None)
+        self.order_targets()
 
     async def close(self) -> None:
         await self._database.close()
 
     @asynccontextmanager
-    async def _fenced(self) -> AsyncIterator[asyncpg.Connection]:
+    async def fenced(self) -> AsyncIterator[asyncpg.Connection]:
         async with self._database.transaction() as connection:
             await fence.check_postgres(connection, self.token)
             yield connection
@@ -237,7 +273,7 @@ class PostgresStore(Store):
             rows = await self._connection.fetch(
                 "SELECT dataset, parked, count(*) FROM deptbus.ledger WHERE parked IS NOT NULL "
                 "AND dataset = ANY($1) GROUP BY dataset, parked",
-                list(self.targets),
+                list(self.datasets),
             )
         return {(dataset, reason): count for dataset, reason, count in rows}
 
@@ -247,20 +283,20 @@ class PostgresStore(Store):
                 f"SELECT dataset, source_unit, key, version, left(parked, {REASON_LETTERS}), "
                 "parked_since_us, attempts FROM deptbus.ledger WHERE parked IS NOT NULL "
                 "AND dataset = ANY($1) ORDER BY parked_since_us, key LIMIT $2",
-                list(self.targets),
+                list(self.datasets),
                 limit,
             )
         return [ParkedRow._make(row) for row in rows]
 
     async def make_due(self, choice: ParkedChoice, due_us: int, limit: int) -> int:
-        async with self._fenced() as connection:
+        async with self.fenced() as connection:
             done = await connection.execute(
                 "UPDATE deptbus.ledger SET retry_at_us = $1 WHERE ctid = ANY(ARRAY("
                 "SELECT ctid FROM deptbus.ledger WHERE parked IS NOT NULL AND retry_at_us <> $1 "
                 "AND dataset = ANY($2) AND ($3::bytea IS NULL OR key = $3) "
                 f"AND ($4 = '' OR left(parked, {REASON_LETTERS}) = $4) LIMIT $5))",
                 due_us,
-                [d for d in self.targets if choice.dataset in ("", d)],
+                [d for d in self.datasets if choice.dataset in ("", d)],
                 choice.key,
                 choice.reason,
                 limit,
@@ -322,7 +358,7 @@ class PostgresStore(Store):
             line = lines.get(order.id.key) if order.action != REMOVE else None
             if line is not None and line.held and line.row is not None:
                 rows[order.id] = line.row
-        real = await self._real(dataset, set(rows.values()))
+        real = await self.real(dataset, set(rows.values()))
         return {
             order.id: Looked(
                 lines.get(order.id.key) if order.action != REMOVE else None,
@@ -332,7 +368,7 @@ class PostgresStore(Store):
             for order in orders
         }
 
-    async def _real(
+    async def real(
         self, dataset: str, rows: Collection[bytes], suffix: str = ""
     ) -> dict[bytes, Values]:
         if not rows:
@@ -347,7 +383,7 @@ class PostgresStore(Store):
         changed = []
         for dataset in {row.dataset for row in repairs.guards}:
             mine = {r.key: d for r, d in repairs.guards.items() if r.dataset == dataset}
-            now = await self._real(dataset, mine, " FOR UPDATE OF t")
+            now = await self.real(dataset, mine, " FOR UPDATE OF t")
             for key, digest in mine.items():
                 if (row_digest(now[key]) if key in now else None) != digest:
                     changed.append(Row(dataset, key))
@@ -384,7 +420,7 @@ class PostgresStore(Store):
             if len(lot.plain) < self.copy_rows and not work.is_presumed
         }
         groups = [*self._groups(work.decision, few), *self._copied(work, few)]
-        groups.sort(key=lambda group: group[0])
+        groups.sort(key=_PLACE)
         entries = [*work.decision.entries]
         for lot in few.values():
             entries += map(Entry._make, entries_of(lot, work.now_us))
@@ -401,7 +437,7 @@ class PostgresStore(Store):
                     packed = work.packed.get(dataset) or stage.pack(lot)
                     await stage.fill(self._connection, packed)
                 began = time.monotonic()  # until here nothing of the department's is locked
-                left = await self._write_rows(groups, entries, work)
+                left = await self.write_rows(groups, entries, work)
                 await self._write_books(work, left)
             except BaseException:
                 if self._connection.is_in_transaction():
@@ -435,7 +471,7 @@ class PostgresStore(Store):
             await fence.check_postgres(self._connection, self.token)
             raise moved_offsets()
 
-    async def _write_rows(
+    async def write_rows(
         self, groups: list[_Group], entries: list[Entry], work: Work
     ) -> list[Entry]:
         """Returns the ledger lines that are still to be written: none where they went along with
@@ -460,6 +496,9 @@ class PostgresStore(Store):
             else:
                 await table.run(self._connection, group)
         return entries
+
+    def groups(self, decision: Decision) -> list[_Group]:
+        return sorted(self._groups(decision, {}), key=_PLACE)
 
     def _groups(self, decision: Decision, few: Mapping[str, Lot]) -> Iterator[_Group]:
         """(place in the order, dataset, what is to be done): what makes room first, then parents
@@ -559,6 +598,7 @@ class Rows(NamedTuple):
 
 
 _Group = tuple[tuple[int, int], str, list[Action] | Rows | Lot]
+_PLACE = itemgetter(0)
 _GLIMPSE = (
     f"SELECT {GLIMPSE_LIST} FROM deptbus.ledger "
     "WHERE dataset = $1 AND source_unit = $2 AND key = ANY($3::bytea[])"

@@ -34,6 +34,9 @@ from deptbus.department.ledger import (
     Sender,
 )
 from deptbus.department.plain import Known, Lot, Sifted, entries_of
+from deptbus.department.rebuild import Rebuild
+from deptbus.department.rebuild_desk import RebuildDesk
+from deptbus.department.rebuild_sqlite import SqliteShadows
 from deptbus.department.repairs import ORDER_KEPT_US, REMOVE, Looked, Order, OrderId, Repairs
 from deptbus.department.seen import (
     LINE_LIST,
@@ -65,6 +68,7 @@ from deptbus.department.store import (
 from deptbus.department.target import Column, MappedTarget, Shapes
 from deptbus.department.values import own_column_type, sqlite_kind
 from deptbus.errors import RowRefused
+from deptbus.names import rebuilt_copy
 from deptbus.wire.digest import decode_values
 
 LEAST_BATCH, MOST_BATCH = 50, 500
@@ -96,6 +100,7 @@ class SqliteStore(Store):
         self._database, self._mapping, self._shapes = database, mapping, shapes
         self.declared = frozenset(mapping)
         self._statements: dict[str, _Statements] = {}
+        self.rebuilds = RebuildDesk(self, SqliteShadows(self))
         self._seen: Known = {}  # what the batch's records were last seen as
         self._not_in_file = 0  # records applied since the last checkpoint
         self._pace = Pace(least=LEAST_BATCH, most=MOST_BATCH, start=200, seconds=LONG_SECONDS)
@@ -142,17 +147,27 @@ class SqliteStore(Store):
             self._read_parents(connection)
 
         await self._database.run(prepare)
+        assert self.rebuilds is not None
+        await self.rebuilds.open(time.time_ns() // 1000)
         self.order_targets()
         self._next_retry_us = await self.next_retry_us()
 
     async def close(self) -> None:
         await self._database.close()
 
+    @property
+    def database(self) -> SqliteDatabase:
+        return self._database
+
     async def apply(
         self, batch: Mapping[int, PartitionBatch], now_us: int, sifted: Sifted | None = None
     ) -> Applied:
         apply = super().apply
         return await self._database.together(lambda: apply(batch, now_us, sifted))
+
+    async def swap(self, now_us: int) -> Rebuild | None:
+        swap = super().swap
+        return await self._database.together(lambda: swap(now_us))
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -216,7 +231,7 @@ class SqliteStore(Store):
         return await self._database.run(lambda c: c.execute(sql, mapped).fetchone()[0])
 
     async def parked_rows(self) -> dict[tuple[str, str], int]:
-        mapped = tuple(self.targets)
+        mapped = self.datasets
         sql = (
             "SELECT dataset, parked, count(*) FROM deptbus_ledger WHERE parked IS NOT NULL "
             f"AND dataset IN ({_marks(mapped)}) GROUP BY dataset, parked"
@@ -225,7 +240,7 @@ class SqliteStore(Store):
         return {(dataset, reason): count for dataset, reason, count in rows}
 
     async def parked_list(self, limit: int) -> list[ParkedRow]:
-        mapped = tuple(self.targets)
+        mapped = self.datasets
         sql = (
             f"SELECT dataset, source_unit, key, version, substr(parked, 1, {REASON_LETTERS}), "
             "parked_since_us, attempts FROM deptbus_ledger WHERE parked IS NOT NULL "
@@ -235,7 +250,7 @@ class SqliteStore(Store):
         return [ParkedRow._make(row) for row in rows]
 
     async def make_due(self, choice: ParkedChoice, due_us: int, limit: int) -> int:
-        mapped = [d for d in self.targets if choice.dataset in ("", d)]
+        mapped = [d for d in self.datasets if choice.dataset in ("", d)]
         where, words = "", list[Any]()
         if choice.key is not None:
             where, words = " AND key = ?", [choice.key]
@@ -302,7 +317,7 @@ class SqliteStore(Store):
             row = line.row if line is not None and line.held else None
         elif row is not None and self._is_held(connection, dataset, row):
             row = None
-        values = None if row is None else self._real(connection, Row(dataset, row))
+        values = None if row is None else self.real(connection, Row(dataset, row))
         return Looked(line, row, values)
 
     def _is_held(self, connection: sqlite3.Connection, dataset: str, row: bytes) -> bool:
@@ -313,7 +328,7 @@ class SqliteStore(Store):
             ).fetchone()[0]
         )
 
-    def _real(self, connection: sqlite3.Connection, row: Row) -> Values | None:
+    def real(self, connection: sqlite3.Connection, row: Row) -> Values | None:
         sql, words = sqlite_select_rows(self.targets[row.dataset], [row.key])
         found: Values | None = connection.execute(sql, words).fetchone()
         return found
@@ -351,7 +366,7 @@ class SqliteStore(Store):
         changed = [
             row
             for row, digest in repairs.guards.items()
-            if (None if (v := self._real(connection, row)) is None else row_digest(v)) != digest
+            if (None if (v := self.real(connection, row)) is None else row_digest(v)) != digest
         ]
         if changed:
             raise RowsChanged(changed)
@@ -381,8 +396,8 @@ class SqliteStore(Store):
             try:
                 fence.check_sqlite(connection, self.token)
                 # A statement that SQLite refuses undoes itself only: the others can go on.
-                for action in self._ordered(decision):
-                    reason = self._attempt(connection, action)
+                for action in self.ordered(decision):
+                    reason = self.attempt(connection, action)
                     if reason is not None:
                         found.append((action, reason))
                     if not connection.in_transaction:  # a trigger said RAISE(ROLLBACK)
@@ -396,7 +411,7 @@ class SqliteStore(Store):
 
         return await self._database.run(look)
 
-    def _attempt(self, connection: sqlite3.Connection, action: Action) -> str | None:
+    def attempt(self, connection: sqlite3.Connection, action: Action) -> str | None:
         statements = self._statements[action.row.dataset]
         try:
             with sqlite_translated(self._database.place), _applying(connection, action.row.dataset):
@@ -414,17 +429,17 @@ class SqliteStore(Store):
         connection.execute("ROLLBACK")
         count = "SELECT count(*) FROM pragma_foreign_key_check"
         (before,) = connection.execute(count).fetchone()  # programs that switch the check off
-        for action in self._ordered(decision):
+        for action in self.ordered(decision):
             connection.execute("BEGIN IMMEDIATE")
             fence.check_sqlite(connection, self.token)
-            self._attempt(connection, action)
+            self.attempt(connection, action)
             (after,) = connection.execute(count).fetchone()
             connection.execute("ROLLBACK")
             if after > before:
                 found.append((action, f"{REFERENCE} (checked at the commit)"))
         return found
 
-    def _ordered(self, decision: Decision) -> list[Action]:
+    def ordered(self, decision: Decision) -> list[Action]:
         return [
             *self.in_order(decision.removes, parents_first=False),
             *self.in_order(decision.clears, parents_first=True),
@@ -448,6 +463,16 @@ class SqliteStore(Store):
         for dataset in sorted(writes, key=self._order.__getitem__):
             with _applying(connection, dataset):
                 self._statements[dataset].write(connection, writes[dataset])
+
+    def write_decision(
+        self, connection: sqlite3.Connection, decision: Decision, now_us: int
+    ) -> None:
+        """Rows and lines of a decision alone."""
+        self._write_rows(connection, Work({}, {}, now_us, decision=decision))
+        connection.executemany(_WRITE_ENTRY, decision.entries)
+
+    def entry_of_row(self, row: Sequence[Any]) -> Entry:
+        return _entry(row)
 
     def _write_books(self, connection: sqlite3.Connection, work: Work) -> None:
         connection.executemany(_WRITE_ENTRY, work.decision.entries)
@@ -540,6 +565,26 @@ class SqliteStore(Store):
         self.targets[dataset] = target
         unique = _has_unique_key(connection, receive.table, key)
         self._statements[dataset] = _Statements(target, is_unique=unique)
+
+    def attach(self, connection: sqlite3.Connection, dataset: str, table: str) -> bool:
+        """Have this table filled as a second copy of the dataset; False when it lacks columns."""
+        receive, key = self._mapping[dataset]
+        catalogue = read_columns(connection, table)
+        if any(name not in catalogue for name in (*receive.columns.values(), *receive.defaults)):
+            return False
+        second = receive.model_copy(update={"table": table, "replaces": None})
+        target = MappedTarget(dataset, second, key, catalogue, self._shapes)
+        copy = rebuilt_copy(dataset)
+        self.targets[copy] = target
+        self._statements[copy] = _Statements(target, is_unique=True)
+        self.parents[copy] = frozenset()
+        self.order_targets()
+        return True
+
+    def detach(self, dataset: str) -> None:
+        for of_copies in (self.targets, self._statements, self.parents):
+            of_copies.pop(rebuilt_copy(dataset), None)
+        self.order_targets()
 
     def _read_parents(self, connection: sqlite3.Connection) -> None:
         datasets_of: dict[str, set[str]] = {}
@@ -645,7 +690,11 @@ def _renewed(lot: Lot, at: int, now_us: int) -> tuple[Any, ...]:
 
 def _entries(connection: sqlite3.Connection, where: str, words: Sequence[Any]) -> list[Entry]:
     rows = connection.execute(f"SELECT {COLUMN_LIST} FROM deptbus_ledger WHERE {where}", words)
-    return [Entry._make((*row[:_HELD], bool(row[_HELD]), *row[_HELD + 1 :])) for row in rows]
+    return [_entry(row) for row in rows]
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    return Entry._make((*row[:_HELD], bool(row[_HELD]), *row[_HELD + 1 :]))
 
 
 def read_columns(connection: sqlite3.Connection, table: str) -> dict[str, Column]:

@@ -16,6 +16,7 @@ from deptbus.wire.control import (
     ParkedRetry,
     PolicyMarker,
     ProofRequest,
+    RebuildOrder,
     RepairOrder,
     ResendOrder,
     ResendRequest,
@@ -51,7 +52,15 @@ class _Known(NamedTuple):
 
 
 # What may lie in an inbox beside deliveries.
-InboxControl = PolicyMarker | ResendRequest | ResendOrder | ParkedRetry | ProofRequest | RepairOrder
+InboxControl = (
+    PolicyMarker
+    | ResendRequest
+    | ResendOrder
+    | ParkedRetry
+    | ProofRequest
+    | RepairOrder
+    | RebuildOrder
+)
 
 _ProjectionName = tuple[str, int, tuple[str, ...]]  # dataset, schema version, fields
 

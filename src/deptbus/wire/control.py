@@ -15,6 +15,8 @@
 | ProofPart, ProofRows | control.<unit> | `<system>/proof/<leg>/<dataset>/<part>` |
 | PolicyMarker, ResendRequest, ParkedRetry, Inventory, InventoryEnd | in.<unit> | none |
 | ProofRequest, RepairOrder, ResendOrder | in.<unit> | none; ProofRequest in every partition |
+| RebuildOrder | in.<unit> | none; a beginning in every partition |
+| RebuildTold | control.<unit> | `<system>/rebuild/<dataset>` |
 | PolicyRecord | bus.contract | none |
 | QuarantineNote | bus.quarantine | `<topic>/<partition>/<offset>` |
 | Resolution | bus.quarantine | `resolved/<topic>/<partition>/<offset>` |
@@ -42,7 +44,7 @@ from typing import Any, Literal, cast
 
 from deptbus.change import Incarnation
 from deptbus.errors import WireRefused
-from deptbus.wire import control_outcome, control_proof, control_proposal
+from deptbus.wire import control_outcome, control_proof, control_proposal, control_rebuild
 from deptbus.wire.codec import RecordCodec
 from deptbus.wire.control_outcome import ProofOutcome
 from deptbus.wire.control_proof import (
@@ -54,6 +56,7 @@ from deptbus.wire.control_proof import (
     ResendOrder,
 )
 from deptbus.wire.control_proposal import Proposal, ProposalCarried, ProposalDecided
+from deptbus.wire.control_rebuild import RebuildOrder, RebuildTold
 from deptbus.wire.framing import HEADER_BYTES, canonical_json, frame, header, schema_id, unframe
 from deptbus.wire.guard import (
     BAD_KEY,
@@ -506,6 +509,8 @@ Control = (
     | Proposal
     | ProposalDecided
     | ProposalCarried
+    | RebuildOrder
+    | RebuildTold
 )
 
 _TEXTS = {"type": "array", "items": "string"}
@@ -864,6 +869,7 @@ _RECORDS: dict[str, tuple[type, dict[str, Any]]] = {
     **control_proof.RECORDS,
     **control_outcome.RECORDS,
     **control_proposal.RECORDS,
+    **control_rebuild.RECORDS,
 }
 
 
@@ -1020,6 +1026,7 @@ _KEYS: dict[type, Callable[[Any], str]] = {
     Proposal: lambda r: f"proposal/{r.proposal}",
     ProposalDecided: lambda r: f"decided/{r.proposal}",
     ProposalCarried: lambda r: f"carried/{r.proposal}",
+    RebuildTold: control_rebuild.told_key,
 }
 
 

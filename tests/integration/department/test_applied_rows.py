@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from recipient_contract import CODECS, CONTRACT, gone, mapping, person
-from store_suite import IDENTITY, NOW, TOPIC
+from store_rooms import IDENTITY, NOW, TOPIC
 
 from deptbus.department import fence
 from deptbus.department.capture import Capture

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
 import asyncpg
 import pytest
 from recipient_contract import person
-from store_suite import TOPIC, StoreSuite, until
+from store_rooms import TOPIC, PostgresRoom
+from store_suite import StoreSuite, until
 
 from deptbus.change import Received
-from deptbus.department import fence
-from deptbus.department.connect import PostgresDatabase, application_prefix, target_of
 from deptbus.department.postgres_plain import PlainStage
 from deptbus.department.store import Store
 from deptbus.department.store_postgres import COPY_ROWS as PRESUMED
@@ -23,37 +22,7 @@ from deptbus.department.store_postgres import PostgresStore
 pytestmark = pytest.mark.service
 
 
-class TestPostgresStore(StoreSuite):
-    ledger = "deptbus.ledger"
-    statistics = "deptbus.statistics"
-
-    @pytest.fixture
-    async def database(self, postgres: Callable[[], str]) -> AsyncIterator[str]:
-        url = postgres()
-        opened = await PostgresDatabase.open(target_of(url))
-        await fence.ensure_adapter_table(opened)
-        await opened.close()
-        await self.take_over(url)
-        return url
-
-    async def make_store(self, database: str, words: Mapping[str, Any]) -> Store:
-        name = application_prefix("u", "main") + "older"
-        opened = await PostgresDatabase.open(target_of(database), application_name=name)
-        token = (await fence.read_adapter(opened)).incarnation.token
-        return PostgresStore(opened, TOPIC, token, words, self.shapes)
-
-    async def take_over(self, database: str) -> None:
-        opened = await PostgresDatabase.open(target_of(database))
-        await fence.take_over(opened, 0, unit="u", system="main")
-        await opened.close()
-
-    async def sql(self, database: str, statement: str) -> list[tuple[Any, ...]]:
-        connection = await asyncpg.connect(database)
-        try:
-            return [tuple(r) for r in await connection.fetch(statement)]
-        finally:
-            await connection.close()
-
+class TestPostgresStore(PostgresRoom, StoreSuite):
     async def lock_people(self, database: str) -> Any:
         connection = await asyncpg.connect(database)
         transaction = connection.transaction()

@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -16,50 +15,17 @@ from typing import Any
 
 import pytest
 from recipient_contract import person
+from store_rooms import SqliteRoom
 from store_suite import StoreSuite
 
 from deptbus.change import Received
-from deptbus.department import connect, fence, store_sqlite
-from deptbus.department.connect import SqliteDatabase, target_of
-from deptbus.department.store import Store
+from deptbus.department import connect, store_sqlite
 from deptbus.department.store_sqlite import SqliteStore
 
 PRESUMED = SqliteStore.presume_from
 
 
-class TestSqliteStore(StoreSuite):
-    kind = SqliteStore
-
-    @pytest.fixture
-    async def database(self, tmp_path: Path) -> AsyncIterator[Path]:
-        path = tmp_path / "own.db"
-        sqlite3.connect(path).close()
-        opened = await SqliteDatabase.open(target_of(f"sqlite:///{path}"))
-        await fence.ensure_adapter_table(opened)
-        await opened.close()
-        await self.take_over(path)
-        return path
-
-    async def make_store(self, database: Path, words: Mapping[str, Any]) -> Store:
-        opened = await SqliteDatabase.open(target_of(f"sqlite:///{database}"))
-        token = (await fence.read_adapter(opened)).incarnation.token
-        from store_suite import TOPIC
-
-        return self.kind(opened, TOPIC, token, words, self.shapes)
-
-    async def take_over(self, database: Path) -> None:
-        opened = await SqliteDatabase.open(target_of(f"sqlite:///{database}"))
-        await fence.take_over(opened, 0, unit="u", system="main")
-        await opened.close()
-
-    async def sql(self, database: Path, statement: str) -> list[tuple[Any, ...]]:
-        connection = sqlite3.connect(database, timeout=5)
-        try:
-            with connection:
-                return connection.execute(statement).fetchall()
-        finally:
-            connection.close()
-
+class TestSqliteStore(SqliteRoom, StoreSuite):
     def read_back(self, row: dict[str, Any]) -> dict[str, Any]:
         return row | {
             "born": date.fromisoformat(row["born"]),
