@@ -46,7 +46,8 @@ def is_command(words: str) -> bool:
     noun, *more = words.split()
     if noun not in NOUNS or not NOUNS[noun].is_group:
         return noun in NOUNS
-    return bool(more) and more[0] in load_noun(noun, NOUNS[noun]).commands
+    group = load_noun(noun, NOUNS[noun])
+    return more[0] in group.commands if more else group.invoke_without_command
 
 
 def test_every_scenario_has_its_faults() -> None:

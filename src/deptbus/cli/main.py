@@ -61,6 +61,9 @@ NOUNS: dict[str, Noun] = {
     "reconcile": Noun(
         "reconcile", False, "Prove copies equal to their sources, and mend exactly what differs."
     ),
+    "rebuild": Noun(
+        "rebuild", True, "Make a copy anew beside the one in use, prove it, and swap them."
+    ),
     "certificate": Noun("certificate", True, "Verify certificates of proofs; keep their key."),
     "audit": Noun("audit", True, "Show what operators did, when and why."),
     "status": Noun("status", False, "Show on one screen whether all is well, and whom to ring."),

@@ -34,6 +34,7 @@ CONTRACT_ACTIVATE = "contract_activate"
 REPLAY_PLAN = "replay_plan"
 REPLAY_APPLY = "replay_apply"
 REPAIR_ORDER = "repair_order"
+REBUILD_ORDER = "rebuild_order"
 RECONCILE_REPAIR = "reconcile_repair"  # what a proof found and may be mended
 CERTIFICATE = "certificate"  # one was signed
 JOB_PAUSE = "job_pause"

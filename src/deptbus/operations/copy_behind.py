@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from deptbus import names
 from deptbus.change import Received
 from deptbus.connection import Connection
 from deptbus.errors import WireRefused
-from deptbus.operations.office import Office
 from deptbus.stream.log import LogReader, read_to_end
 from deptbus.wire.guard import UNKNOWN_SCHEMA
+
+if TYPE_CHECKING:
+    from deptbus.operations.office import Office
 
 
 @dataclass

@@ -6,11 +6,11 @@ One job a recipient: what a policy makes due goes before what a person ordered.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
 
-from deptbus.connection import Connection
 from deptbus.errors import DeptbusError
 from deptbus.operations.board import JobsBoard
 from deptbus.operations.due import DueJob, due_jobs, last_completed
@@ -35,13 +35,14 @@ class Desk:
 
     def __init__(
         self,
-        connection: Connection,
         tools: Tools,
         policies: PolicyFollower,
         jobs: JobsBoard,
         inboxes: Inboxes,
+        ordered: Callable[[DueOrder], OrderedJob],
     ) -> None:
-        self._connection = connection
+        """`ordered`: makes the job of an order."""
+        self._ordered = ordered
         self._tools = tools
         self._inboxes = inboxes
         self._policies = policies
@@ -111,8 +112,7 @@ class Desk:
     def _made(self, due: DueJob | DueOrder) -> Job | OrderedJob:
         if isinstance(due, DueJob):
             return Job(due, self._tools, self._jobs.jobs.get(due.job))
-        orders = self._jobs.orders
-        return OrderedJob(due, self._tools, orders, self._connection, self._policies)
+        return self._ordered(due)
 
     def _progress(self, due: DueJob | DueOrder) -> object:
         ordered = self._jobs.orders.progress

@@ -31,6 +31,9 @@ from deptbus.operations.keeper import INTERVAL_HOURS, Keeper, keep_always
 from deptbus.operations.leader import Leadership
 from deptbus.operations.library import Library
 from deptbus.operations.logs import CanonicalLogs
+from deptbus.operations.rebuild import RebuildJob
+from deptbus.operations.replay_job import OrderedJob
+from deptbus.operations.replay_orders import DueOrder
 from deptbus.operations.requests import RequestsDesk
 from deptbus.stream.log import Sender
 from deptbus.stream.policies import LEASE_SECONDS, PolicyFollower
@@ -79,7 +82,7 @@ class Office:
         self.agents = tools.agents
         self.shelves = Shelves(connection, tools.sender, tools.library, asyncio.Lock())
         self.inboxes = Inboxes(connection, tools.sender, jobs, policies)
-        self.desk = Desk(connection, tools, policies, jobs, self.inboxes)
+        self.desk = Desk(tools, policies, jobs, self.inboxes, self._ordered)
 
     async def run_duties(self) -> None:
         """All duties, until cancelled."""
@@ -105,6 +108,11 @@ class Office:
             while True:
                 await leadership.gained.wait()
                 await _until(leadership.lost, self.run_duties())
+
+    def _ordered(self, due: DueOrder) -> OrderedJob:
+        if due.job.startswith(names.REBUILD_JOBS):
+            return RebuildJob(due, self, self._connection)
+        return OrderedJob(due, self.tools, self.jobs.orders, self._connection, self.policies)
 
     def _units(self) -> list[str]:
         return sorted(self.policies.current().contract.unit_by_name)

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Collection, Iterator, Sequence
 from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 
@@ -40,7 +40,6 @@ from deptbus.operations.copy_expected import Entitled, Expected
 from deptbus.operations.groups import Groups
 from deptbus.operations.leg import Finding, LegResult
 from deptbus.operations.logs import Span
-from deptbus.operations.office import Office
 from deptbus.operations.reconcile_classes import Class, Had, fault_of
 from deptbus.proof.certificate import Side
 from deptbus.proof.item import KEY_BYTES
@@ -49,6 +48,9 @@ from deptbus.proof.sketch import SALT_BYTES, Sketch, cells_for
 from deptbus.proof.tally import Tally
 from deptbus.stream.log import end_offsets
 from deptbus.wire.control import ProofRequest
+
+if TYPE_CHECKING:
+    from deptbus.operations.office import Office
 
 log = structlog.get_logger(__name__)
 
@@ -101,11 +103,15 @@ async def prove_copy(
     *,
     deep: bool = False,
     deadline_seconds: float = DEADLINE_SECONDS,
+    second: bool = False,
 ) -> list[CopyProved]:
     """One for each system of the unit that receives the dataset; one that could not tell, with the
-    reason, where nothing can be told of the unit. Raises BusUnreachable, BusRefused."""
+    reason, where nothing can be told of the unit. `second`: the copy that a rebuild makes
+    beside the one in use. Raises BusUnreachable, BusRefused."""
     began = time.monotonic()
     proof = _Proof(office, connection, unit, dataset, deep, deadline_seconds)
+    if second:
+        proof.asked = names.rebuilt_copy(dataset)
     try:
         found = await proof.run()
     except CouldNotTell as error:
@@ -128,6 +134,7 @@ class _Proof:
     ) -> None:
         self._office, self._connection = office, connection
         self.unit, self.dataset, self.deep = unit, dataset, deep
+        self.asked = dataset  # the name of the copy in questions
         self._until = time.monotonic() + deadline_seconds
         self._expires_at_us = time.time_ns() // 1000 + int(deadline_seconds * 1e6)
         self.began = time.monotonic()
@@ -244,7 +251,7 @@ class _Proof:
             uuid.uuid4().hex,
             "copy",
             wanted,
-            self.dataset,
+            self.asked,
             self.deep,
             ends,
             bits,

@@ -47,7 +47,7 @@ log = structlog.get_logger(__name__)
 _LOOK_SECONDS = 1.0
 
 
-class _Refused(Exception):
+class OrderRefused(Exception):
     """It cannot be carried out any more; the text says why."""
 
 
@@ -104,14 +104,14 @@ class OrderedJob:
     async def run(self) -> None:
         """Raises BusUnreachable, BusRefused, ContractUnreadable: run it again later."""
         if self._wanted == CANCELLED:
-            await self._close("cancelled")
+            await self._give_up("cancelled")
         elif self._wanted == PAUSED:
             await self._report("paused")
         else:
             try:
                 await self._carry_out()
-            except _Refused as refusal:
-                await self._close("refused", str(refusal))
+            except OrderRefused as refusal:
+                await self._give_up("refused", str(refusal))
             except _GaveWay:
                 log.info("order_gave_way", job=self.order.job)
             else:
@@ -128,7 +128,7 @@ class OrderedJob:
             raise _GaveWay
         named = self._orders.keys_of(order)
         if named is None:
-            raise _Refused("some of its keys are not on the bus any more")
+            raise OrderRefused("some of its keys are not on the bus any more")
         await self._report("sending")
         cause = Cause(order.cause)
         tools = self._tools
@@ -139,14 +139,14 @@ class OrderedJob:
             await self._carry(dataset, partition, named.get(dataset), owed)
 
     async def _check_topics(self) -> None:
-        """Raises _Refused when one is not that of the order."""
+        """Raises OrderRefused when one is not that of the order."""
         order = self.order
         topics = [names.data_topic(dataset) for dataset in order.datasets]
         async with consumer_of(self._connection) as consumer:
             ids = await topic_ids(consumer._client, topics)
         for topic, noted in zip(topics, order.topic_ids, strict=True):
             if ids.get(topic) != noted:
-                raise _Refused(f"{topic} is not there any more, or was made again since")
+                raise OrderRefused(f"{topic} is not there any more, or was made again since")
 
     async def _places(self, named: dict[str, frozenset[bytes]]) -> list[tuple[str, int]]:
         """What is left, in order."""
@@ -192,11 +192,11 @@ class OrderedJob:
 
     async def _policy(self) -> int:
         """The policy in force, once it lets the order be carried out. Raises ContractUnreadable,
-        _Refused."""
+        OrderRefused."""
         while True:
             policy = self._policies.current()
             if self.order.unit not in policy.contract.unit_by_name:
-                raise _Refused(f"{self.order.unit} left the contract")
+                raise OrderRefused(f"{self.order.unit} left the contract")
             holds = [h for d in self.order.datasets if (h := policy.hold_of(self.order.unit, d))]
             if not holds:
                 return policy.number
@@ -220,6 +220,14 @@ class OrderedJob:
         if time.monotonic() - self._reported_at > REPORT_SECONDS:
             await self._report("sending")
 
+    async def _give_up(self, state: State, problem: str = "") -> None:
+        """Close it before it is done."""
+        await self._close(state, problem)
+
+    def _outcome(self) -> tuple[str, ...]:
+        """What else came of it, for the audit."""
+        return ()
+
     async def _close(self, state: State, problem: str = "") -> None:
         """The act first: killed in between, it is written once more under the same name."""
         order = self.order
@@ -229,6 +237,7 @@ class OrderedJob:
             f"outcome {state}" + (f": {problem}" if problem else ""),
             f"sent {self.progress.sent}",
             f"withdrawn {self.progress.withdrawn}",
+            *self._outcome(),
         )
         by = audit.Operator(order.operator, order.bus_user)
         for act in audit.acts_of(

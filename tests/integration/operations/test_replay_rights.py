@@ -174,7 +174,7 @@ async def test_what_a_right_opened_is_not_sent_once_it_is_gone(new_bus, case):
 
 @narrowed
 async def test_rights_of_the_plan_are_found(new_bus, monkeypatch, case):
-    monkeypatch.setattr("deptbus.operations.desk.OrderedJob", PlansRights)
+    monkeypatch.setattr("deptbus.operations.office.OrderedJob", PlansRights)
     async with new_bus() as bus:
         assert case.no_longer in await _narrowed_after_apply(bus, case)
 

@@ -76,6 +76,7 @@ SECTIONS = {
         audit.REPLAY_PLAN,
         audit.REPLAY_APPLY,
         audit.REPAIR_ORDER,
+        audit.REBUILD_ORDER,
         audit.RECONCILE_REPAIR,
         audit.CERTIFICATE,
         audit.PROPOSE,
