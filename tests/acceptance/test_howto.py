@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -125,3 +128,87 @@ def test_a_column_was_wrong_for_a_month(county: County) -> None:
     should = {n: f"before {n}" for n in before} | {n: f"within {n}" for n in within}
     should |= {n: f"behind {n}" for n in [*behind, within[0]]}
     county.await_addresses(should)
+
+
+class NewDepartment:
+    """Whoever follows the document about a new department: what it shows goes into files, and the
+    adapter that it starts runs on."""
+
+    def __init__(self, county: County) -> None:
+        self._county = county
+        self.folder = county.up.data.parent
+        self._adapter: subprocess.Popen[bytes] | None = None
+
+    def follow(self, document: str) -> Iterator[tuple[str, Said]]:
+        blocks = code_blocks((HOWTO / document).read_text(encoding="utf-8"))
+        files = iter(
+            [
+                self._county.up.data / "contract" / "departments.yml",
+                self.folder / "gongshu-housing" / "department.yml",
+            ]
+        )
+        for language, block in blocks:
+            if language == "yaml":
+                file = next(files)
+                file.parent.mkdir(exist_ok=True)
+                before = file.read_text(encoding="utf-8") if file.exists() else ""
+                file.write_text(before + block, encoding="utf-8")
+                continue
+            for line in commands(block):
+                yield from self._types(shlex.split(line))
+
+    def _types(self, words: list[str]) -> Iterator[tuple[str, Said]]:
+        assert words[0] == "deptbus"
+        if words[1:3] == ["department", "run"]:
+            self._adapter, _ = self._county.room.start(*words[1:], folder=self.folder)
+            return
+        said = self._county.room.run(*words[1:], folder=self.folder)
+        until = time.monotonic() + SOON
+        while said.code == 2 and words[1] == "reconcile" and time.monotonic() < until:
+            said = self._county.room.run(*words[1:], folder=self.folder)  # as the document says
+        assert said.code == 0 or words[1] == "lag", f"{words}\n{said}"
+        yield words[1], said
+
+    def rows(self) -> dict[str, str]:
+        found = sql(
+            self.folder / "gongshu-housing" / "own.db", "SELECT PersonId, Street FROM Person"
+        )
+        return {str(number): str(street) for number, street in found}
+
+    def spoil(self) -> None:
+        """What a rebuild is for: rows and bookkeeping are wrong, and one row is their own."""
+        file = self.folder / "gongshu-housing" / "own.db"
+        sql(file, "UPDATE Person SET Street = '?' WHERE rowid % 3 = 0")
+        sql(file, "DELETE FROM Person WHERE rowid % 3 = 1")
+        sql(file, "DELETE FROM deptbus_ledger WHERE rowid % 2 = 0")
+        sql(file, "INSERT INTO Person (PersonId, Street) VALUES ('their own', 'x')")
+
+    def stop(self) -> None:
+        if self._adapter is not None:
+            self._adapter.send_signal(signal.SIGTERM)
+            assert self._adapter.wait(30) == 0
+
+
+def test_a_new_department_joins(county: County) -> None:
+    police = county.up.data / "departments" / "public_security-330105" / "own.db"
+    theirs = {
+        str(number): str(street) for number, street in sql(police, "SELECT sfzh, dz FROM rkjbxx")
+    }
+    assert theirs
+    joining = NewDepartment(county)
+    try:
+        said: dict[str, Said] = {}
+        for noun, one in joining.follow("a-new-department-joins.md"):
+            said[noun] = one
+            if noun == "reconcile":
+                assert joining.rows() == theirs
+                joining.spoil()
+        assert "swapped" in said["rebuild"].out
+        assert "rebuild_order" in said["audit"].out
+        assert joining.rows() == theirs | {"their own": "x"}
+        # It is a department like any other: what the police change arrives.
+        number = next(iter(theirs))
+        sql(police, "UPDATE rkjbxx SET dz = ? WHERE sfzh = ?", ("moved within", number))
+        wait_until(lambda: joining.rows()[number] == "moved within", SOON)
+    finally:
+        joining.stop()
