@@ -232,7 +232,7 @@ class _Telling:
     ) -> None:
         self._view, self._target, self._reply = view, target, reply
         self._strangers, self._file = strangers, file
-        self._look = RowLook(view, target, file)
+        self._look = RowLook(view, target, reply.request.dataset, file)
         self._asked = reply.request
         self.count = 0  # items
         self.states: Counter[str] = Counter()

@@ -50,8 +50,11 @@ class RowLook:
     """At rows of one target in one snapshot, and of a folder in its file of that moment. Raises as
     the view."""
 
-    def __init__(self, view: CopyView, target: MappedTarget, file: FileRows | None = None) -> None:
-        self._view, self._target, self._file = view, target, file
+    def __init__(
+        self, view: CopyView, target: MappedTarget, copy: str, file: FileRows | None = None
+    ) -> None:
+        """`copy`: its name in the bookkeeping."""
+        self._view, self._target, self._copy, self._file = view, target, copy, file
 
     async def at(self, lines: Sequence[Bare]) -> list[Values | None]:
         """Of each line its real row; None where there is none, or another line holds it."""
@@ -126,7 +129,7 @@ class RowLook:
         keys = [line.key for line, _ in suspects]
         entries = {
             (entry.source_unit, entry.key): entry
-            for entry in await self._view.entries_of(self._target.dataset, keys)
+            for entry in await self._view.entries_of(self._copy, keys)
         }
         made: list[Values | None] = []
         for line, _ in suspects:

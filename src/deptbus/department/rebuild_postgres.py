@@ -10,7 +10,7 @@ import asyncpg
 
 from deptbus import names
 from deptbus.department import fence
-from deptbus.department.bookkeeping import COLUMN_LIST
+from deptbus.department.bookkeeping import COLUMN_LIST, POSTGRES_OF_ROWS
 from deptbus.department.connect import postgres_translated
 from deptbus.department.decide import Action, Decision
 from deptbus.department.layout import quoted, quoted_table
@@ -115,8 +115,8 @@ class PostgresShadows(Shadows):
             encoded = [encode_values(tuple(key)) for key in keys]
             for at in range(0, len(encoded), _AT_ONCE):
                 rows = await connection.fetch(
-                    "SELECT source_unit, key FROM deptbus.ledger WHERE dataset = $1 AND held "
-                    "AND row_key = ANY($2::bytea[]) AND row_key IS NOT NULL",
+                    f"SELECT source_unit, key FROM deptbus.ledger WHERE {POSTGRES_OF_ROWS} "
+                    "AND held",
                     second,
                     encoded[at : at + _AT_ONCE],
                 )
