@@ -7,14 +7,17 @@ import uuid
 
 from deptbus import names
 from deptbus.connection import Connection
+from deptbus.contract.model import GuardedAct
 from deptbus.errors import DeptbusError, WireRefused
 from deptbus.operations import audit
+from deptbus.operations.proposals import asks_for_two
 from deptbus.operations.rebuild import WHOLE
 from deptbus.operations.replay_desk import check_alone, ids_of, place, read_orders, refused
 from deptbus.operations.replay_planner import Desk
 from deptbus.stream.log import end_offsets, read_to_end
 from deptbus.wire.control import JobOrder, RebuildTold, decode_control
 
+_LIKE: tuple[GuardedAct, ...] = ("replay", "repair")  # a rebuild does what either does
 NOT_JOINED = "the unit has not joined: no adapter of it ever ran"
 
 
@@ -22,8 +25,9 @@ async def order_rebuild(
     desk: Desk, unit: str, dataset: str, by: audit.Operator, reason: str
 ) -> tuple[str, bool]:
     """The job's name, and whether it was ordered now: while a rebuild of this copy is open, that is
-    the one. Raises DeptbusError when there is no such copy, deliveries to it are held, or another
-    order of the recipient is open; BusUnreachable, BusRefused."""
+    the one. Raises DeptbusError when there is no such copy, deliveries to it are held, a second
+    person would have to agree, or another order of the recipient is open; BusUnreachable,
+    BusRefused."""
     orders = await read_orders(desk.connection)
     for order in orders.open_of(unit):
         if order.job.startswith(names.REBUILD_JOBS) and order.datasets == (dataset,):
@@ -59,6 +63,12 @@ async def _check(desk: Desk, unit: str, dataset: str) -> None:
         raise DeptbusError(f"the contract has no unit {unit}", mend="See `deptbus contract show`")
     if dataset not in desk.had(unit):
         raise refused(f"{unit} never had a right to {dataset}", "See `deptbus contract show`")
+    if any(asks_for_two(policy.contract, act, [dataset]) for act in _LIKE):
+        raise refused(
+            f"grants.yml asks for two people before a replay or a repair of {dataset}, and nobody "
+            "can confirm a rebuild",
+            "Propose a repair (`deptbus reconcile --repair`), or change `two_people`",
+        )
     held = policy.hold_of(unit, dataset)
     if held is not None:
         raise refused(

@@ -13,6 +13,7 @@ from office_bus import HOUSING, contract, until
 from office_orders import WANG, closed, order_keys
 from test_reconcile_copy import damage
 
+from deptbus.contract.model import TwoPeople
 from deptbus.errors import DeptbusError
 from deptbus.operations import rebuild as rebuild_job
 from deptbus.operations.audit import JOB_ENDED, REBUILD_ORDER, read_acts
@@ -283,3 +284,8 @@ async def test_what_cannot_be_rebuilt_is_refused(new_bus, tmp_path):
         ):
             with pytest.raises(DeptbusError, match=why):
                 await order_rebuild(desk, unit, dataset, WANG, "why not")
+        asked = TwoPeople(acts=("repair",), datasets=("person",))
+        await copies.bus.activate(contract().model_copy(update={"two_people": asked}))
+        async with open_desk(copies.bus.connection) as later:
+            with pytest.raises(DeptbusError, match="asks for two people"):
+                await order_rebuild(later, HOUSING, "person", WANG, "alone")
