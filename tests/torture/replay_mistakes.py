@@ -99,4 +99,5 @@ def orders_again() -> None:
     """Each time that a plan is applied it is another job."""
     from deptbus.operations.replay_plan import Plan
 
-    Plan.job = property(lambda self: f"replay-{uuid.uuid4().hex[:12]}")  # type: ignore[assignment,method-assign]
+    name = f"replay-{uuid.uuid4().hex[:12]}"
+    Plan.job = property(lambda _: name)  # type: ignore[assignment,method-assign]
