@@ -44,7 +44,7 @@ from deptbus.operations.reconcile_classes import Class, Had, fault_of
 from deptbus.proof.certificate import Side
 from deptbus.proof.item import KEY_BYTES
 from deptbus.proof.leaves import BITS, Leaves
-from deptbus.proof.sketch import SALT_BYTES, Sketch, cells_for
+from deptbus.proof.sketch import SALT_BYTES, Difference, cells_for
 from deptbus.proof.tally import Tally
 from deptbus.stream.log import end_offsets
 from deptbus.wire.control import ProofRequest
@@ -286,7 +286,7 @@ class _Copy:
         await self._moved(first)
         assert first.end is not None
         expected, tally = self._expected, self._expected.tally
-        leaves, sketch = self._sums(first)
+        leaves, bad, found = self._sums(first)
         bus = Side(
             rows=expected.rows,
             leaf_root=tally.leaves.root().hex(),
@@ -295,7 +295,7 @@ class _Copy:
         root = first.content("root") or b""
         other = Side(rows=first.end.rows, leaf_root=leaves.root().hex(), sorted_root=root.hex())
         named = self._named(first)
-        async with aclosing(self._differing(first.system, leaves, sketch)) as groups:
+        async with aclosing(self._differing(first.system, leaves, bad, found)) as groups:
             async for keys in groups:
                 await self._look_at(first.system, keys)
                 named -= keys
@@ -318,9 +318,11 @@ class _Copy:
         )
         return CopyProved(result, tuple(self._seen))
 
-    def _sums(self, answered: Answered) -> tuple[Leaves, Sketch]:
+    def _sums(self, answered: Answered) -> tuple[Leaves, list[int], Difference | None]:
+        """The copy's leaves, which of them differ, and by which items."""
         try:
-            return answered.leaves(), answered.sketch()
+            leaves, root = answered.leaves(), answered.content("root") or b""
+            return leaves, *self._expected.tally.against(leaves, answered.sketch(), root)
         except ValueError as error:
             raise CouldNotTell(f"its answer is none: {error}") from None
 
@@ -336,14 +338,10 @@ class _Copy:
         await self._expected.move(delivered, tail)
 
     async def _differing(
-        self, system: str, leaves: Leaves, sketch: Sketch
+        self, system: str, leaves: Leaves, bad: Sequence[int], found: Difference | None
     ) -> AsyncGenerator[set[bytes], None]:
         """Keys whose items differ, as many at a time as can be held."""
         tally = self._expected.tally
-        bad = (tally.leaves - leaves).bad()
-        if not bad:
-            return
-        found = (tally.sketch - sketch).decode()
         if found is not None:
             yield {item.key for item in (*found.only_a, *found.only_b)}
             return

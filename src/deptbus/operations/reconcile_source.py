@@ -41,7 +41,7 @@ from deptbus.operations.source_told import (
 from deptbus.proof.certificate import Side
 from deptbus.proof.item import Item, item_from_bytes
 from deptbus.proof.leaves import BITS, Leaves, leaf_of
-from deptbus.proof.sketch import SALT_BYTES, Difference, cells_for
+from deptbus.proof.sketch import SALT_BYTES, cells_for
 from deptbus.proof.tally import Tally
 from deptbus.stream.log import (
     LogReader,
@@ -123,16 +123,15 @@ class _Proof:
             told = await asking.end()
             apart = await folds.apart()
         try:
-            leaves, sketch = told.leaves(), told.sketch()
+            leaves = told.leaves()
+            bad, differ = tally.against(leaves, told.sketch(), told.root)
         except ValueError as error:
             raise Interrupted(str(error)) from None
         found = _Found()
         found.add(told.parked())
-        bad = (leaves - tally.leaves).bad()
-        differ = (sketch - tally.sketch).decode() if bad else Difference([], [])
         if differ is not None:
             found.add(apart)
-            found.add(unequal(differ.only_a, differ.only_b, told.refused))
+            found.add(unequal(differ.only_b, differ.only_a, told.refused))
         else:
             # What was apart in a leaf that is told anew is told anew, too.
             found.add([one for one in apart if leaf_of(one.key) not in frozenset(bad)])

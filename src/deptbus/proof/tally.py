@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from deptbus.proof.item import Item, hash_of, item_bytes
-from deptbus.proof.leaves import BITS, Leaves
+from deptbus.proof.leaves import BITS, Leaves, leaf_of
 from deptbus.proof.merkle import SortedRoot
-from deptbus.proof.sketch import Sketch
+from deptbus.proof.sketch import Difference, Sketch
 
 
 class Tally:
@@ -36,3 +36,24 @@ class Tally:
         self.leaves.remove(item)
         self.sketch.remove(item)
         self.root.remove(hash_of(item_bytes(item)))
+
+    def against(
+        self, leaves: Leaves, sketch: Sketch, root: bytes
+    ) -> tuple[list[int], Difference | None]:
+        """What the other side told, against this one's: leaves that differ, and the items in them
+        (`only_a`: this side's), None when they are too many to be read from the sketches.
+
+        Raises ValueError where it contradicts itself, which is never taken for equal: the root of
+        sides with equal leaves is the same, and a sketch names items of the leaves that differ, in
+        each of them."""
+        bad = (self.leaves - leaves).bad()
+        found = (self.sketch - sketch).decode()
+        if bool(bad) == (self.root.root() == root):
+            raise ValueError("its leaves and its root contradict each other")
+        if found is not None:
+            named = {leaf_of(item.key, leaves.bits) for item in (*found.only_a, *found.only_b)}
+            if named != set(bad):
+                raise ValueError("its leaves and its sketch contradict each other")
+        elif not bad:
+            raise ValueError("its leaves and its sketch contradict each other")
+        return bad, found

@@ -188,3 +188,38 @@ def test_a_tally_is_what_its_parts_are(bits):
     assert tally.leaves.to_bytes() == leaves.to_bytes()
     assert tally.sketch.to_bytes() == sketch.to_bytes()
     assert tally.root.root() == sorted_root(map(item_hash, rows))
+
+
+def tally_of(some: list[Item]) -> Tally:
+    made = Tally(60, _SALT, 6)
+    made.add_all(some)
+    return made
+
+
+def test_what_two_sides_tell_says_where_they_differ_and_by_what():
+    both, mine, theirs = items(100), items(2, seed=2), items(3, seed=3)
+    ours, other = tally_of([*both, *mine]), tally_of([*both, *theirs])
+    bad, found = ours.against(other.leaves, other.sketch, other.root.root())
+    assert bad == sorted({leaf_of(item.key, 6) for item in (*mine, *theirs)})
+    assert found is not None
+    assert sorted(found.only_a) == sorted(mine)
+    assert sorted(found.only_b) == sorted(theirs)
+    assert ours.against(ours.leaves, ours.sketch, ours.root.root()) == ([], ([], []))
+    many = tally_of(items(1000, seed=4))
+    bad, found = ours.against(many.leaves, many.sketch, many.root.root())
+    assert len(bad) == 64
+    assert found is None
+
+
+@pytest.mark.parametrize("part", ["leaves", "sketch", "root"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_answer_of_two_different_looks_is_never_taken_for_equal(part, is_first):
+    """A part of it is of another look at the table: the first look or the second was equal."""
+    ours, changed = tally_of(items(100)), tally_of(items(101))
+    told = dict.fromkeys(("leaves", "sketch", "root"), ours if is_first else changed)
+    told[part] = changed if is_first else ours
+    with pytest.raises(ValueError, match="contradict each other"):
+        ours.against(told["leaves"].leaves, told["sketch"].sketch, told["root"].root.root())
+    many = tally_of(items(2000, seed=5))
+    with pytest.raises(ValueError, match="contradict each other"):
+        ours.against(ours.leaves, many.sketch, ours.root.root())
