@@ -39,6 +39,7 @@ UNSEEN = {"lost": 1, "forgotten": 1}
 UNSEEN_SHARE = 0.1
 LOOK_SECONDS = 60.0
 ASKED_AGAIN = 4
+CONTRADICTS = "contradict each other"  # an answer of two looks, see proof.tally.Tally.against
 WHY = ("--reason", "their disk failed", "--operator", "wang")
 # At random: whoever is alive, and `command` and `broker`.
 VICTIMS = {"adapter": 35, "worker": 20, "operations": 20, "command": 18, "broker": 7}
@@ -299,6 +300,11 @@ class People:
             attended(world, asked, meanwhile)
             told += [one for one in asked if one.code != 2]
             names = [one.name for one in asked if one.code == 2]
+            for one in asked:
+                world.verdict.check(
+                    CONTRADICTS not in f"{one.answer} {one.said}",
+                    f"{one.name} was answered from two looks at a table: {one.said}",
+                )
         for name in names:
             world.verdict.add("other", f"{name} could not be told")
         self.storms.settle(points)

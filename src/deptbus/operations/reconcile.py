@@ -65,10 +65,11 @@ class Reconciled:
 
     @property
     def exit_code(self) -> Exit:
-        """A difference is an answer, whatever else could not be told."""
+        """A difference is an answer, whatever else could not be told; where there was nothing to
+        prove, nothing is proved."""
         if self.differences:
             return Exit.ANSWER_IS_NO
-        is_told = self.results and not self.untold
+        is_told = not self.untold and not all(result.absent for result in self.results)
         return Exit.DONE if is_told else Exit.COULD_NOT
 
 

@@ -236,7 +236,7 @@ def test_exit_codes() -> None:
     absent = LegResult("copy", "u", "", "d", absent="no table")
     for results, code in (
         ((equal,), 0), ((equal, absent), 0), ((differs, equal), 1), ((untold, equal), 2),
-        ((untold, differs), 1), ((), 2),
+        ((untold, differs), 1), ((), 2), ((absent,), 2),
     ):  # fmt: skip
         assert Reconciled(results, (), 0.0).exit_code == code
 
