@@ -274,7 +274,8 @@ def test_every_process_tells_figures_that_promtool_takes(county: Running, promto
         assert check_metrics(promtool, found.text) == "", name
         assert list(wrongs(found, teller)) == []
         assert number.encode() not in found.text
-        policies |= set(found.of("deptbus_policy_number"))
+        (policy,) = found.of("deptbus_policy_number")
+        policies.add(policy)
     assert len(policies) == 1  # the one in force, whatever other tests have activated
     sql(county.file(POLICE[0]), "DELETE FROM rkjbxx WHERE sfzh = ?", (number,))
     county.await_at(None, number)

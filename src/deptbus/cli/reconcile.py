@@ -99,7 +99,8 @@ def reconcile(
     on; name every row that differs by its kind, and mend just those.
 
     Where grants.yml asks for two people, a repair is proposed, and done once another confirmed it.
-    Exit code 0: all are equal; 1: something differs; 2: it could not be told, and why.
+    Exit code 0: all are equal; 1: something differs; 2: it could not be told, and why, or
+    there was nothing to prove.
     """
     from deptbus.operations.audit import checked_reason, operator_of
     from deptbus.operations.reconcile import Scope

@@ -145,6 +145,7 @@ class Chores:
         ]
         self._awaits_room = False
         if not open_now:
+            self._sent_at = None
             return False
         beside_live = time.monotonic() - self._live_at < _LIVE_SECONDS
         rows, room = (LIVE_ROWS, LIVE_ROWS) if beside_live else (SNAPSHOT_ROWS, BACKLOG_ROWS)

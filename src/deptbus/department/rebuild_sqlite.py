@@ -185,18 +185,10 @@ class SqliteShadows(Shadows):
 
     async def _fenced(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         def checked(c: sqlite3.Connection) -> Any:
-            c.execute("BEGIN IMMEDIATE")
-            try:
-                fence.check_sqlite(c, self._store.token)
-                found = work(c)
-                c.execute("COMMIT")
-            except BaseException:
-                if c.in_transaction:
-                    c.execute("ROLLBACK")
-                raise
-            return found
+            fence.check_sqlite(c, self._store.token)
+            return work(c)
 
-        return await self._run(checked)
+        return await self._store.database.transaction(checked)
 
 
 def _note(c: sqlite3.Connection, rebuild: Rebuild) -> None:

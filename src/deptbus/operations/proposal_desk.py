@@ -18,6 +18,7 @@ from deptbus.connection import Connection
 from deptbus.contract.model import Contract, GuardedAct
 from deptbus.errors import DeptbusError, WireRefused
 from deptbus.operations import audit
+from deptbus.operations.controls import read_controls
 from deptbus.operations.proposals import (
     PROPOSAL_RECORDS,
     Proposals,
@@ -28,8 +29,8 @@ from deptbus.operations.proposals import (
 )
 from deptbus.operations.replay_desk import refused
 from deptbus.operations.replay_plan import Plan
-from deptbus.stream.log import Outgoing, Sender, read_to_end
-from deptbus.wire.control import Proposal, ProposalDecided, decode_control, encode_control, key_of
+from deptbus.stream.log import Outgoing, Sender
+from deptbus.wire.control import Proposal, ProposalDecided, encode_control, key_of
 
 VALID_US = 24 * 3600 * 1_000_000
 _VERBS = {"confirmed": audit.PROPOSAL_CONFIRM, "declined": audit.PROPOSAL_DECLINE}
@@ -51,11 +52,7 @@ class RepairTerms(BaseModel):
 async def read_proposals(connection: Connection) -> Proposals:
     """As the bus has them now. Raises BusUnreachable, BusRefused."""
     proposals = Proposals()
-    for record in await read_to_end(connection, names.JOBS):
-        try:
-            found = decode_control(record.value)
-        except WireRefused:
-            continue  # whoever runs jobs tells of it
+    for found in await read_controls(connection, names.JOBS):
         if isinstance(found, PROPOSAL_RECORDS):
             proposals.take(found)
     return proposals

@@ -8,14 +8,15 @@ import uuid
 from deptbus import names
 from deptbus.connection import Connection
 from deptbus.contract.model import GuardedAct
-from deptbus.errors import DeptbusError, WireRefused
+from deptbus.errors import DeptbusError
 from deptbus.operations import audit
+from deptbus.operations.controls import read_controls
 from deptbus.operations.proposals import asks_for_two
 from deptbus.operations.rebuild import WHOLE
 from deptbus.operations.replay_desk import check_alone, ids_of, place, read_orders, refused
 from deptbus.operations.replay_planner import Desk
-from deptbus.stream.log import end_offsets, read_to_end
-from deptbus.wire.control import JobOrder, RebuildTold, decode_control
+from deptbus.stream.log import end_offsets
+from deptbus.wire.control import JobOrder, RebuildTold
 
 _LIKE: tuple[GuardedAct, ...] = ("replay", "repair")  # a rebuild does what either does
 NOT_JOINED = "the unit has not joined: no adapter of it ever ran"
@@ -82,11 +83,7 @@ async def _check(desk: Desk, unit: str, dataset: str) -> None:
 async def told_of(connection: Connection, unit: str, job: str) -> list[RebuildTold]:
     """What each system of the recipient said of it last, by its name."""
     found: dict[str, RebuildTold] = {}
-    for record in await read_to_end(connection, names.control_topic(unit)):
-        try:
-            told = decode_control(record.value)
-        except WireRefused:
-            continue  # another record's fault
+    for told in await read_controls(connection, names.control_topic(unit)):
         if isinstance(told, RebuildTold) and told.job == job:
             found[told.system] = told
     return [found[system] for system in sorted(found)]

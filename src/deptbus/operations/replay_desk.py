@@ -12,17 +12,17 @@ from typing import Literal
 
 from deptbus import names
 from deptbus.connection import Connection
-from deptbus.errors import DeptbusError, Exit, WireRefused
+from deptbus.errors import DeptbusError, Exit
 from deptbus.operations import audit
+from deptbus.operations.controls import read_controls
 from deptbus.operations.replay_orders import ORDER_RECORDS, Orders
 from deptbus.stream.brokers import consumer_of
 from deptbus.stream.identity import topic_ids
-from deptbus.stream.log import Outgoing, Sender, read_to_end
+from deptbus.stream.log import Outgoing, Sender
 from deptbus.wire.control import (
     JobOrder,
     JobSteer,
     OrderedKeys,
-    decode_control,
     encode_control,
     key_of,
 )
@@ -33,11 +33,7 @@ KEYS_A_PART = 20_000  # 320 kB, well below the cap of a record
 async def read_orders(connection: Connection) -> Orders:
     """As the bus has them now. Raises BusUnreachable, BusRefused."""
     orders = Orders()
-    for record in await read_to_end(connection, names.JOBS):
-        try:
-            found = decode_control(record.value)
-        except WireRefused:
-            continue  # whoever runs jobs tells of it
+    for found in await read_controls(connection, names.JOBS):
         if isinstance(found, ORDER_RECORDS):
             orders.take(found)
     return orders

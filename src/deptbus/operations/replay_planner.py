@@ -18,9 +18,10 @@ from deptbus import names
 from deptbus.change import Cause, Change, DeliveryOp
 from deptbus.connection import Connection
 from deptbus.contract.model import Policy, Sharing
-from deptbus.errors import DeptbusError, WireRefused
+from deptbus.errors import DeptbusError
 from deptbus.operations import audit
 from deptbus.operations.carrier import Owed
+from deptbus.operations.controls import read_controls
 from deptbus.operations.due import HELD
 from deptbus.operations.library import Library
 from deptbus.operations.logs import CanonicalLogs, Chosen, Span
@@ -30,9 +31,9 @@ from deptbus.operations.replay_desk import refused
 from deptbus.operations.replay_plan import VALID_FOR, Expected, Plan, PlannedRange
 from deptbus.stream.brokers import open_consumer, partitions_of, translate
 from deptbus.stream.identity import topic_identity
-from deptbus.stream.log import LogRecord, Sender, read_to_end
+from deptbus.stream.log import LogRecord, Sender
 from deptbus.stream.policies import PolicyFollower
-from deptbus.wire.control import Act, JobProgress, OrderProgress, decode_control
+from deptbus.wire.control import Act, JobProgress, OrderProgress
 from deptbus.wire.partitioner import partition_of
 
 ASSUMED_RATE = 1000.0  # deliveries a second, of a recipient that no job has met yet
@@ -286,11 +287,7 @@ async def _count_states(
 async def _rate(connection: Connection, unit: str) -> tuple[float, str]:
     """Deliveries a second, and how that is known: by the last job that sent the unit many."""
     last: JobProgress | OrderProgress | None = None
-    for record in await read_to_end(connection, names.JOBS):
-        try:
-            found = decode_control(record.value)
-        except WireRefused:
-            continue  # whoever runs jobs tells of it
+    for found in await read_controls(connection, names.JOBS):
         if isinstance(found, JobProgress | OrderProgress) and found.unit == unit:
             is_telling = found.state == "done" and found.sent + found.withdrawn >= _TELLING
             if is_telling and (last is None or found.updated_at_us > last.updated_at_us):
