@@ -3,7 +3,7 @@
 A part has
 - `ABOUT`: one line for `--list`;
 - `async def run(bench: Bench) -> list[Figure]`;
-- optionally `BY_NAME_ONLY = True`: runs only when it is named (it takes half an hour).
+- optionally `BY_NAME_ONLY = True`: runs only when it is named (it takes long).
 
 Its name is that of its module. What several parts share lies in `benchmarks/`, not here.
 """

@@ -15,7 +15,7 @@ _WARM_UP_SECONDS = 5
 
 
 async def run(bench: Bench) -> list[Figure]:
-    seconds = bench.scaled(60, 15)
+    seconds = bench.scaled(60, 10)
     runs: dict[str, list[float]] = {"p50": [], "p99": [], "max": []}
     # Each change is on a row of its own, so that both of its commits are found afterwards.
     rows = RATE * max(seconds, _WARM_UP_SECONDS)

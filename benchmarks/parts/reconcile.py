@@ -70,8 +70,9 @@ async def run(bench: Bench) -> list[Figure]:
                 ours.append(await _ours(place, spoilt))
                 theirs.append(await _theirs(place, python, spoilt))
                 bench.say(f"{ours[-1].told()}; reladiff {theirs[-1].told()}")
-            beside = await _beside_traffic(place, rows, spoilt)
-            bench.say(f"beside {TRAFFIC_A_SECOND} changes a second {beside.told()}")
+            beside = None if bench.quick else await _beside_traffic(place, rows, spoilt)
+            if beside is not None:
+                bench.say(f"beside {TRAFFIC_A_SECOND} changes a second {beside.told()}")
         finally:
             office.stop()
     return _figures(f"{rows:,} rows, {len(spoilt.numbers)} differ", ours, theirs, beside)
@@ -89,14 +90,14 @@ class _Run:
         return f"{self.seconds:.1f} s, {self.kilobytes:,.0f} kB"
 
 
-def _figures(name: str, ours: list[_Run], theirs: list[_Run], beside: _Run) -> list[Figure]:
+def _figures(name: str, ours: list[_Run], theirs: list[_Run], beside: _Run | None) -> list[Figure]:
     spent = median([run.cpu_seconds for run in ours])
 
     def beside_rival(what: str, unit: str, most_ratio: float | None = None) -> Figure:
         mine, other = ([float(getattr(run, what)) for run in runs] for runs in (ours, theirs))
         return against(f"{name}: {what}", mine, unit, other, most_ratio=most_ratio)
 
-    return [
+    figures = [
         beside_rival("kilobytes", "kB", 1 / FEWER_BYTES).with_limit(
             "a sketch for thousands of differences is as large for few rows"
         ),
@@ -104,7 +105,6 @@ def _figures(name: str, ours: list[_Run], theirs: list[_Run], beside: _Run) -> l
             f"{number(spent)} s of CPU; it reads the canonical topic too, and what was delivered"
         ),
         beside_rival("cpu_seconds", "s"),
-        plain(f"{name}: time beside {TRAFFIC_A_SECOND} changes/s", [beside.seconds], "s"),
         at_most(
             f"{name}: memory of the command", [r.memory_mb for r in ours], "MB", MOST_MEMORY_MB
         ),
@@ -112,6 +112,11 @@ def _figures(name: str, ours: list[_Run], theirs: list[_Run], beside: _Run) -> l
             f"{name}: memory of the adapter", [r.adapter_mb for r in ours], "MB", MOST_MEMORY_MB
         ),
     ]
+    if beside is not None:
+        figures.append(
+            plain(f"{name}: time beside {TRAFFIC_A_SECOND} changes/s", [beside.seconds], "s")
+        )
+    return figures
 
 
 async def _spoil(place: Town, rows: int, each: int) -> Spoilt:
