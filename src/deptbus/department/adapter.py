@@ -37,6 +37,7 @@ from deptbus.department.proof_source import SourceProof
 from deptbus.department.publisher import Publisher
 from deptbus.department.rebuild_told import tell_rebuilds
 from deptbus.department.requests import RequestReader, Resend
+from deptbus.department.rivals import Rivals
 from deptbus.errors import (
     BusUnreachable,
     DeptbusError,
@@ -251,6 +252,8 @@ class SystemRun:
                 parts.append(self._requests(publisher, desk).run())
             self.settled.set()
             self._tell_state("running")
+                if publisher is None:
+                    parts.append(self._rivals().watch(self._incarnation))
             await self._until_first(parts, applier)
 
     async def _publisher(self, stack: AsyncExitStack) -> Publisher:
@@ -292,6 +295,19 @@ class SystemRun:
             self._shared.connection,
             self._department.unit,
             self._system,
+    def _rivals(self) -> Rivals:
+        """Of a system that only receives; where something is published the publisher watches."""
+
+        async def is_ours() -> bool:
+            database = await open_system(self._department, self._system)
+            try:
+                return (await fence.read_adapter(database)).incarnation == self._incarnation
+            finally:
+                await database.close()
+
+        shared, unit = self._shared, self._department.unit
+        return Rivals(shared.connection, shared.sender, unit, self._system, is_ours=is_ours)
+
             self._settings.publishes,
             resend_by(publisher),
             desk.take,

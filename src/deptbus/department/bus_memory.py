@@ -107,17 +107,17 @@ async def read_behind(
     unit: str,
     memory: BusMemory,
     codecs: Codecs,
-    upto: Mapping[int, int],
+    upto: Mapping[int, int] | None,
 ) -> BusMemory:
     """`memory` with what records of `out` behind its heartbeat's ends add, below `upto`: partition
-    -> offset of this adapter's own announcement. What an older adapter sends behind that is refused
-    by intake, so it is nothing that the bus knows."""
+    -> offset of this adapter's own announcement (None: it has not announced itself). What an older
+    adapter sends behind that is refused by intake, so it is nothing that the bus knows."""
     starts = dict(enumerate(memory.ends))
     publication, version = memory.publication, memory.version
     async with aclosing(scan_to_end(connection, out_topic(unit), from_offsets=starts)) as batches:
         async for records in batches:
             for record in records:
-                if record.offset >= upto.get(record.partition, 0):
+                if upto is not None and record.offset >= upto.get(record.partition, 0):
                     continue
                 try:
                     change = codecs.decode_out(record.key, record.value)

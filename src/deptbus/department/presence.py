@@ -97,12 +97,14 @@ class Presence:
 
     async def recall(self, codecs: Codecs) -> tuple[BusMemory, list[int]]:
         """What the bus knows of this system, and the first offset that is still kept in each
-        partition of `out`."""
+        partition of `out`. Before `announce` an adapter that lives may yet add to it."""
         self.outbox_id, begins = await read_outbox(self._connection, self.unit)
         memory = await read_control(self._connection, self.unit, self.system)
         if memory.outbox_id not in ("", self.outbox_id):
             memory = replace(memory, ends=())  # they counted records of another topic
-        upto = {partition: end - 1 for partition, end in enumerate(self.ends)}
+        upto = None
+        if self._announced:
+            upto = {partition: end - 1 for partition, end in enumerate(self.ends)}
         return await read_behind(self._connection, self.unit, memory, codecs, upto), begins
 
     async def settle(self) -> None:

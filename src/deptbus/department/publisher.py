@@ -27,7 +27,6 @@ from deptbus.department.bus_memory import (
     check_outbox,
     check_publication,
     check_secret,
-    read_control,
 )
 from deptbus.department.capture import LIVE, Capture, OutboxRow, Prepared, Waiting
 from deptbus.department.capture_check import Broken
@@ -38,7 +37,8 @@ from deptbus.department.layout import layout_of
 from deptbus.department.presence import Presence
 from deptbus.department.publication import Batch, KeyOf, Publication, Stamp
 from deptbus.department.pulse import Signs
-from deptbus.errors import BusUnreachable, DatabaseBusy, DeptbusError, SourceRefused
+from deptbus.department.rivals import Rivals
+from deptbus.errors import BusUnreachable, DatabaseBusy, DeptbusError, Fenced, SourceRefused
 from deptbus.metrics.counts import Counts
 from deptbus.names import out_topic
 from deptbus.stream.log import Sender
@@ -159,6 +159,15 @@ class Publisher:
         self.chores = Chores(capture, self._publications)
         self.cuts = Cuts(self.presence)
         self._signs = Signs(capture.tell)
+        self._rivals = Rivals(
+            connection,
+            sender,
+            self.unit,
+            system,
+            is_ours=self._is_ours,
+            # What was acked behind its announcement is refused and forgotten here.
+            stopping=lambda: self.when_free(capture.give_way),
+        )
 
     @property
     def capture(self) -> Capture:
@@ -220,7 +229,7 @@ class Publisher:
             )
         await self._look_at_capture()
         await self._follow_policy()
-        memory = await read_control(self._connection, self.unit, self.system)
+        memory, begins = await self.presence.recall(self._codecs)
         assert self._policy is not None
         # Before the take-over: an adapter with a wrong secret must not fence the right one.
         known = self._policy.contract.unit_by_name.get(self.unit)
@@ -230,6 +239,10 @@ class Publisher:
             agreed=known.key_fingerprint if known is not None else None,
             fingerprint=self.presence.fingerprint,
         )
+        if not resync:
+            # Nor must one whose database is a backup, or a copy, fence the one that goes on.
+            self._check_outbox(memory, begins)
+            self._check_publication(memory, (await self._capture.state()).publication)
         mine = await fence.take_over(
             self._capture.database, memory.incarnation, unit=self.unit, system=self.system
         )
@@ -237,20 +250,12 @@ class Publisher:
         await self.presence.announce(mine, partial(self._capture.check, mine.token))
         memory, begins = await self.presence.recall(self._codecs)
         if not resync:
-            check_outbox(
-                memory,
-                topic=out_topic(self.unit),
-                topic_id=self.presence.outbox_id,
-                begins=begins,
-            )
+            self._check_outbox(memory, begins)
         else:
             await self._capture.lift(self.incarnation.token, memory.publication, memory.version)
         state = await self._capture.state()
-        check_publication(
-            memory,
-            place=self._capture.database.place,
-            publication=0 if resync and not memory.is_of_one_that_began else state.publication,
-        )
+        is_first = resync and not memory.is_of_one_that_began
+        self._check_publication(memory, 0 if is_first else state.publication)
         self.memory = memory
         await self.presence.settle()
         self._publication = self._acked = state.publication
@@ -263,6 +268,22 @@ class Publisher:
         await self._beat()
         self._log.info("source_taken_over", incarnation=self.incarnation.number)
         return self.incarnation
+
+    def _check_outbox(self, memory: BusMemory, begins: Sequence[int]) -> None:
+        topic, topic_id = out_topic(self.unit), self.presence.outbox_id
+        check_outbox(memory, topic=topic, topic_id=topic_id, begins=begins)
+
+    def _check_publication(self, memory: BusMemory, publication: int) -> None:
+        place = self._capture.database.place
+        check_publication(memory, place=place, publication=publication)
+
+    async def _is_ours(self) -> bool:
+        """Whether nobody took over this very database."""
+        try:
+            await self.when_free(partial(self._capture.check, self.incarnation.token))
+        except Fenced:
+            return False
+        return True
 
     # --- resync ---------------------------------------------------------------------------
 
@@ -407,6 +428,7 @@ class Publisher:
             asyncio.create_task(self._beat_for_ever()),
             asyncio.create_task(self.chores.run()),
             asyncio.create_task(self._signs.run()),
+            asyncio.create_task(self._rivals.watch(self.incarnation)),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

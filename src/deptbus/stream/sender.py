@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -30,6 +31,7 @@ from deptbus.connection import Connection
 from deptbus.errors import BusRefused, BusUnreachable, DeptbusError
 from deptbus.stream.brokers import open_producer, partition_count, translate
 from deptbus.stream.identity import topic_ids
+from deptbus.stream.own_writes import OwnWrites
 from deptbus.wire.partitioner import partition_of
 from deptbus.wire.passage import Pair
 
@@ -119,6 +121,7 @@ class Sender:
         self._lanes: dict[Place, deque[_Parcel]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._discards: set[asyncio.Task[None]] = set()  # left to end: they take a second or two
+        self._watched: dict[Place, WeakSet[OwnWrites]] = {}
         self._stopped = False
 
     async def start(self) -> None:
@@ -151,6 +154,12 @@ class Sender:
     async def partitions(self, topic: str) -> int:
         """Number of partitions of a topic. Raises BusRefused when there is no such topic for us."""
         return await partition_count((await self._open(self._shared)).client, topic)
+
+    def watch(self, place: Place) -> OwnWrites:
+        """What is written there through this sender, for as long as somebody holds it."""
+        writes = OwnWrites()
+        self._watched.setdefault(place, WeakSet()).add(writes)
+        return writes
 
     async def topic_ids(self, topics: Sequence[str]) -> dict[str, str]:
         """Topic -> its id, of those that are there for us now. Raises BusUnreachable."""
@@ -295,6 +304,8 @@ class Sender:
                 if isinstance(told, BusRefused):
                     self._apart.setdefault(topic, _Line()).refused()
             return told
+        for writes in self._watched.get(place, ()):
+            writes.add(range(base, base + sum(count for _, count in taken)))
         for parcel, count in taken:
             parcel.acked(base, count)
             base += count
