@@ -15,7 +15,8 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from deptbus.errors import DeptbusError
+from deptbus.errors import BusRefused, DeptbusError
+from deptbus.tls import client_context, trouble_at
 
 RUN_FILE = "run.json"
 
@@ -35,7 +36,7 @@ class Connection(BaseSettings):
     ssl_key_file: Path | None = None
 
     def aiokafka(self) -> dict[str, Any]:
-        """Keyword arguments that every aiokafka client takes."""
+        """Keyword arguments that every aiokafka client takes. Raises as `ssl_context`."""
         words: dict[str, Any] = {
             "bootstrap_servers": self.bootstrap.split(","),
             "security_protocol": self.security_protocol,
@@ -51,7 +52,10 @@ class Connection(BaseSettings):
         return words
 
     def librdkafka(self) -> dict[str, Any]:
-        """Configuration of a confluent-kafka client (administration only)."""
+        """Configuration of a confluent-kafka client (administration only). Raises DeptbusError that
+        names a file which cannot be used."""
+        if self.security_protocol.endswith("SSL"):
+            self.ssl_context()  # says which file is wrong; librdkafka says "Local: SSL error"
         words: dict[str, Any] = {
             "bootstrap.servers": self.bootstrap,
             "security.protocol": self.security_protocol,
@@ -83,10 +87,14 @@ class Connection(BaseSettings):
         return words
 
     def ssl_context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self.ssl_ca_file)
-        if self.ssl_certificate_file is not None:
-            context.load_cert_chain(self.ssl_certificate_file, self.ssl_key_file)
-        return context
+        """Raises DeptbusError that names the file which cannot be used."""
+        return client_context(self.ssl_ca_file, self.ssl_certificate_file, self.ssl_key_file)
+
+    def tls_trouble(self) -> BusRefused | None:
+        """Why none of the brokers lets us in, as far as TLS is the reason. Blocks for seconds."""
+        has_tls = self.security_protocol.endswith("SSL")
+        own = self.ssl_certificate_file if has_tls else None
+        return trouble_at(self.bootstrap, self.ssl_context if has_tls else None, own)
 
     def _password(self) -> str:
         return "" if self.sasl_password is None else self.sasl_password.get_secret_value()

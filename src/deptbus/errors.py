@@ -73,6 +73,14 @@ class BusRefused(DeptbusError):
     """The broker said no (credentials, rights, unknown topic): a person must mend it."""
 
 
+# Each of two clients says it, whoever it is that asks.
+CREDENTIALS = "the bus refuses these credentials"
+CREDENTIALS_MEND = (
+    "Check DEPTBUS_SASL_USERNAME, DEPTBUS_SASL_PASSWORD and DEPTBUS_SASL_MECHANISM, or the client "
+    "file"
+)
+
+
 class ContractUnreadable(DeptbusError):
     """The contract in force cannot be read now: deliver nothing until it can (promise 5)."""
 

@@ -77,7 +77,7 @@ def show(
     from deptbus.cli.contract_view import print_rights, print_units, rights_document
     from deptbus.operations.rights import rights_of
 
-    if folder is None and is_named(data, bootstrap):
+    if folder is None and is_named(data, bootstrap, client_file):
         policy = asyncio.run(_in_force(connect(data, bootstrap, client_file)))
     else:
         policy = _as_policy(_or_bundled(folder))

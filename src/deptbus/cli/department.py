@@ -125,12 +125,16 @@ def status(
 
     department = _load(config)
     systems = [asyncio.run(document(department, system)) for system in department.systems]
-    holds = None
-    asks_the_bus = is_named(data, bootstrap) or client_file is not None
+    holds: list[dict[str, Any]] | str = ""
+    asks_the_bus = is_named(data, bootstrap, client_file)
     if asks_the_bus:
         holds = asyncio.run(holds_of(department, data, bootstrap, client_file))
     if output is Output.JSON:
-        found = {"unit": department.unit, "systems": systems, "holds": holds}
+        found = {
+            "unit": department.unit,
+            "systems": systems,
+            "holds": holds if isinstance(holds, list) else None,
+        }
         print(json.dumps(found, ensure_ascii=False))
     else:
         print_status(department.unit, systems)
@@ -281,7 +285,7 @@ async def _contract(folder: Path | None, *bus: Any) -> Contract:
 
     if folder is not None:
         return load(folder)
-    if not is_named(bus[0], bus[1]) and bus[2] is None:
+    if not is_named(*bus):
         raise DeptbusError(
             "no contract named",
             mend="Give --contract DIR, or name the bus by --data, --bootstrap or DEPTBUS_BOOTSTRAP",

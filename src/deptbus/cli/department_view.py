@@ -71,8 +71,8 @@ async def document(department: Department, system: str) -> dict[str, Any]:
 
 async def holds_of(
     department: Department, data: Path | None, bootstrap: str | None, client_file: Path | None
-) -> list[dict[str, Any]] | None:
-    """What is held back from the unit by the policy in force; None where the bus does not say."""
+) -> list[dict[str, Any]] | str:
+    """What is held back from the unit by the policy in force, or why the bus does not say."""
     from deptbus.cli.options import connect
     from deptbus.errors import DeptbusError
     from deptbus.stream.policies import read_policies
@@ -80,8 +80,8 @@ async def holds_of(
     received = {d for system in department.systems.values() for d in system.receives}
     try:
         policy = (await read_policies(connect(data, bootstrap, client_file))).current()
-    except DeptbusError:
-        return None
+    except DeptbusError as error:
+        return str(error)
     return [
         hold.model_dump(mode="json")
         for hold in policy.holds
@@ -89,13 +89,14 @@ async def holds_of(
     ]
 
 
-def print_holds(holds: Sequence[Mapping[str, Any]] | None) -> None:
+def print_holds(holds: Sequence[Mapping[str, Any]] | str) -> None:
     from deptbus.cli.hold import hold_line
     from deptbus.contract.model import Hold
 
-    if holds is None:
-        print("the bus does not answer: whether deliveries are held back is not known")
-    for hold in holds or ():
+    if isinstance(holds, str):
+        print(f"whether deliveries are held back is not known: {holds}")
+        return
+    for hold in holds:
         print(hold_line(Hold.model_validate(hold)))
 
 

@@ -91,12 +91,21 @@ def metrics_address(text: str | None) -> Address | None:
 
     return address_of(text) if text else None
 
+def take_from(folder: Path | None) -> None:
+    """Kafka's files come out of this folder, and out of no other. Raises DeptbusError."""
+    if folder is not None:
+        from deptbus.cluster.offline import use
 
-def is_named(data: Path | None, bootstrap: str | None) -> bool:
+        use(folder)
+
+
+
+def is_named(data: Path | None, bootstrap: str | None, client_file: Path | None) -> bool:
     """True when the options or the environment name a bus."""
     import os
 
-    return data is not None or bootstrap is not None or "DEPTBUS_BOOTSTRAP" in os.environ
+    given = (data, bootstrap, client_file, os.environ.get("DEPTBUS_BOOTSTRAP"))
+    return any(one is not None for one in given)
 
 
 def who(operator: str | None) -> str:

@@ -13,7 +13,13 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from deptbus.connection import Connection
-from deptbus.errors import BusRefused, BusUnreachable, DeptbusError
+from deptbus.errors import (
+    CREDENTIALS,
+    CREDENTIALS_MEND,
+    BusRefused,
+    BusUnreachable,
+    DeptbusError,
+)
 
 REQUEST_SECONDS = 30.0
 FIRST_ANSWER_SECONDS = 5.0
@@ -37,7 +43,7 @@ class Admin:
     """
 
     def __init__(self, connection: Connection) -> None:
-        self._bootstrap = connection.bootstrap
+        self._connection, self._bootstrap = connection, connection.bootstrap
         self._refusal: KafkaError | None = None
         words = connection.librdkafka() | {
             "error_cb": self._note,
@@ -66,7 +72,7 @@ class Admin:
     def results(self, futures: dict[Any, Future[Any]]) -> dict[Any, Any]:
         """Waits for all and returns what they hold; the first that failed is raised, translated."""
         with self.translated():
-            return {key: future.result(REQUEST_SECONDS) for key, future in futures.items()}
+            return {key: _result_of(key, future) for key, future in futures.items()}
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -86,6 +92,12 @@ class Admin:
             self._refusal = error
 
     def _translate(self, error: KafkaError) -> DeptbusError:
+        if error.code() in (*_NOT_REACHED, KafkaError._SSL):
+            tls = self._connection.tls_trouble()
+            if tls is not None:
+                return tls
+        if error.code() == KafkaError._AUTHENTICATION:
+            return BusRefused(CREDENTIALS, mend=CREDENTIALS_MEND)
         if error.code() in _NOT_REACHED:
             return BusUnreachable(
                 f"no broker answers at {self._bootstrap}",
@@ -97,6 +109,16 @@ class Admin:
                 mend="Set authorizer.class.name as docker-compose.yml does",
             )
         return BusRefused(
-            f"the bus at {self._bootstrap} refused: {error.str()}",
+            f"the bus at {self._bootstrap} refused: {error.str().rstrip('.')}",
             mend="Look at the user, the password and the rights that this command has",
         )
+
+
+def _result_of(key: Any, future: Future[Any]) -> Any:
+    """With the name of what was refused: the client's words have none."""
+    try:
+        return future.result(REQUEST_SECONDS)
+    except KafkaException as error:
+        code, text = error.args[0].code(), error.args[0].str().rstrip(".")
+        name = getattr(key, "name", key)
+        raise KafkaException(KafkaError(code, f"{text} ({name})")) from error

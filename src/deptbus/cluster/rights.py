@@ -47,7 +47,7 @@ class Right:
     kind: str  # topic, group
     name: str
     is_prefix: bool
-    operation: str  # READ, WRITE, DESCRIBE; the first two imply the third
+    operation: str  # READ, WRITE, DESCRIBE_CONFIGS; the first two imply to see that it is there
 
     def __str__(self) -> str:
         star = "*" if self.is_prefix else ""
@@ -180,6 +180,8 @@ def _operations() -> list[Right]:
     return [
         *(Right(user, "topic", p, True, "READ") for p in prefixes),
         *(Right(user, "topic", p, True, "WRITE") for p in ("data.", "in.", "bus.")),
+        # An activation looks first whether every topic is there as the contract wants it.
+        *(Right(user, "topic", p, True, "DESCRIBE_CONFIGS") for p in prefixes),
         Right(user, "group", "deptbus.", True, "READ"),
     ]
 

@@ -18,7 +18,12 @@ from aiokafka.errors import (
 
 from deptbus.connection import Connection
 from deptbus.errors import BusUnreachable
-from deptbus.stream.brokers import PATIENCE_SECONDS, REQUEST_TIMEOUT_MS, translate
+from deptbus.stream.brokers import (
+    PATIENCE_SECONDS,
+    REQUEST_TIMEOUT_MS,
+    explained,
+    translate,
+)
 
 _MOVING = (
     GroupCoordinatorNotAvailableError,
@@ -49,7 +54,7 @@ class Groups:
             await admin.start()
         except (KafkaError, OSError, TimeoutError) as error:
             await admin.close()
-            raise translate(error) from error
+            raise await explained(error, self._connection) from error
         self._admin = admin
 
     async def stop(self) -> None:

@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 
 from deptbus import names
 from deptbus.connection import Connection
-from deptbus.stream.brokers import REQUEST_TIMEOUT_MS, BusConsumer, translate
+from deptbus.stream.brokers import REQUEST_TIMEOUT_MS, BusConsumer, explained
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class Leadership(ConsumerRebalanceListener):
         except BaseException as error:
             await consumer.stop()
             if isinstance(error, KafkaError | OSError | TimeoutError):
-                raise translate(error, topic=self._topic) from error
+                raise await explained(error, self._connection, topic=self._topic) from error
             raise
         self._consumer = consumer
         self._polling = asyncio.create_task(self._poll(consumer))

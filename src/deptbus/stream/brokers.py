@@ -27,7 +27,13 @@ from aiokafka.errors import (
 )
 
 from deptbus.connection import Connection
-from deptbus.errors import BusRefused, BusUnreachable, DeptbusError
+from deptbus.errors import (
+    CREDENTIALS,
+    CREDENTIALS_MEND,
+    BusRefused,
+    BusUnreachable,
+    DeptbusError,
+)
 from deptbus.stream import sessions, unpack
 
 REQUEST_TIMEOUT_MS = 10_000
@@ -62,10 +68,7 @@ def translate(error: BaseException, *, topic: str | None = None) -> DeptbusError
     if isinstance(error, DeptbusError):
         return error
     if isinstance(error, _CREDENTIALS):
-        return BusRefused(
-            "the bus refuses these credentials",
-            mend="Check DEPTBUS_SASL_USERNAME, DEPTBUS_SASL_PASSWORD and DEPTBUS_SASL_MECHANISM",
-        )
+        return BusRefused(CREDENTIALS, mend=CREDENTIALS_MEND)
     if isinstance(error, TopicAuthorizationFailedError | UnknownTopicOrPartitionError):
         return refused_topic(topic or "named")
     if isinstance(error, CorruptRecordException):
@@ -105,11 +108,23 @@ async def _why(connection: Connection) -> DeptbusError:
             last = error
         else:
             conn.close()
+    tls = await asyncio.to_thread(connection.tls_trouble)
+    if tls is not None:
+        return tls
     reason = last.strerror if isinstance(last, OSError) and last.strerror else str(last)
     return BusUnreachable(
         f"no broker answers at {connection.bootstrap} ({reason or type(last).__name__})",
         mend="Start the bus, or name another with --bootstrap",
     )
+
+
+async def explained(
+    error: BaseException, connection: Connection, *, topic: str | None = None
+) -> DeptbusError:
+    """`translate` of what a client said that was just opened: with the reason why it does not get
+    through, which clients keep to themselves."""
+    found = translate(error, topic=topic)
+    return await _why(connection) if isinstance(found, BusUnreachable) else found
 
 
 async def _start(client: Any, connection: Connection) -> None:
@@ -118,8 +133,7 @@ async def _start(client: Any, connection: Connection) -> None:
     except (KafkaError, OSError, TimeoutError) as error:
         with suppress(KafkaError, OSError):
             await client.stop()
-        found = translate(error)
-        raise (await _why(connection) if isinstance(found, BusUnreachable) else found) from None
+        raise await explained(error, connection) from None
     except BaseException:
         with suppress(KafkaError, OSError):
             await client.stop()
@@ -247,7 +261,7 @@ async def check_group(connection: Connection, group: str) -> None:
         async with asyncio.timeout(PATIENCE_SECONDS):
             await client.coordinator_lookup(CoordinationType.GROUP, group)
     except (KafkaError, OSError, TimeoutError) as error:
-        raise translate(error) from error
+        raise await explained(error, connection) from error
     finally:
         await client.close()
 
