@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deptbus.cli.options import who
+from deptbus.cli.options import From, take_from, who
 from deptbus.errors import DeptbusError, Exit
 
 if TYPE_CHECKING:
@@ -53,12 +53,14 @@ def demo(
         bool, typer.Option("--json", help="Print the last line only: one JSON object.")
     ] = False,
     seed: Annotated[int, typer.Option("--seed", help="Draws the same county again.")] = 2026,
+    fetched: From = None,
 ) -> None:
     """Build the bundled county with synthetic people, let its clerks work while the bus runs, and
     prove every copy equal. Exit code 1 when a copy differs or a mistake was not stopped; with
     `--console` Ctrl-C is no failure."""
     from deptbus.demo.run import Plan, run
 
+    take_from(fetched)
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise DeptbusError(f"{keep} is not empty", mend="Name a folder that is empty or absent")
     # SIGTERM ends the demonstration the way Ctrl-C does: the bus is stopped, the folder removed.

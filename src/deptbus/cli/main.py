@@ -42,6 +42,7 @@ class Noun(NamedTuple):
 NOUNS: dict[str, Noun] = {
     "demo": Noun("demo", False, "Run a whole county on this machine and prove its copies equal."),
     "up": Noun("up", False, "Run the bus on this machine until it is stopped."),
+    "fetch": Noun("fetch", False, "Fill a folder with all that a machine without network needs."),
     "contract": Noun("contract", True, "Check, show and activate what was agreed."),
     "department": Noun("department", True, "Join a department's own database to the bus."),
     "worker": Noun("worker", False, "Run the agents that carry changes to their recipients."),

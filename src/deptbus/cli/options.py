@@ -34,6 +34,12 @@ ClientFile = Annotated[
 ]
 
 
+From = Annotated[
+    Path | None,
+    typer.Option("--from", help="Folder made by `deptbus fetch`: nothing is downloaded."),
+]
+
+
 Operator = Annotated[
     str | None,
     typer.Option(
@@ -85,12 +91,6 @@ def connect(data: Path | None, bootstrap: str | None, client_file: Path | None) 
     return find_connection(data=data, bootstrap=bootstrap, client_file=client_file)
 
 
-def metrics_address(text: str | None) -> Address | None:
-    """Raises DeptbusError."""
-    from deptbus.metrics.address import address_of
-
-    return address_of(text) if text else None
-
 def take_from(folder: Path | None) -> None:
     """Kafka's files come out of this folder, and out of no other. Raises DeptbusError."""
     if folder is not None:
@@ -98,6 +98,12 @@ def take_from(folder: Path | None) -> None:
 
         use(folder)
 
+
+def metrics_address(text: str | None) -> Address | None:
+    """Raises DeptbusError."""
+    from deptbus.metrics.address import address_of
+
+    return address_of(text) if text else None
 
 
 def is_named(data: Path | None, bootstrap: str | None, client_file: Path | None) -> bool:

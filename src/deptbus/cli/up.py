@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from deptbus.cli.options import MetricsAddress, metrics_address, who
+from deptbus.cli.options import From, MetricsAddress, metrics_address, take_from, who
 from deptbus.errors import DeptbusError
 from deptbus.names import CONTRACT
 
@@ -57,6 +57,7 @@ def up(
         int | None,
         typer.Option("--console-port", min=1, max=65535, help="Of the console; else 8420 or any."),
     ] = None,
+    fetched: From = None,
 ) -> None:
     """Start broker, topics, contract, workers and the adapters of every department.yml in DATA.
 
@@ -70,6 +71,7 @@ def up(
     from deptbus.cluster.up import Bus, Shape, run
     from deptbus.contract.load import load
 
+    take_from(fetched)
     if contract is not None:
         load(contract)  # tell what is wrong in it before anything is started
     page = _console_port(console_port) if console else None

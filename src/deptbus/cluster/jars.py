@@ -25,6 +25,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from deptbus.errors import DeptbusError, NoNetwork
 
 CACHE_VARIABLE = "DEPTBUS_CACHE"
+JARS_FOLDER = "kafka"  # in the cache, and in a folder that `deptbus fetch` made
 TRIES = 3  # per file: a registry under load drops a connection now and then
 READ_TIMEOUT_SECONDS = 30
 
@@ -74,7 +75,7 @@ def ensure_jars(
     Safe to call from many processes at once (one downloads, the others wait and then find the
     files). Raises DeptbusError when there is no network, or the cache cannot be written.
     """
-    folder = folder if folder is not None else cache_folder() / "kafka"
+    folder = folder if folder is not None else cache_folder() / JARS_FOLDER
     jars = jars if jars is not None else locked_jars()
     try:
         if any(not _is_right(folder / jar.file_name, jar) for jar in jars):
@@ -82,6 +83,26 @@ def ensure_jars(
     except OSError as error:
         raise _translated(error, folder) from error
     return tuple(folder / jar.file_name for jar in jars)
+
+
+def check_jars(folder: Path) -> None:
+    """Downloads nothing. Raises DeptbusError when one is missing, or is not what the lock says."""
+    jars = locked_jars()
+    wrong = [jar.file_name for jar in jars if not _is_right(folder / jar.file_name, jar)]
+    if wrong:
+        raise DeptbusError(
+            f"{folder} lacks {len(wrong)} of Apache Kafka's {len(jars)} files, or they were "
+            f"altered ({wrong[0]})",
+            mend="Make the folder anew by this version of deptbus: `deptbus fetch --to DIR`",
+        )
+
+
+def copied_or_fetched(jar: Jar, folder: Path) -> Path:
+    """As Fetch: out of this user's cache where it is there, else from the package registry."""
+    there = cache_folder() / JARS_FOLDER / jar.file_name
+    if _is_right(there, jar):
+        return Path(shutil.copy(there, folder))
+    return _fetch_with_jgo(jar, folder)
 
 
 def _download_missing(folder: Path, jars: Sequence[Jar], fetch: Fetch) -> None:
@@ -165,5 +186,6 @@ def _translated(error: OSError, folder: Path) -> DeptbusError:
         )
     return NoNetwork(
         "no network: Apache Kafka's files cannot be downloaded",
-        mend="They are needed once (45 MB). Connect and try again; what has arrived is kept",
+        mend="They are needed once (45 MB). Connect and try again, what has arrived is kept; or "
+        "fill a folder elsewhere by `deptbus fetch --to DIR` and give it by --from DIR",
     )
