@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deptbus.cli.department_service import service
 from deptbus.cli.options import (
     Bootstrap,
     ClientFile,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from deptbus.department.capture import Snapshot
 
 app = typer.Typer(help="Join a department's own database to the bus.", no_args_is_help=True)
+app.command()(service)
 
 Config = Annotated[Path, typer.Option("--config", help="The unit's department.yml.")]
 Configs = Annotated[list[Path], typer.Option("--config", help="A department.yml; may be repeated.")]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import structlog
 
+from deptbus.cluster.blocking import in_thread
 from deptbus.cluster.lifeline import bound
 from deptbus.errors import DeptbusError, Exit
 from deptbus.readiness import READY_FILE
@@ -34,7 +36,8 @@ PAUSE_MIN_SECONDS = 0.2
 PAUSE_MAX_SECONDS = 5.0
 SETTLED_SECONDS = 10.0
 POLL_SECONDS = 0.05
-LOG_BYTES = 10 * 1024 * 1024
+LOG_BYTES = 10 * 1024 * 1024  # of each part, and as much of what it said before
+LOG_LOOK_SECONDS = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -206,10 +209,12 @@ class _Child:
             )
         self.process = process
         watch = asyncio.create_task(self._watch(), name=f"watch {self.part.name}")
+        bounding = asyncio.create_task(self._bound_log(), name=f"bound {self.part.name}")
         try:
             return await process.wait()
         finally:
             watch.cancel()
+            bounding.cancel()
             if process.returncode is not None:
                 self.process = None
                 _kill_group(process.pid)  # what it left behind
@@ -223,6 +228,15 @@ class _Child:
             if not self._ready.done():
                 self._ready.set_result(None)
             self._changed()
+
+    async def _bound_log(self) -> None:
+        """A part that stays for months would fill the disk with what it says."""
+        while True:
+            await asyncio.sleep(LOG_LOOK_SECONDS)
+            try:
+                await in_thread(lambda: cut_off(self.part.log_file))
+            except OSError as error:  # a full disk: the part itself will say so
+                log.warning("log_not_cut_off", part=self.part.name, error=error.strerror)
 
     async def _is_ready(self) -> bool:
         if self.part.is_ready is not None:
@@ -257,6 +271,16 @@ def _put_aside(log_file: Path) -> None:
     log_file.parent.mkdir(parents=True, exist_ok=True)
     if log_file.exists() and log_file.stat().st_size > LOG_BYTES:
         log_file.replace(log_file.with_suffix(".log.1"))
+
+
+def cut_off(log_file: Path) -> None:
+    """Beyond LOG_BYTES what was said goes into the one older file, while its writer goes on: it
+    appends, so the file is emptied under it. What it says in that very moment may be lost."""
+    if log_file.exists() and log_file.stat().st_size > LOG_BYTES:
+        part = log_file.with_suffix(".log.part")
+        shutil.copyfile(log_file, part)
+        os.truncate(log_file, 0)
+        part.replace(log_file.with_suffix(".log.1"))
 
 
 def _last_line(log_file: Path) -> str:

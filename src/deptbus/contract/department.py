@@ -150,6 +150,18 @@ def load_department(path: Path, environment: Mapping[str, str] | None = None) ->
     return made
 
 
+def variables_in(path: Path) -> list[str]:
+    """The environment variables that the databases of a department.yml are made of, whether they
+    are set or not; empty where the file cannot be read, as `load_department` says."""
+    settings = read_tree(path)[0].value
+    systems = settings.get("systems") if isinstance(settings, dict) else None
+    found: set[str] = set()
+    for system in systems.values() if isinstance(systems, dict) else ():
+        database = system.get("database") if isinstance(system, dict) else None
+        found.update(_VARIABLE.findall(str(database)) if database else ())
+    return sorted(found)
+
+
 def _with_database(
     tree: Tree,
     place: Place,

@@ -39,6 +39,7 @@ from deptbus.department.rebuild_told import tell_rebuilds
 from deptbus.department.requests import RequestReader, Resend
 from deptbus.department.rivals import Rivals
 from deptbus.errors import (
+    BusRefused,
     BusUnreachable,
     DeptbusError,
     Fenced,
@@ -50,7 +51,7 @@ from deptbus.garbage import spare_what_is_loaded
 from deptbus.metrics.address import Address, served
 from deptbus.metrics.catalogue import Teller
 from deptbus.metrics.counts import Counts
-from deptbus.readiness import tell_ready
+from deptbus.readiness import feed_watchdog, is_service, tell_manager, tell_ready
 from deptbus.stream.log import Sender
 from deptbus.stream.policies import PolicyFollower, tell_policy
 from deptbus.stream.schemas import SchemaFollower
@@ -139,11 +140,15 @@ class Shared:
 
 
 async def _patiently(start: Any) -> None:
+    """A service waits for rights too: brokers that start answer before they have read who they may
+    let in, and nobody is there to try again."""
     pause = _BACKOFF_SECONDS[0]
+    waits_for = (BusUnreachable, BusRefused) if is_service() else BusUnreachable
     while True:
         try:
             return await start()
-        except BusUnreachable as error:
+        except waits_for as error:
+            tell_manager(f"STATUS=waits for the bus: {error}")
             if pause == _BACKOFF_SECONDS[0]:
                 log.warning("bus_awaited", error=str(error))
             await asyncio.sleep(pause)
@@ -247,13 +252,13 @@ class SystemRun:
                 ).answer
                 applier = self._applier(self._incarnation.token, publisher, desk)
                 parts += self._tellings(applier, self._incarnation)
+                if publisher is None:
+                    parts.append(self._rivals().watch(self._incarnation))
                 parts.append(applier.run())
             elif publisher is not None:
                 parts.append(self._requests(publisher, desk).run())
             self.settled.set()
             self._tell_state("running")
-                if publisher is None:
-                    parts.append(self._rivals().watch(self._incarnation))
             await self._until_first(parts, applier)
 
     async def _publisher(self, stack: AsyncExitStack) -> Publisher:
@@ -290,11 +295,6 @@ class SystemRun:
         finally:
             await database.close()
 
-    def _requests(self, publisher: Publisher, desk: ProofDesk) -> RequestReader:
-        return RequestReader(
-            self._shared.connection,
-            self._department.unit,
-            self._system,
     def _rivals(self) -> Rivals:
         """Of a system that only receives; where something is published the publisher watches."""
 
@@ -308,6 +308,11 @@ class SystemRun:
         shared, unit = self._shared, self._department.unit
         return Rivals(shared.connection, shared.sender, unit, self._system, is_ours=is_ours)
 
+    def _requests(self, publisher: Publisher, desk: ProofDesk) -> RequestReader:
+        return RequestReader(
+            self._shared.connection,
+            self._department.unit,
+            self._system,
             self._settings.publishes,
             resend_by(publisher),
             desk.take,
@@ -375,8 +380,14 @@ async def _run(
     connection: Connection, departments: Sequence[Department], metrics: Address | None
 ) -> None:
     shared = Shared(connection)
+    tell_manager("READY=1\nSTATUS=waits for the bus")
+    feeding = asyncio.create_task(feed_watchdog())
     with served(metrics, Teller.ADAPTER, shared.counts):
-        await _run_until_asked(shared, departments)
+        try:
+            await _run_until_asked(shared, departments)
+        finally:
+            tell_manager("STOPPING=1")
+            feeding.cancel()
 
 
 async def _run_until_asked(shared: Shared, departments: Sequence[Department]) -> None:
@@ -431,3 +442,4 @@ async def _tell_ready(runs: Sequence[SystemRun]) -> None:
     spare_what_is_loaded()
     log.info("adapter_begun", systems=len(runs))
     tell_ready()
+    tell_manager(f"STATUS=looks after {len(runs)} systems")

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from deptbus.cluster import supervisor
 from deptbus.cluster.supervisor import Part, Supervisor
 from deptbus.errors import DeptbusError
 
@@ -54,6 +55,14 @@ if not first.exists():
     sys.exit(3)
 """
     + READY
+)
+TALKS = (
+    READY.rsplit("time", 1)[0]
+    + """
+for number in range(1_000_000):
+    print(f"line {number:09}", flush=True)
+    time.sleep(0.0005)
+"""
 )
 WITH_A_CHILD = (
     """
@@ -130,6 +139,32 @@ async def test_a_part_that_crashes_before_it_was_ready_is_tried_again(bench: Ben
     await bench.supervisor.start([bench.part("a", CRASHES_TWICE, str(bench.folder / "count"))])
     died = [state for state in bench.states("a") if state.startswith("died")]
     assert died == ["died (SIGSEGV), starts anew in 0.2 s", "died (SIGSEGV), starts anew in 0.4 s"]
+
+
+@pytest.mark.parametrize("is_cut_off", [True, False])
+async def test_a_part_that_talks_for_months_does_not_fill_the_disk(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, is_cut_off: bool
+) -> None:
+    """And the mistake that it is cut off at a start only, which for a part that lives is never."""
+    monkeypatch.setattr(supervisor, "LOG_BYTES", 2_000)
+    monkeypatch.setattr(supervisor, "LOG_LOOK_SECONDS", 0.02)
+    if not is_cut_off:
+        monkeypatch.setattr(supervisor, "cut_off", lambda log_file: None)
+    await bench.supervisor.start([bench.part("a", TALKS)])
+    log, older = bench.folder / "a.log", bench.folder / "a.log.1"
+
+    def last(file: Path) -> int:
+        lines = [line for line in file.read_text().splitlines() if line.startswith("line ")]
+        return int(lines[-1].split()[1]) if lines else 0
+
+    # Some ten times the bound was said.
+    await until(lambda: log.exists() and last(log) > 1_500)
+    size = log.stat().st_size
+    assert (size < 15_000) is is_cut_off
+    assert older.exists() is is_cut_off
+    if is_cut_off:
+        assert b"\0" not in log.read_bytes(), "a hole where it went on writing"
+        assert last(older) < last(log)
 
 
 async def test_exit_code_3_starts_again_at_once(bench: Bench) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import tempfile
 import threading
+import uuid
 from pathlib import Path
 
 import pytest
 
-from deptbus.readiness import GO_FILE, await_go
+from deptbus.readiness import GO_FILE, await_go, feed_watchdog, is_service, tell_manager
 
 
 def test_without_a_supervisor_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +39,33 @@ def test_it_waits_for_the_file_that_is_named(
     waiting.join(10)
     assert not waiting.is_alive()
     assert looks[0] is False
+
+
+@pytest.mark.parametrize("kind", ["a file", "an abstract name"])
+async def test_systemd_hears_that_it_is_ready_and_that_the_loop_turns(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    with (
+        tempfile.TemporaryDirectory() as folder,  # a socket's path is short
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+    ):
+        manager.settimeout(10)
+        named = f"{folder}/notify" if kind == "a file" else f"@deptbus-{uuid.uuid4().hex}"
+        manager.bind(named.replace("@", "\0", 1))
+        monkeypatch.setenv("NOTIFY_SOCKET", named)
+        monkeypatch.setenv("WATCHDOG_USEC", "30000")
+        assert is_service()
+        tell_manager("READY=1")
+        assert manager.recv(100) == b"READY=1"
+        feeding = asyncio.create_task(feed_watchdog())
+        for _ in range(3):
+            assert await asyncio.to_thread(manager.recv, 100) == b"WATCHDOG=1"
+        feeding.cancel()
+
+
+async def test_without_systemd_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    monkeypatch.setenv("WATCHDOG_USEC", "1")
+    assert not is_service()
+    tell_manager("READY=1")
+    await asyncio.wait_for(feed_watchdog(), 10)
