@@ -181,6 +181,7 @@ class Applier:
             await store.open(identity, partitions)
             if store.read_before:
                 self._log.info("inbox_read_again", datasets=sorted(store.fresh))
+            await self._tell_if_restored(store, inbox)
             await inbox.seek(store.positions, fresh=store.fresh, read_before=store.read_before)
             await inbox.commit(store.positions)
             if target.folder is not None:
@@ -198,6 +199,17 @@ class Applier:
                 await self.export.finish()
             await inbox.stop()
             await database.close()
+
+    async def _tell_if_restored(self, store: Store, inbox: Inbox) -> None:
+        """Nobody has to act: it is applied again, as far as the inbox keeps it. But people want to
+        know what they see on their screens meanwhile."""
+        ahead = 0 if store.fresh else await inbox.ahead(store.positions)
+        if ahead:
+            self._log.warning(
+                "recipient_was_restored",
+                deliveries=ahead,
+                mend="Nothing: they are applied again from the inbox",
+            )
 
     def _store(self, database: SqliteDatabase | PostgresDatabase, topic: str) -> Store:
         assert self._policy is not None

@@ -240,6 +240,18 @@ class Inbox:
         )
         return None
 
+    async def ahead(self, positions: Mapping[int, Position]) -> int:
+        """How many deliveries lie between what SQL says that it applied and what was committed,
+        which is never ahead but where the database was restored since; 0 also where nobody can tell
+        now: it decides nothing."""
+        if self._committer is None:
+            return 0
+        try:
+            committed = await self._committer.committed(self.topic, positions)
+        except DeptbusError:
+            return 0  # the commit that follows meets the same, and says it
+        return sum(max(0, end - positions[n].next_offset) for n, end in committed.items())
+
     async def commit(self, positions: Mapping[int, Position]) -> bool:
         """For lag only: what is applied. False when it failed, which is logged once."""
         offsets = {n: p.next_offset for n, p in positions.items()}

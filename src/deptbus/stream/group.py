@@ -3,11 +3,12 @@ Kafka know only for the sake of lag."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.errors import KafkaError, for_code
-from aiokafka.protocol.commit import OffsetCommitRequest
+from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 
 from deptbus.errors import BusUnreachable
 from deptbus.stream.brokers import translate
@@ -23,26 +24,38 @@ class LagCommitter:
 
     async def commit(self, topic: str, offsets: Mapping[int, int]) -> None:
         """Raises BusUnreachable, BusRefused; trying again later is always right."""
+        places = [(number, offset, "") for number, offset in sorted(offsets.items())]
+        request = OffsetCommitRequest(
+            self._group,
+            OffsetCommitRequest.DEFAULT_GENERATION_ID,
+            "",
+            OffsetCommitRequest.DEFAULT_RETENTION_TIME,
+            [(topic, places)],
+        )
+        await self._ask(topic, request)
+
+    async def committed(self, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+        """Partition -> what is committed, where anything is. Raises as `commit`."""
+        request = OffsetFetchRequest(self._group, [(topic, sorted(partitions))])
+        answer = await self._ask(topic, request)
+        ((_, found),) = answer.topics
+        return {number: offset for number, offset, _, _ in found if offset >= 0}
+
+    async def _ask(self, topic: str, request: Any) -> Any:
+        """The coordinator's answer, in which no partition has an error."""
         try:
             if self._coordinator is None:
                 self._coordinator = await self._client.coordinator_lookup(
                     CoordinationType.GROUP, self._group
                 )
-            places = [(number, offset, "") for number, offset in sorted(offsets.items())]
-            request = OffsetCommitRequest(
-                self._group,
-                OffsetCommitRequest.DEFAULT_GENERATION_ID,
-                "",
-                OffsetCommitRequest.DEFAULT_RETENTION_TIME,
-                [(topic, places)],
-            )
             answer = await self._client.send(
                 self._coordinator, request, group=ConnectionGroup.COORDINATION
             )
             for _, partitions in answer.topics:
-                for _, code in partitions:
+                for *_, code in partitions:
                     if code:
                         raise for_code(code)(self._group)
+            return answer
         except (KafkaError, OSError, TimeoutError, AssertionError) as error:
             self._coordinator = None
             if isinstance(error, AssertionError):  # the client knows no node at this moment
