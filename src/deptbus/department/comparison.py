@@ -12,6 +12,9 @@ Rows are judged by the Publication that judges live rows. Rules, each with a tes
 5. A key that no row speaks for is deleted if the bus has it.
 6. Every place that the bus names and the source may not know is remembered, of rows that are equal,
    of keys that are gone and of those that were deleted too.
+7. Such a key is published (or deleted) once more, though it is equal: what waited in the outbox of
+   a source that was restored went out before anybody asked, without that place, so whoever has the
+   record there would keep it for ever. Of a deleted key with one place alone the delete named it.
 """
 
 from __future__ import annotations
@@ -88,15 +91,17 @@ class Comparison:
         on_bus = self._held.pop(key, None)
         state = published(self._publication, row, found)
         is_known = standing is Standing.SPEAKS
+        is_named = True
         if on_bus is not None:
             # A new variant may yet be parked behind another row: its place would go unnamed.
             here = state.place if is_known and state is not None and state.digest else None
-            if any(p != here and p not in places for p in on_bus.places):
+            is_named = all(p == here or p in places for p in on_bus.places)
+            if not is_named:
                 differences.places[key] = on_bus.places
         if state is None:
             if not is_known or raw_text(row.raw) not in self._parked:
                 differences.enqueue.append(row.raw)
-        elif is_known and state.digest == (on_bus.digest if on_bus else b""):
+        elif is_known and is_named and state.digest == (on_bus.digest if on_bus else b""):
             differences.equal += 1
         else:
             differences.enqueue.append(row.raw)
@@ -108,12 +113,13 @@ class Comparison:
             on_bus = self._held.pop(key)
             remembered = known.get(key)
             places = remembered.places if remembered else ()
-            if any(p not in places for p in on_bus.places):
+            is_named = all(p in places for p in on_bus.places)
+            if not is_named:
                 found.places[key] = on_bus.places
             holder = holder_of(remembered) if remembered else None
             if holder is not None:
                 self._speakers.waiting.setdefault(key, raw_of(holder))
-            elif on_bus.digest:
+            elif on_bus.digest or (not is_named and len(on_bus.places) > 1):
                 found.delete.append(key)
         return found
 

@@ -216,7 +216,7 @@ class _Resync:
             # `out` and `control` did not tell of it: they were made again, or are of a copy.
             await self._free(self._capture.lift, self._token, 0, highest)
             self.lifted += 1
-        live = sum(1 for one in held.values() if one.digest)
+        live = sum(1 for one in held.values() if one.digest or len(one.places) > 1)
         version = await self._free(self._capture.reserve, self._token, max(1, live))
         parked = frozenset(raw for name, raw in self._publisher.parked if name == dataset)
         comparison = Comparison(publication, held, parked)
