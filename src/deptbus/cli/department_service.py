@@ -60,7 +60,7 @@ def service(
     text = unit_text(
         units,
         [*_program(), *_arguments(files, data, bootstrap, client_file)],
-        user=user or pwd.getpwuid(files[0].stat().st_uid).pw_name,
+        user=user or _owner(files[0]),
         environment=_settings(bootstrap),
         environment_file=None if environment_file is None else environment_file.absolute(),
     )
@@ -76,6 +76,14 @@ def service(
     print(f"wrote {path}")
     print(f"systemctl daemon-reload && systemctl enable --now {path.name}")
     print(f"its log: journalctl -u {path.name}")
+
+
+def _owner(path: Path) -> str:
+    number = path.stat().st_uid
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:  # of another machine, or a container's: systemd takes the number as well
+        return str(number)
 
 
 def _check_secrets(

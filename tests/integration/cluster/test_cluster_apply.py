@@ -185,7 +185,7 @@ def test_rights_let_a_unit_write_its_own_out_and_hide_all_else(
 
 def test_a_wrong_password_is_told_as_refused(guarded: tuple[Connection, Connection]) -> None:
     _, client = guarded
-    with pytest.raises(BusRefused, match="refused"):
+    with pytest.raises(BusRefused, match="refuses these credentials"):
         topics.plan(_as(client, "housing-330106", "wrong"), ())
 
 

@@ -90,7 +90,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 STAY = ("worker", "operations run", "department run", "monitor", "console")
 CREDENTIALS = "the bus refuses these credentials"
-NOT_LET_IN = ("credentials", "certificate", "TLS", "no broker answers", "did not answer", "right")
+NOT_LET_IN = ("credentials", "certificate", "TLS", "no broker answers", "no right to it")
 
 
 def commands_of_the_bus() -> set[str]:
