@@ -188,7 +188,7 @@ class Publication:
         for name, column in self._fields:
             own = row_values.get(column)
             if not is_text(own):
-                raise _Refused(NOT_TEXT, column)
+                own = self._as_text(own, column)
             try:
                 values[name] = self._value(name, column, own)
             except Unfit:
@@ -201,6 +201,15 @@ class Publication:
         if where is Where.NOWHERE:
             raise _Refused(CHECK_REASONS[Check.DIVISION], self._publish.columns.get(self._division))
         return where, str(place), values
+
+    def _as_text(self, own: Any, column: str) -> str:
+        """Text of stray bytes, in the encoding that the mapping names for it."""
+        if self._publish.encoding is not None:
+            try:
+                return str(own).encode("utf-8", "surrogateescape").decode(self._publish.encoding)
+            except UnicodeError:
+                pass
+        raise _Refused(NOT_TEXT, column)
 
     def why_not(self, values: Mapping[str, Any]) -> str | None:
         """Why a row of these own values could not be published, as reason and column; None if it
@@ -249,7 +258,17 @@ class Publication:
         try:
             return self._codec.encode(values)
         except WireRefused:
-            raise _Refused(BAD_VALUE, None) from None
+            pass
+        raise _Refused(BAD_VALUE, self._unfit_column(values))
+
+    def _unfit_column(self, values: Mapping[str, Any]) -> str | None:
+        """The own column of the first field that the codec refuses; None: the record as a whole."""
+        for i, name in enumerate(self._codec.names):
+            try:
+                self._codec.encode_field(i, values)
+            except WireRefused:
+                return self._publish.columns.get(name)
+        return None
 
     # --- rows that need no rule -----------------------------------------------------------
 

@@ -395,3 +395,14 @@ def test_a_delete_by_key_is_dropped_when_a_row_holds_the_key_after_all() -> None
     batch = desk.judge(late)
     assert batch.changes == []
     assert batch.prepared.drop == [late.position]
+
+
+def test_stray_bytes_are_read_in_the_encoding_that_the_mapping_names() -> None:
+    """GBK in a text column of SQLite; what is no text in that either is parked as ever."""
+    publish = PUBLISH.model_copy(update={"encoding": "gb18030"})
+    desk = Desk(Publication(UNIT, "person", publish, AGREED, SECRET))
+    stray = "李雷".encode("gb18030").decode("utf-8", "surrogateescape")
+    change = only(desk.judge(desk.row("u", "1", 姓名=stray)))
+    record = Codecs(AGREED).record_codec("person", 1).decode(change.record or ())
+    assert record["name"] == "李雷"
+    assert reasons(desk.judge(desk.row("u", "2", 姓名="\udcff\udcff"))) == ["not_text"]
