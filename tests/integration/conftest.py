@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from debian import NotToBeHad, environment, unpacked
 
 from deptbus.cluster.embedded import EmbeddedBroker
 from deptbus.cluster.postgres import PostgresServer
@@ -55,3 +56,45 @@ def postgres(service_folder: Path) -> Iterator[Callable[[], str]]:
     server.start()
     yield lambda: server.create_database(f"test_{uuid.uuid4().hex[:16]}")
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(service_folder: Path) -> Iterator[PostgresServer]:
+    """The wheel's server, for what a URL is not enough for; one of its own."""
+    server = PostgresServer(service_folder / "postgres-alone")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def debian_postgres(service_folder: Path) -> Iterator[PostgresServer]:
+    """The server of Debian's package, which is the lowest version that is supported."""
+    programs, found = "usr/lib/postgresql/*/bin/postgres", Path("/")
+    variables: dict[str, str] = {}
+    if not any(found.glob(programs)):
+        try:
+            folder = unpacked("postgresql", ["postgresql"])
+        except NotToBeHad as error:
+            if services_required():
+                raise
+            pytest.skip(str(error))
+        # Where the user who runs PostgreSQL may enter; its programs find the rest beside them.
+        found = service_folder / "debian-postgresql"
+        shutil.copytree(folder / "usr", found / "usr", symlinks=True)
+        variables = environment(found)
+    binaries = min(found.glob(programs)).parent
+    server = PostgresServer(
+        service_folder / "postgres-debian", binaries=binaries, environment=variables
+    )
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session", params=["wheel", "debian"])
+def each_postgres(request: pytest.FixtureRequest) -> PostgresServer:
+    """The newest and the lowest version, one after the other."""
+    name = "postgres_server" if request.param == "wheel" else "debian_postgres"
+    server: PostgresServer = request.getfixturevalue(name)
+    return server

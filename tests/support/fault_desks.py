@@ -131,17 +131,19 @@ class SourceDesk:
         finally:
             await connection.close()
 
+    async def changes(self) -> list[Change]:
+        """All that lies in `out`, in the order of versions."""
+        codecs = Codecs(self.contract)
+        read = [
+            codecs.decode_out(record.key, record.value)
+            for record in await read_to_end(self.bus, out_topic(self.unit))
+        ]
+        return sorted((c for c in read if isinstance(c, Change)), key=lambda c: c.version)
+
     async def published(self) -> dict[str, str]:
         """id -> name, of the highest version of every key that lies in `out`."""
-        codecs = Codecs(self.contract)
-        codec = codecs.record_codec("person", 1)
-        last: dict[bytes, Change] = {}
-        for record in await read_to_end(self.bus, out_topic(self.unit)):
-            change = codecs.decode_out(record.key, record.value)
-            if isinstance(change, Change):
-                before = last.get(change.key)
-                if before is None or change.version > before.version:
-                    last[change.key] = change
+        codec = Codecs(self.contract).record_codec("person", 1)
+        last = {change.key: change for change in await self.changes()}
         found = (codec.decode(c.record) for c in last.values() if c.op is ChangeOp.UPSERT)
         return {record["id"]: record["name"] for record in found}
 

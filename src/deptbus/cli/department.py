@@ -24,7 +24,7 @@ from deptbus.cli.options import (
 from deptbus.errors import DeptbusError, Exit
 
 if TYPE_CHECKING:
-    from deptbus.contract.department import Department
+    from deptbus.contract.department import Department, System
     from deptbus.contract.model import Contract
     from deptbus.department.capture import Snapshot
 
@@ -37,6 +37,16 @@ ContractFolder = Annotated[
     Path | None,
     typer.Option("--contract", help="Folder of the contract's files; else the one in force."),
 ]
+Owner = Annotated[
+    str | None,
+    typer.Option(
+        "--owner",
+        envvar="DEPTBUS_OWNER",
+        help="Address of the same PostgreSQL database with an account that owns its tables.",
+        show_envvar=True,
+    ),
+]
+OneSystem = Annotated[str | None, typer.Option("--system", help="One system; else all.")]
 Dataset = Annotated[str | None, typer.Option("--dataset", help="One dataset; else all.")]
 
 
@@ -46,6 +56,8 @@ def install(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the SQL and change nothing.")
     ] = False,
+    owner: Owner = None,
+    system: OneSystem = None,
     contract: ContractFolder = None,
     data: Data = None,
     bootstrap: Bootstrap = None,
@@ -53,7 +65,8 @@ def install(
 ) -> None:
     """Make the unit's key secret and install the triggers that capture what it publishes.
 
-    May be run again at any time, and has to be when the mapping has changed.
+    May be run again at any time, and has to be when the mapping has changed. With --owner the
+    account that department.yml names gets the rights to run the adapter, and needs no others.
     """
     from deptbus.cli.contract_view import print_advice
     from deptbus.contract.department_check import advise_department
@@ -64,17 +77,18 @@ def install(
     agreed = asyncio.run(_contract(contract, data, bootstrap, client_file))
     source.check(department, agreed)
     print_advice(advise_department(department, agreed))
+    chosen = _systems(department, system)
     if dry_run:
-        for system in department.systems:
-            for statement in asyncio.run(source.install_sql(department, system, agreed)):
+        for name in chosen:
+            for statement in asyncio.run(source.install_sql(department, name, agreed, owner)):
                 print(f"{statement};\n")
         return
-    for system, settings in department.systems.items():
-        for note in asyncio.run(source.install_system(department, system, agreed)):
-            print(f"{system}: {note}")
+    for name, settings in chosen.items():
+        for note in asyncio.run(source.install_system(department, name, agreed, owner)):
+            print(f"{name}: {note}")
         captured = ", ".join(settings.publishes) or "nothing"
-        print(f"{system}: captures {captured}")
-    if any(s.publishes for s in department.systems.values()):
+        print(f"{name}: captures {captured}")
+    if any(s.publishes for s in chosen.values()):
         secret, made = source.ensure_secret(department.secret_file)
         if made:
             print(f"made the key secret {department.secret_file}: keep it, and keep it secret")
@@ -147,14 +161,14 @@ def status(
 
 
 @app.command()
-def uninstall(config: Config) -> None:
+def uninstall(config: Config, owner: Owner = None, system: OneSystem = None) -> None:
     """Remove triggers and every table of deptbus; own tables stay as they are. Works at once."""
     from deptbus.department import install as source
 
     department = _load(config)
-    for system in department.systems:
-        asyncio.run(source.uninstall_system(department, system))
-        print(f"{system}: nothing of deptbus is left")
+    for name in _systems(department, system):
+        asyncio.run(source.uninstall_system(department, name, owner))
+        print(f"{name}: nothing of deptbus is left")
 
 
 @app.command()
@@ -269,6 +283,17 @@ def _load(config: Path) -> Department:
     from deptbus.contract.department import load_department
 
     return load_department(config)
+
+
+def _systems(department: Department, system: str | None) -> dict[str, System]:
+    if system is None:
+        return dict(department.systems)
+    if system not in department.systems:
+        raise DeptbusError(
+            f"{department.unit} has no system {system}",
+            mend=f"One of: {', '.join(department.systems)}",
+        )
+    return {system: department.systems[system]}
 
 
 def _datasets(department: Department, dataset: str | None) -> list[str]:

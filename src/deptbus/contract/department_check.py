@@ -142,6 +142,7 @@ def _publish(
                 f"`{field}` is of the key and cannot be the same in every row",
                 "Map it to a column",
             )
+    yield from _behind(department, contract, name, publish, place)
     for field, schema in fields.items():
         needed = not is_nullable(schema["type"]) and "default" not in schema
         if needed and field not in given and field not in (*dataset.key, dataset.division):
@@ -150,6 +151,60 @@ def _publish(
                 f"`{field}` of `{name}` may not be null and is not mapped",
                 "Map it to a column, or give it a constant",
             )
+
+
+def _behind(
+    department: Department, contract: Contract, name: str, publish: Publish, place: Place
+) -> Iterator[Problem]:
+    """Each of the tables behind a view has to lead to the natural key."""
+    if publish.encoding is not None and not _is_encoding(publish.encoding):
+        yield department.problem(
+            (*place, "encoding"),
+            f"`{publish.encoding}` is no encoding of text that is known",
+            "Write gb18030, which has GBK and GB 2312 in it, or big5",
+        )
+    keys = {publish.columns[f] for f in contract.datasets[name].key if f in publish.columns}
+    for table, behind in publish.tables.items():
+        where = (*place, "tables", table)
+        if bool(behind.key) == bool(behind.through):
+            yield department.problem(
+                where,
+                f"table `{table}` has neither or both of `key` and `through`",
+                "Say which of its columns are the key, or through which table it leads there",
+            )
+        elif behind.key and behind.key.keys() != keys:
+            yield department.problem(
+                (*where, "key"),
+                f"`key` of table `{table}` does not name the columns of the natural key",
+                f"Give a column for each of: {', '.join(sorted(keys))}",
+            )
+        elif behind.through and not (behind.on and behind.through in publish.tables):
+            yield department.problem(
+                where,
+                f"table `{table}` leads to no other table of this view",
+                "Name one of `tables:` in `through`, and in `on` the columns that are equal",
+            )
+        elif behind.through and not _has_way(publish, table):
+            yield department.problem(
+                where, f"table `{table}` leads in a circle", "Let one of the tables have the key"
+            )
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        return "a".encode(name) == b"a"
+    except LookupError:
+        return False
+
+
+def _has_way(publish: Publish, table: str) -> bool:
+    seen: set[str] = set()
+    while table in publish.tables and table not in seen:
+        seen.add(table)
+        if publish.tables[table].key:
+            return True
+        table = publish.tables[table].through
+    return False
 
 
 def _receive(
@@ -172,6 +227,7 @@ def _receive(
         yield department.problem(
             (*place, "columns"), f"column `{column}` holds two fields", "Give each its own column"
         )
+    yield from _beside(department, contract, name, receive, place)
     columns = set(receive.columns.values())
     for n, column in enumerate(receive.key):
         if column not in columns:
@@ -186,6 +242,35 @@ def _receive(
             f"rows of `{name}` have no key here",
             f"Map {', '.join(contract.datasets[name].key)}, or `{KEY_FIELD}`, or name `key`",
         )
+
+
+def _beside(
+    department: Department, contract: Contract, name: str, receive: Receive, place: Place
+) -> Iterator[Problem]:
+    """Further tables of a received dataset."""
+    mapped = set(receive.columns.values())
+    seen = set(receive.columns)
+    for table, beside in receive.tables.items():
+        where = (*place, "tables", table)
+        yield from _mapped_fields(department, contract, name, beside.columns, where)
+        for field in beside.columns:
+            if field in seen:
+                yield department.problem(
+                    (*where, "columns", field),
+                    f"`{field}` goes into two tables",
+                    "Give each field one column",
+                )
+            seen.add(field)
+        if not set(beside.on.values()) <= mapped:
+            yield department.problem(
+                (*where, "on"),
+                f"`on` of table `{table}` names columns of `{receive.table}` that are not mapped",
+                f"Use one of: {', '.join(sorted(mapped))}",
+            )
+        if set(beside.on) & set(beside.columns.values()):
+            yield department.problem(
+                (*where, "columns"), "a column of `on` holds a field", "Give it another column"
+            )
 
 
 def _tables(department: Department, system_name: str) -> Iterator[Problem]:

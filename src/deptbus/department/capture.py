@@ -16,6 +16,7 @@ from deptbus.department.capture_check import Broken
 from deptbus.department.connect import Database
 from deptbus.department.layout import Layout
 from deptbus.department.pulse import Pulse
+from deptbus.errors import SourceRefused
 
 T = TypeVar("T")
 
@@ -167,6 +168,23 @@ class CaptureStatus:
     pulse: Pulse | None = None  # None: no adapter has spoken yet
 
 
+def is_asked(layout: Layout) -> bool:
+    """Whether install has to ask the table if its keys are unique: no index of it says so."""
+    return layout.is_vouched or layout.is_view
+
+
+def refuse_doubled(place: str, doubled: Mapping[Layout, int]) -> None:
+    """Raises SourceRefused where the mapping vouches for keys that several rows bear."""
+    for layout, count in doubled.items():
+        if count:
+            keys, many = ", ".join(layout.keys), "1000 or more" if count >= 1000 else count
+            raise SourceRefused(
+                f"{place}: dataset {layout.dataset}: {many} values of ({keys}) in {layout.table} "
+                "are borne by more than one row, so they name no record",
+                mend="Mend these rows, or name the columns that tell records apart",
+            )
+
+
 class Capture(ABC):
     """Outbox, bookkeeping and triggers in one department's database.
 
@@ -177,6 +195,7 @@ class Capture(ABC):
     # Bus keys of which something may be remembered: of all others `known` would say nothing. None:
     # not looked at yet, or too many to hold.
     remembered: set[bytes] | None = None
+    _known_views: dict[str, Layout] | None = None
 
     @property
     @abstractmethod
@@ -219,7 +238,19 @@ class Capture(ABC):
     async def layouts(self) -> dict[str, Layout]:
         """dataset -> the layout that its triggers capture now; empty when not installed."""
 
+    async def _views(self) -> dict[str, Layout]:
+        """The datasets that are views; asked for once, as an adapter that runs keeps to what was
+        installed when it started."""
+        if self._known_views is None:
+            self._known_views = {d: x for d, x in (await self.layouts()).items() if x.is_view}
+        return self._known_views
+
     # --- the queue ------------------------------------------------------------------------
+
+    @abstractmethod
+    async def look_again(self, token: bytes, limit: int, hold: Collection[str]) -> int:
+        """Enqueues records of views that were touched since, but for held datasets, each as it is
+        now; how many notes of that it took, at most `limit`. To be called before `read`."""
 
     @abstractmethod
     async def read(
@@ -299,12 +330,12 @@ class Capture(ABC):
         """`want` of many rows by their bus keys, in one short transaction."""
 
     @abstractmethod
-    async def work_off(self, limit: int) -> tuple[int, list[Wanted]]:
-        """Enqueues wanted rows: those that are there, under their locks; for one that is gone a
-        delete, at a version that no unseen insert can be below. Returns how many were done and
-        those that name a bus key only, have their version reserved, and whose row the caller may
-        look for now (`keys_after`) and then `resolve`: of these more than `limit`, because to look
-        for one takes as long as for many."""
+    async def work_off(self, limit: int, hold: Collection[str] = ()) -> tuple[int, list[Wanted]]:
+        """Enqueues wanted rows, but for those of held datasets: those that are there, under their
+        locks; for one that is gone a delete, at a version that no unseen insert can be below.
+        Returns how many were done and those that name a bus key only, have their version reserved,
+        and whose row the caller may look for now (`keys_after`) and then `resolve`: of these more
+        than `limit`, because to look for one takes as long as for many."""
 
     @abstractmethod
     async def resolve(self, dataset: str, sought: Sequence[Sought]) -> None:

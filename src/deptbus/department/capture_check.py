@@ -9,24 +9,31 @@ from typing import NamedTuple
 
 import asyncpg
 
-from deptbus.department import postgres_triggers, sqlite_triggers
+from deptbus.department import postgres_schema, postgres_triggers, sqlite_schema, sqlite_view
 from deptbus.department.layout import Layout, quoted_table
-from deptbus.department.postgres_schema import examine_table as examine_postgres
-from deptbus.department.sqlite_schema import examine_table as examine_sqlite
+from deptbus.department.postgres_view import part_suffix
+from deptbus.department.shape import retyped_postgres, retyped_sqlite
 
 
 class Broken(NamedTuple):
-    """Why a dataset cannot be captured now. `is_blind`: writes go by and nothing notes them."""
+    """Why a dataset cannot be captured now. `is_blind`: writes go by and nothing notes them.
+    `is_partly`: only some do, so that the others are published all the same."""
 
     dataset: str
     reason: str
     is_blind: bool
+    is_partly: bool = False
+    is_retyped: bool = False  # what was published of it may read otherwise now
 
 
 def broken_sqlite(c: sqlite3.Connection, layouts: Iterable[Layout]) -> list[Broken]:
     found = []
     for layout in layouts:
-        wrong = examine_sqlite(c, layout)
+        wrong = sqlite_schema.examine_table(c, layout)
+        retyped = [] if wrong else retyped_sqlite(c, layout)
+        if retyped:
+            found.append(Broken(layout.dataset, retyped[0], False, is_retyped=True))
+            continue
         if wrong:
             # SQLite keeps the triggers true when a column or table gets another name, so what is
             # written meanwhile waits in the outbox; a table that is gone has no writers.
@@ -35,12 +42,10 @@ def broken_sqlite(c: sqlite3.Connection, layouts: Iterable[Layout]) -> list[Brok
         there = {
             name
             for (name,) in c.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'trigger' "
-                "AND tbl_name = ? COLLATE NOCASE",
-                (layout.table,),
+                "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'deptbus_*'"
             )
         }
-        missing = set(sqlite_triggers.trigger_names(layout.dataset)) - there
+        missing = set(sqlite_view.trigger_names(layout)) - there
         if missing:
             found.append(_without_triggers(layout))
     return found
@@ -49,30 +54,71 @@ def broken_sqlite(c: sqlite3.Connection, layouts: Iterable[Layout]) -> list[Brok
 async def broken_postgres(c: asyncpg.Connection, layouts: Iterable[Layout]) -> list[Broken]:
     found = []
     for layout in layouts:
-        wrong = await examine_postgres(c, layout)
+        wrong = await postgres_schema.examine_table(c, layout)
+        retyped = [] if wrong else await retyped_postgres(c, layout)
+        if retyped:
+            found.append(Broken(layout.dataset, retyped[0], False, is_retyped=True))
+            continue
         if wrong:
             # The triggers are there, cannot do their work, and count each time that they gave way;
             # a table that was put aside took them with it, and is written to no more.
             found.append(Broken(layout.dataset, wrong[0], False))
             continue
-        wanted = [
-            postgres_triggers.trigger_name(layout.dataset, event)
-            for event in postgres_triggers.EVENTS
-        ]
-        live = await c.fetchval(
-            "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass($1) "
-            "AND tgname = ANY($2::text[]) AND tgenabled IN ('O', 'A')",
-            quoted_table(layout.table),
-            wanted,
-        )
-        if live < len(wanted):
+        for number, part in enumerate(layout.parts):
+            if not await _is_watched(c, layout, part.table, part_suffix(number)):
+                found.append(_without_triggers(layout, part.table))
+                break
+        if layout.is_view:
+            continue
+        if not await _is_watched(c, layout, layout.table):
             found.append(_without_triggers(layout))
+            continue
+        blind = await _unwatched_partitions(c, layout)
+        if blind:
+            # What is written by way of the partitioned table is captured.
+            reason = (
+                f"dataset {layout.dataset}: partition {blind[0]} of table {layout.table} has come "
+                "since install, so what is written to it directly is not captured"
+            )
+            found.append(Broken(layout.dataset, reason, True, True))
     return found
 
 
-def _without_triggers(layout: Layout) -> Broken:
+def _names(layout: Layout, suffix: str = "") -> list[str]:
+    return [
+        postgres_triggers.trigger_name(layout.dataset, f"{event}{suffix}")
+        for event in postgres_triggers.EVENTS
+    ]
+
+
+async def _is_watched(c: asyncpg.Connection, layout: Layout, table: str, suffix: str = "") -> bool:
+    wanted = _names(layout, suffix)
+    live = await c.fetchval(
+        "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass($1) "
+        "AND tgname = ANY($2::text[]) AND tgenabled IN ('O', 'A')",
+        quoted_table(table),
+        wanted,
+    )
+    return bool(live == len(wanted))
+
+
+async def _unwatched_partitions(c: asyncpg.Connection, layout: Layout) -> list[str]:
+    wanted = _names(layout)
+    rows = await c.fetch(
+        "SELECT p.relid::regclass::text FROM pg_partition_tree(to_regclass($1)) AS p "
+        "WHERE (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = p.relid "
+        "AND t.tgname = ANY($2::text[]) AND t.tgenabled IN ('O', 'A')) < $3 ORDER BY 1",
+        quoted_table(layout.table),
+        wanted,
+        len(wanted),
+    )
+    return [row[0] for row in rows]
+
+
+def _without_triggers(layout: Layout, table: str = "") -> Broken:
     return Broken(
         layout.dataset,
-        f"dataset {layout.dataset}: the triggers on table {layout.table} are gone or switched off",
+        f"dataset {layout.dataset}: the triggers on table {table or layout.table} are gone or "
+        "switched off",
         True,
     )

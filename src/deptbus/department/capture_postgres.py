@@ -20,6 +20,7 @@ from deptbus.department import fence, pulse
 from deptbus.department import postgres_rows as rows_of
 from deptbus.department import postgres_triggers as sql
 from deptbus.department.capture import (
+    LIVE,
     MOST_SOUGHT,
     Capture,
     CaptureStatus,
@@ -33,12 +34,14 @@ from deptbus.department.capture import (
     Variant,
     Waiting,
     Wanted,
+    is_asked,
+    refuse_doubled,
 )
 from deptbus.department.capture_check import Broken, broken_postgres
 from deptbus.department.connect import PostgresDatabase, postgres_translated
 from deptbus.department.layout import Layout, quoted
 from deptbus.department.postgres_install import drop_statements, install_statements
-from deptbus.department.postgres_schema import examine_table, table_facts
+from deptbus.department.postgres_schema import doubled_keys, examine_table, table_facts
 from deptbus.department.raw import raw_of, raw_text
 from deptbus.errors import DatabaseBusy, Fenced, SourceRefused
 
@@ -112,6 +115,11 @@ class PostgresCapture(Capture):
         if wrong:
             raise SourceRefused(f"{self._place}: {wrong[0]}", mend="Mend it, then install again")
 
+        async with self._durable() as c:
+            refuse_doubled(
+                self._place, {x: await doubled_keys(c, x) for x in layouts if is_asked(x)}
+            )
+
         async def run(c: asyncpg.Connection) -> None:
             for statement in await install_statements(c, layouts, cap_rows):
                 await c.execute(statement)
@@ -135,6 +143,7 @@ class PostgresCapture(Capture):
                     await run(c)
                 self._layouts.clear()
                 self._numbers.clear()
+                self._known_views = None
                 return
             except DatabaseBusy as busy:
                 if time.monotonic() > until:
@@ -195,6 +204,27 @@ class PostgresCapture(Capture):
             )
         return rows
 
+    async def look_again(self, token: bytes, limit: int, hold: Collection[str]) -> int:
+        views = [d for d in await self._views() if d not in hold]
+        if not views:
+            return 0
+        async with self._durable(transaction=True) as c:
+            notes = await c.fetch(rows_of.TOUCHED, views, limit)
+            if not notes:
+                return 0
+            await fence.check_postgres(c, token)
+            touched: dict[str, dict[RawKey, None]] = defaultdict(dict)
+            for _, dataset, raw in notes:
+                touched[dataset][tuple(raw)] = None
+            for dataset, raws in touched.items():
+                await self._enqueue(c, dataset, list(raws), LIVE, None)
+            # Not before: what is written meanwhile must stay noted.
+            await c.execute(
+                "DELETE FROM deptbus.touched WHERE position = ANY($1::bigint[])",
+                [position for position, _, _ in notes],
+            )
+        return len(notes)
+
     async def parked(self) -> set[tuple[str, str]]:
         async with self._durable() as c:
             return {(r[0], r[1]) for r in await c.fetch("SELECT dataset, raw FROM deptbus.parked")}
@@ -207,6 +237,7 @@ class PostgresCapture(Capture):
         return {r[0]: r[1] for r in rows}
 
     async def wanted(self, dataset: str, at_most: int) -> list[Wanted]:
+        is_view = dataset in await self._views()
         async with self._durable() as c:
             rows = await c.fetch(
                 "SELECT dataset, raw, bus_key, cause, job FROM deptbus.wanted "
@@ -214,7 +245,9 @@ class PostgresCapture(Capture):
                 dataset,
                 at_most,
             )
-        return [Wanted(*row) for row in rows]
+            touched = await c.fetch(rows_of.TOUCHED, [dataset], at_most) if is_view else []
+        seen = [Wanted(d, raw_text(tuple(raw)), None, LIVE, None) for _, d, raw in touched]
+        return [*(Wanted(*row) for row in rows), *seen]
 
     async def known(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Known]:
         asked = ([d for d, _ in keys], [k for _, k in keys])
@@ -375,7 +408,7 @@ class PostgresCapture(Capture):
                 *(dataset, list(keys), cause, job),
             )
 
-    async def work_off(self, limit: int) -> tuple[int, list[Wanted]]:
+    async def work_off(self, limit: int, hold: Collection[str] = ()) -> tuple[int, list[Wanted]]:
         """A row that is gone, and a key whose row is not known, go through three transactions:
         a version is drawn; a transaction id is taken, above that of every transaction which may
         have drawn a lesser version; once all those have ended, what is not there is gone."""
@@ -385,8 +418,9 @@ class PostgresCapture(Capture):
                 "SELECT number, dataset, raw, bus_key, cause, job, position, "
                 f"{rows_of.SETTLED} AS settled, after_xid IS NOT NULL AS is_waiting "
                 f"FROM deptbus.wanted WHERE NOT (raw IS NULL AND {rows_of.SETTLED}) "
+                "AND NOT dataset = ANY($2::text[]) "
                 "ORDER BY number LIMIT $1 FOR UPDATE SKIP LOCKED",
-                min(limit, _WORK_OFF_ROWS),
+                *(min(limit, _WORK_OFF_ROWS), list(hold)),
             )
             absent, done = [], 0
             groups: dict[tuple[str, str, str | None], list[asyncpg.Record]] = defaultdict(list)
@@ -418,7 +452,7 @@ class PostgresCapture(Capture):
                 "SELECT dataset, raw, bus_key, cause, job FROM deptbus.wanted "
                 f"WHERE raw IS NULL AND {rows_of.SETTLED} AND dataset = ANY($1::text[]) "
                 "ORDER BY number LIMIT $2",
-                list(current),
+                [dataset for dataset in current if dataset not in hold],
                 MOST_SOUGHT,
             )
         return done, [Wanted(*row) for row in to_find]

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deptbus.department import fence, pulse
+from deptbus.department import fence, pulse, sqlite_show
 from deptbus.department import sqlite_rows as rows_of
 from deptbus.department import sqlite_triggers as sql
 from deptbus.department.capture import (
@@ -29,12 +29,15 @@ from deptbus.department.capture import (
     Variant,
     Waiting,
     Wanted,
+    is_asked,
+    refuse_doubled,
 )
 from deptbus.department.capture_check import Broken, broken_sqlite
 from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.layout import Layout, comma, quoted
 from deptbus.department.raw import raw_text
-from deptbus.department.sqlite_schema import examine_table
+from deptbus.department.sqlite_schema import doubled_keys, examine_table
+from deptbus.department.sqlite_view import TABLE_NAMES as VIEW_TABLES
 from deptbus.department.sqlite_watch import Watch, end_watch, watch_database
 from deptbus.errors import SourceRefused
 
@@ -86,22 +89,26 @@ class SqliteCapture(Capture):
                 raise SourceRefused(
                     f"{self._place}: {wrong[0]}", mend="Mend it, then install again"
                 )
+            refuse_doubled(self._place, {x: doubled_keys(c, x) for x in layouts if is_asked(x)})
             for statement in rows_of.install_sql(c, layouts, cap_rows):
                 c.execute(statement)
 
         await self._database.transaction(work)
         self._layouts.clear()
+        self._known_views = None
 
     async def uninstall(self) -> None:
         def work(c: sqlite3.Connection) -> None:
             for statement in [
                 *rows_of.drop_triggers(c),
-                *(f"DROP TABLE IF EXISTS {t}" for t in sql.TABLE_NAMES),
+                *(f"DROP TABLE IF EXISTS {t}" for t in (*sql.TABLE_NAMES, *VIEW_TABLES)),
+                "DROP TABLE IF EXISTS deptbus_shape",
             ]:
                 c.execute(statement)
 
         await self._database.transaction(work)
         self._layouts.clear()
+        self._known_views = None
 
     async def layouts(self) -> dict[str, Layout]:
         def work(c: sqlite3.Connection) -> dict[str, Layout]:
@@ -126,8 +133,9 @@ class SqliteCapture(Capture):
     async def read(
         self, limit: int, in_flight: Collection[int] = (), hold: Collection[str] = ()
     ) -> list[OutboxRow]:
-        # Before the read: what commits meanwhile must wake us again.
-        self._seen = self._data_version()
+        if not self._known_views:  # else `look_again` has looked
+            # Before the read: what commits meanwhile must wake us again.
+            self._seen = self._data_version()
 
         def work(c: sqlite3.Connection) -> list[OutboxRow]:
             heads, rows = rows_of.next_rows(c, limit, in_flight, hold)
@@ -165,6 +173,22 @@ class SqliteCapture(Capture):
         self._layouts[number] = Layout.from_json(text)
         return self._layouts[number]
 
+    async def look_again(self, token: bytes, limit: int, hold: Collection[str]) -> int:
+        views = await self._views()
+        if not views:
+            return 0
+        # Before the look: what commits meanwhile must wake us again.
+        self._seen = self._data_version()
+        query = "SELECT EXISTS (SELECT 1 FROM deptbus_touched)"
+        if not await self._database.run(lambda c: c.execute(query).fetchone()[0]):
+            return 0
+
+        def work(c: sqlite3.Connection) -> int:
+            fence.check_sqlite(c, token)
+            return sqlite_show.look_again(c, views, limit, hold)
+
+        return await self._database.transaction(work)
+
     async def parked(self) -> set[tuple[str, str]]:
         return await self._database.run(
             lambda c: set(c.execute("SELECT dataset, raw FROM deptbus_parked"))
@@ -175,7 +199,13 @@ class SqliteCapture(Capture):
         return await self._database.run(lambda c: dict(c.execute(query, (dataset,))))
 
     async def wanted(self, dataset: str, at_most: int) -> list[Wanted]:
-        return await self._database.run(lambda c: rows_of.wanted(c, dataset, at_most))
+        views = await self._views()
+        return await self._database.run(
+            lambda c: [
+                *rows_of.wanted(c, dataset, at_most),
+                *(sqlite_show.touched(c, views[dataset], at_most) if dataset in views else ()),
+            ]
+        )
 
     async def known(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Known]:
         def work(c: sqlite3.Connection) -> dict[tuple[str, bytes], Known]:
@@ -337,10 +367,10 @@ class SqliteCapture(Capture):
     ) -> None:
         await self._database.transaction(lambda c: rows_of.want_keys(c, dataset, keys, cause, job))
 
-    async def work_off(self, limit: int) -> tuple[int, list[Wanted]]:
+    async def work_off(self, limit: int, hold: Collection[str] = ()) -> tuple[int, list[Wanted]]:
         current = await self.layouts()
         few = min(limit, _WORK_OFF_ROWS)
-        return await self._database.transaction(lambda c: rows_of.work_off(c, current, few))
+        return await self._database.transaction(lambda c: rows_of.work_off(c, current, few, hold))
 
     async def backlog(self, at_most: int) -> int:
         return await self._database.run(

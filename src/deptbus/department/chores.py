@@ -43,7 +43,8 @@ class Chores:
         self._awaits_room = False
         self._live_at = float("-inf")  # when a live change was last seen
         self._sent_at: float | None = None  # when rows of a snapshot were enqueued beside live ones
-        self.rests = False  # a table cannot be read as it is now: what is wanted of it waits
+        # Datasets whose tables cannot be read as they are now: what is wanted of them waits.
+        self.rests: Collection[str] = ()
 
     def wake(self) -> None:
         self._woken.set()
@@ -91,9 +92,7 @@ class Chores:
                     continue
 
     async def _work_off(self) -> bool:
-        if self.rests:
-            return False
-        done, by_key = await self._capture.work_off(100)
+        done, by_key = await self._capture.work_off(100, self.rests)
         datasets = {w.dataset for w in by_key}
         for dataset in datasets:
             await self._find([w for w in by_key if w.dataset == dataset], dataset)

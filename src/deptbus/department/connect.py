@@ -33,6 +33,8 @@ LOCK_TIMEOUT_MS = (
     250  # below PostgreSQL's deadlock_timeout (1 s): we give way, never the department
 )
 BUSY_TIMEOUT_S = 5.0
+LOWEST_POSTGRES = 15  # the lowest version that the tests run on
+LOWEST_SQLITE = (3, 35)  # RETURNING, and what else the adapter's own statements use
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,11 @@ class SqliteDatabase:
 
     def _connect(self, create: bool) -> None:
         self._ident = threading.get_ident()
+        if sqlite3.sqlite_version_info < LOWEST_SQLITE:
+            raise DatabaseUnavailable(
+                f"this Python has SQLite {sqlite3.sqlite_version}, which is too old",
+                mend="Use a Python with SQLite 3.35 or later",
+            )
         path = Path(self.target.location)
         if create:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -383,6 +390,13 @@ class PostgresDatabase:
                     "datestyle": "ISO, YMD",
                     "client_encoding": "UTF8",
                 },
+            )
+        version = connection.get_server_version()
+        if version.major < LOWEST_POSTGRES:
+            await connection.close()
+            raise DatabaseUnavailable(
+                f"{target}: PostgreSQL {version.major} is too old",
+                mend=f"{LOWEST_POSTGRES} is the lowest version that deptbus is tested on",
             )
         return cls(target, connection)
 

@@ -8,18 +8,18 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deptbus.connection import Connection
-from deptbus.contract.department import Department
+from deptbus.contract.department import Department, System
 from deptbus.contract.department_check import check_department
 from deptbus.contract.model import Contract
 from deptbus.department.capture import Capture, CaptureStatus, Snapshot, Wanted
-from deptbus.department.connect import SqliteDatabase, target_of
+from deptbus.department.connect import PostgresDatabase, SqliteDatabase, target_of
 from deptbus.department.fence import read_adapter
 from deptbus.department.folder_tables import make_folder_tables
 from deptbus.department.layout import Layout, layouts_of
@@ -27,6 +27,12 @@ from deptbus.department.opening import open_capture, open_system, read_secret
 from deptbus.department.publication import Publication
 from deptbus.department.publisher import Publisher
 from deptbus.department.raw import raw_text
+from deptbus.department.recipient_install import (
+    give_rights,
+    install_recipient,
+    recipient_sql,
+    role_of,
+)
 from deptbus.department.remove import remove_all
 from deptbus.department.resync import Resynced, resync
 from deptbus.errors import DeptbusError, FileProblems, SourceRefused
@@ -89,18 +95,43 @@ def check(department: Department, contract: Contract) -> None:
         raise FileProblems(problems)
 
 
-async def install_sql(department: Department, system: str, contract: Contract) -> list[str]:
+async def install_sql(
+    department: Department, system: str, contract: Contract, owner: str | None = None
+) -> list[str]:
     """The statements that `install_system` would run; changes nothing (a folder's state database
     that is not there has none yet)."""
     settings = department.systems[system]
     layouts = layouts_for(department, system, contract)
-    if not layouts or _has_no_state_yet(settings.database):
+    is_server = settings.kind == "postgresql"
+    if not (layouts or is_server) or _has_no_state_yet(settings.database):
         return []
-    async with capture_of(department, system) as capture:
-        wrong = await capture.examine(layouts)
-        if wrong:
-            raise SourceRefused(f"{capture.database.place}: {wrong[0]}", mend="Mend it first")
-        return await capture.sql(layouts, settings.outbox_cap_rows)
+    async with capture_of(as_owner(department, system, owner), system) as capture:
+        made: list[str] = []
+        if layouts:
+            wrong = await capture.examine(layouts)
+            if wrong:
+                raise SourceRefused(f"{capture.database.place}: {wrong[0]}", mend="Mend it first")
+            made = await capture.sql(layouts, settings.outbox_cap_rows)
+        if isinstance(capture.database, PostgresDatabase):
+            made += await recipient_sql(
+                capture.database, settings, layouts, contract, has_owner=owner is not None
+            )
+        return made
+
+
+def as_owner(department: Department, system: str, owner: str | None) -> Department:
+    """The department with this system's database at `owner`, an address of the same database with
+    an account that owns its tables; None: as it is."""
+    if owner is None:
+        return department
+    settings = department.systems[system]
+    if settings.kind != "postgresql":
+        raise DeptbusError(
+            f"system {system} is no PostgreSQL database, so it has no accounts",
+            mend="Leave --owner out, or name the system by --system",
+        )
+    changed = settings.model_copy(update={"database": owner})
+    return department.model_copy(update={"systems": {**department.systems, system: changed}})
 
 
 def _has_no_state_yet(database: str) -> bool:
@@ -108,8 +139,12 @@ def _has_no_state_yet(database: str) -> bool:
     return target.folder is not None and not Path(target.location).exists()
 
 
-async def install_system(department: Department, system: str, contract: Contract) -> list[str]:
-    """Installs capture of what this system publishes; returns what a person should know.
+async def install_system(
+    department: Department, system: str, contract: Contract, owner: str | None = None
+) -> list[str]:
+    """Installs capture of what this system publishes, and on PostgreSQL what it needs to receive;
+    returns what a person should know. `owner`: the address to do that with; the account of
+    `database:` then gets the rights to run the adapter, and no others.
 
     Idempotent. Raises DatabaseUnavailable, SourceRefused (one clear line).
     """
@@ -118,25 +153,40 @@ async def install_system(department: Department, system: str, contract: Contract
     notes = []
     if await make_database(department, system):
         notes.append(f"made the empty database {settings.path}")
-    if not layouts:
+    if not layouts and settings.kind != "postgresql":
         return notes
-    async with capture_of(department, system) as capture:
-        if settings.kind == "folder":
-            assert isinstance(capture.database, SqliteDatabase)
-            await make_folder_tables(capture.database, layouts, settings.path)
-        elif settings.kind == "sqlite":
-            notes.append(
-                "SQLite has one writer: give the department's program a busy time-out of some "
-                "seconds (PRAGMA busy_timeout = 5000)"
-            )
-        is_blind = any(broken.is_blind for broken in await capture.broken())
-        await capture.install(layouts, settings.outbox_cap_rows)
-        if is_blind:
-            await capture.give_way()
-            notes.append(
-                "what was written while the triggers were away was not captured: run "
-                "`deptbus department resync`"
-            )
+    async with capture_of(as_owner(department, system, owner), system) as capture:
+        database = capture.database
+        if isinstance(database, PostgresDatabase):
+            await install_recipient(database, settings, contract)
+        if layouts:
+            notes += await _install_capture(settings, layouts, capture)
+        if isinstance(database, PostgresDatabase) and owner is not None:
+            await give_rights(database, settings, layouts, contract)
+            notes.append(f"gave account {role_of(settings.database)} what it needs to run")
+    return notes
+
+
+async def _install_capture(
+    settings: System, layouts: Sequence[Layout], capture: Capture
+) -> list[str]:
+    notes = []
+    if settings.kind == "folder":
+        assert isinstance(capture.database, SqliteDatabase)
+        await make_folder_tables(capture.database, layouts, settings.path)
+    elif settings.kind == "sqlite":
+        notes.append(
+            "SQLite has one writer: give the department's program a busy time-out of some "
+            "seconds (PRAGMA busy_timeout = 5000)"
+        )
+    broken = await capture.broken()
+    await capture.install(layouts, settings.outbox_cap_rows)
+    if any(one.is_blind or one.is_retyped for one in broken):
+        await capture.give_way()
+        notes.append(
+            "what was written while the triggers were away was not captured, and what a "
+            "column of another type holds may read otherwise: run `deptbus department resync`"
+        )
     return notes
 
 
@@ -176,9 +226,10 @@ async def join_system(department: Department, system: str, contract: Contract) -
     return True
 
 
-async def uninstall_system(department: Department, system: str) -> None:
-    """Removes everything of deptbus from this system's database; own tables stay as they are."""
-    database = await open_system(department, system)
+async def uninstall_system(department: Department, system: str, owner: str | None = None) -> None:
+    """Removes everything of deptbus from this system's database; own tables stay as they are.
+    `owner`: as in `install_system`."""
+    database = await open_system(as_owner(department, system, owner), system)
     try:
         await remove_all(database)
     finally:

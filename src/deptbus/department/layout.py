@@ -10,11 +10,20 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from deptbus.contract.department import Publish
 from deptbus.contract.model import Contract
 from deptbus.errors import DeptbusError
+
+
+class Part(NamedTuple):
+    """A table behind a view: how a row of it names the records of the view that it is in."""
+
+    table: str
+    keys: tuple[str, ...]  # its columns of the natural key, as `Layout.keys`; none: by way of
+    through: str  # ... this other part; empty where it has the key
+    on: tuple[tuple[str, str], ...]  # (own column, column of `through`) that are equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,12 @@ class Layout:
     keys: tuple[str, ...]  # own columns of the natural key, in the contract's order
     columns: tuple[str, ...]  # own columns of every published field (those of the key too)
     place: str | None  # own column of the division; None where it is a constant
+    is_vouched: bool = False  # no unique index says so, but one row only bears a natural key
+    parts: tuple[Part, ...] = ()  # `table` is a view of these
+
+    @property
+    def is_view(self) -> bool:
+        return bool(self.parts)
 
     @property
     def number(self) -> int:
@@ -36,19 +51,26 @@ class Layout:
 
     def serves(self, wanted: Layout) -> bool:
         """True when triggers made from this layout capture all that `wanted` names."""
-        return (self.table, self.keys, self.place) == (
+        return (self.table, self.keys, self.place, self.parts) == (
             wanted.table,
             wanted.keys,
             wanted.place,
+            wanted.parts,
         ) and set(wanted.columns) <= set(self.columns)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+        # What most have not is left out: the number of a layout is made of this text.
+        said = {k: v for k, v in asdict(self).items() if v or k not in ("is_vouched", "parts")}
+        return json.dumps(said, ensure_ascii=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Layout:
         said: dict[str, Any] = json.loads(text)
         words: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
+        words["parts"] = tuple(
+            Part(table, tuple(keys), through, tuple((a, b) for a, b in on))
+            for table, keys, through, on in words.get("parts", ())
+        )
         return cls(**words)
 
 
@@ -75,6 +97,16 @@ def layout_of(dataset: str, publish: Publish, contract: Contract) -> Layout:
         keys=keys,
         columns=tuple(columns),
         place=publish.columns.get(known.division),
+        is_vouched=publish.unique,
+        parts=tuple(
+            Part(
+                table,
+                tuple(behind.key[column] for column in keys) if behind.key else (),
+                behind.through,
+                tuple(behind.on.items()),
+            )
+            for table, behind in publish.tables.items()
+        ),
     )
 
 

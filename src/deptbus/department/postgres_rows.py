@@ -32,6 +32,10 @@ READ = (
     "FROM deptbus.outbox WHERE NOT position = ANY($2::bigint[]) AND NOT layout = ANY($3::int[]) "
     "ORDER BY position LIMIT $1"
 )
+TOUCHED = (
+    "SELECT position, dataset, raw FROM deptbus.touched WHERE dataset = ANY($1::text[]) "
+    "ORDER BY position LIMIT $2"
+)
 KNOWN = (
     "WITH asked AS MATERIALIZED ("
     "  SELECT * FROM unnest($1::text[], $2::bytea[]) AS a(dataset, bus_key)) "
@@ -186,7 +190,8 @@ async def rows_of(
 def own_key(layout: Layout, facts: TableFacts) -> str:
     """Condition: just this own key, by index and then as text."""
     return " AND ".join(
-        f"t.{quoted(k)} = CAST(${i}::text AS {facts.types[k]}) AND t.{quoted(k)}::text = ${i}"
+        f"t.{quoted(k)} = CAST(${i}::text AS {facts.types[k]}) "
+        f'AND t.{quoted(k)}::text COLLATE "C" = ${i}'
         for i, k in enumerate(layout.keys, 1)
     )
 

@@ -71,6 +71,11 @@ async def read_columns(connection: asyncpg.Connection, table: str) -> dict[str, 
 async def make_table(
     connection: asyncpg.Connection, receive: Receive, key: Sequence[str], types: Mapping[str, Type]
 ) -> None:
+    await connection.execute(table_sql(receive, key, types))
+
+
+def table_sql(receive: Receive, key: Sequence[str], types: Mapping[str, Type]) -> str:
+    """The statement that makes the table of a received dataset, where there is none."""
     parts = []
     for field, column in receive.columns.items():
         kind = types.get(field)
@@ -78,9 +83,7 @@ async def make_table(
         own = "TEXT" if coded or kind is None else own_column_type(kind, postgres=True)
         parts.append(f"{quoted(column)} {own}")
     names = ", ".join(map(quoted, key))
-    await connection.execute(
-        f"CREATE TABLE {quoted_table(receive.table)} ({', '.join(parts)}, PRIMARY KEY ({names}))"
-    )
+    return f"CREATE TABLE {quoted_table(receive.table)} ({', '.join(parts)}, PRIMARY KEY ({names}))"
 
 
 async def read_parents(

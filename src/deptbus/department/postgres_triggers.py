@@ -20,7 +20,11 @@ The functions run inside the department's own transactions, with definer's right
    statement left them. Cascades of a table onto itself bring two versions of a row into one
    transition table: the same remedy, known when the triggers are made.
 7. Equality of citext, numeric and the like is not that of the text that is published: such columns
-   are compared as text.
+   are compared as text, letter by letter: a column may have a collation that knows no case.
+8. A column that is generated when it is read cannot be read from transition tables, so rows with
+   such a one are written as the table has them too, after every update.
+9. A statement fires the triggers of the table that it names, and its transition tables have the
+   rows of all partitions: so partitions have triggers of their own, for who writes to them alone.
 """
 
 from __future__ import annotations
@@ -164,16 +168,17 @@ def trigger_name(dataset: str, event: str) -> str:
     return f"deptbus_{dataset}_{event}"
 
 
-def trigger(layout: Layout, facts: TableFacts, event: str) -> str:
+def trigger(dataset: str, table: str, event: str, suffix: str = "") -> str:
+    """`table`: quoted. `suffix`: of the function, where several tables have the dataset's."""
     tables = {
         "insert": "AFTER INSERT ON {t} REFERENCING NEW TABLE AS new_rows",
         "update": "AFTER UPDATE ON {t} REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows",
         "delete": "AFTER DELETE ON {t} REFERENCING OLD TABLE AS old_rows",
         "truncate": "BEFORE TRUNCATE ON {t}",
-    }[event].format(t=facts.table)
-    function = f"deptbus.{quoted(f'{layout.dataset}_{event}')}"
+    }[event].format(t=table)
+    function = f"deptbus.{quoted(f'{dataset}_{event}{suffix}')}"
     return (
-        f"CREATE TRIGGER {quoted(trigger_name(layout.dataset, event))} {tables} "
+        f"CREATE TRIGGER {quoted(trigger_name(dataset, f'{event}{suffix}'))} {tables} "
         f"FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
     )
 
@@ -214,15 +219,20 @@ class Functions:
             self._keys(),
         ]
 
+    def names(self) -> list[str]:
+        """Of the triggers' functions, without their schema."""
+        return [f"{self._layout.dataset}_{event}" for event in EVENTS]
+
     # --- pieces ---------------------------------------------------------------------------
 
     def _text(self, alias: str, columns: Sequence[str]) -> str:
-        parts = comma(f"{alias}.{quoted(c)}::text" for c in columns)
+        unseen = () if alias == "t" else self._facts.unseen
+        parts = comma("NULL" if c in unseen else f"{alias}.{quoted(c)}::text" for c in columns)
         return f"ARRAY[{parts}]::text[]"
 
     def _comparable(self, alias: str, column: str) -> str:
         name = f"{alias}.{quoted(column)}"
-        return name if column in self._facts.exact else f"{name}::text"
+        return name if column in self._facts.exact else f'{name}::text COLLATE "C"'
 
     def _same(self, left: str, right: str) -> str:
         """Condition: both have the same key, as text; written so that an index may be used."""
@@ -279,6 +289,8 @@ class Functions:
             f"{self._comparable('o', c)} IS DISTINCT FROM {self._comparable('n', c)}"
             for c in mapped
         )
+        if self._facts.unseen:
+            differs = "true"  # what such a column is made of may not be mapped
         same = self._same("o", "n")
         place = self._place("o")
         was = f"CASE WHEN {place} IS DISTINCT FROM {self._place('n')} THEN {place} END"
@@ -309,17 +321,19 @@ class Functions:
 
     def _truncate(self) -> str:
         """The keys are read before they are gone. A transaction whose snapshot is older than the
-        lock does not see all of them, so it cannot be captured."""
+        lock does not see all of them, so it cannot be captured. A partition may be emptied alone,
+        so the table is the one whose trigger this is."""
         row = self._row(
-            "'d'", "stamp", self._place("t"), self._text("t", self._layout.keys), "NULL::text[]"
+            "'d'", "$1", self._place("t"), self._text("t", self._layout.keys), "NULL::text[]"
         )
         count = (
             "IF current_setting('transaction_isolation') NOT IN "
             "('read committed', 'read uncommitted') THEN\n"
             "    PERFORM nextval('deptbus.gave_way');\n    RETURN NULL;\n    END IF;\n"
-            f"    SELECT count(*) INTO counted FROM {self._facts.table};"
+            "    EXECUTE 'SELECT count(*) FROM ' || TG_RELID::regclass INTO counted;"
         )
-        return self._guarded("truncate", count, f"{row} FROM {self._facts.table} t;", False)
+        body = f"EXECUTE $many${row} FROM $many$ || TG_RELID::regclass || ' t' USING stamp;"
+        return self._guarded("truncate", count, body, False)
 
     def _guarded(self, event: str, count: str, body: str, by_index: bool) -> str:
         """Rule 3 around the body: never waits, never fails, keeps to the cap, rings the bell."""
@@ -334,7 +348,7 @@ DECLARE
   counted bigint;
   room bigint;
   stamp bigint := {_STAMP};
-  written_again boolean := {str(self._facts.cascades).lower()};
+  written_again boolean := {str(self._facts.cascades or bool(self._facts.unseen)).lower()};
 BEGIN
   IF position({applying} IN coalesce(current_setting('deptbus.applying', true), '')) > 0 THEN
     RETURN NULL;
@@ -379,7 +393,8 @@ END
         casts = self._casts("a.asked_key")
         joined = " AND ".join(f"t.{quoted(k)} = {cast}" for k, cast in casts.items())
         exactly = " AND ".join(
-            f"t.{quoted(k)}::text = a.asked_key->>{i}" for i, k in enumerate(layout.keys)
+            f't.{quoted(k)}::text COLLATE "C" = a.asked_key->>{i}'
+            for i, k in enumerate(layout.keys)
         )
         return f"""CREATE OR REPLACE FUNCTION deptbus.{quoted(f"{layout.dataset}_enqueue")}(
   asked jsonb, why text, for_job text

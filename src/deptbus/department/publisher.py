@@ -361,8 +361,9 @@ class Publisher:
         hold: dict[str, str] = {}
         for dataset, publish in self._settings.publishes.items():
             try:
-                if dataset in self._broken:
-                    hold[dataset] = self._broken[dataset].reason  # told already
+                broken = self._broken.get(dataset)
+                if broken is not None and not broken.is_partly:
+                    hold[dataset] = broken.reason  # told already
                     continue
                 if not contract.may_publish(self.unit, dataset):
                     raise SourceRefused(f"{self.unit} may not publish {dataset}")
@@ -403,15 +404,15 @@ class Publisher:
         whose table was altered wait; the other datasets go on."""
         found = {broken.dataset: broken for broken in await self._capture.broken()}
         for dataset, broken in found.items():
-            if dataset not in self._broken:
+            if self._broken.get(dataset) != broken:
                 self._log.error("capture_broken", reason=broken.reason, mend=_CAPTURE_MEND)
                 if broken.is_blind:
                     await self._capture.give_way()
         for dataset in self._broken.keys() - found.keys():
             self._log.info("capture_mended", dataset=dataset)
-        if found.keys() != self._broken.keys():
+        if found != self._broken:
             self._broken = found
-            self.chores.rests = bool(found)
+            self.chores.rests = {d for d, broken in found.items() if not broken.is_partly}
             if self._policy is not None:
                 await self._take_up(self._policy)
         gave_way = (await self._capture.state()).gave_way
@@ -508,6 +509,7 @@ class Publisher:
         loop's: awaits the capture only and touches nothing of the loop."""
         if acked:
             await self._capture.delete(self.incarnation.token, acked)
+        await self._capture.look_again(self.incarnation.token, BATCH_ROWS, self._hold)
         rows = await self._capture.read(BATCH_ROWS, in_flight, self._hold)
         self.reached = rows[0].position if rows else NOTHING_WAITS
         if not rows:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
+
+import asyncpg
 
 from deptbus.department.connect import Database, SqliteDatabase
 from deptbus.department.layout import quoted
 from deptbus.department.postgres_install import OUR_TRIGGERS
+from deptbus.department.postgres_rights import revoke_statements
 
 
 async def remove_all(database: Database) -> None:
@@ -18,6 +22,11 @@ async def remove_all(database: Database) -> None:
         await database.transaction(_remove_sqlite)
         return
     async with database.transaction() as connection:
+        for statement in await revoke_statements(connection):
+            with suppress(asyncpg.UndefinedTableError, asyncpg.UndefinedObjectError):
+                # A table that is gone, or an account, took its rights along.
+                async with connection.transaction():
+                    await connection.execute(statement)
         for row in await connection.fetch(OUR_TRIGGERS):
             await connection.execute(f"DROP TRIGGER {quoted(row['tgname'])} ON {row['on_table']}")
         # Nothing of the department's is in our schema, and nothing of it refers to it any more.

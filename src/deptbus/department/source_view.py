@@ -31,7 +31,15 @@ from deptbus.department.postgres_schema import TableFacts, table_facts
 from deptbus.errors import DatabaseUnavailable
 
 _ABANDONED = "60s"  # a snapshot that nobody reads from any more keeps vacuum from its work
-_IDENTITY = "SELECT k.oid, k.relfilenode FROM pg_class k WHERE k.oid = to_regclass($1)"
+_IDENTITY = (
+    "SELECT k.oid, k.relfilenode FROM pg_class k "
+    "WHERE k.oid IN (SELECT to_regclass(t) FROM unnest($1::text[]) AS t) ORDER BY k.oid"
+)
+_IDENTITY_NOW = (
+    "SELECT to_regclass(t)::oid, coalesce(pg_relation_filenode(to_regclass(t)), 0) "
+    "FROM unnest($1::text[]) AS t ORDER BY 1"
+)
+Identity = list[tuple[int, int]]  # table and its file, of every table that is read
 
 
 class SqliteView(SqliteCapture):
@@ -52,7 +60,7 @@ class PostgresView(PostgresCapture):
     def __init__(self, database: PostgresDatabase, holder: PostgresDatabase) -> None:
         super().__init__(database, holder)
         self._snapshot = ""
-        self._tables: dict[str, tuple[Layout, TableFacts, tuple[int, int]]] = {}
+        self._tables: dict[str, tuple[Layout, TableFacts, Identity]] = {}
 
     async def begin(self) -> None:
         c = self._light.connection
@@ -91,24 +99,21 @@ class PostgresView(PostgresCapture):
             await self._check(c, facts, identity)
         return rows
 
-    async def _table(self, dataset: str) -> tuple[Layout, TableFacts, tuple[int, int]]:
+    async def _table(self, dataset: str) -> tuple[Layout, TableFacts, Identity]:
         known = self._tables.get(dataset)
         if known is None:
             layout = (await self.layouts())[dataset]
             async with self._durable() as c:
                 facts = await table_facts(c, layout)
                 # By the catalogue as the snapshot has it.
-                oid, file = await c.fetchrow(_IDENTITY, facts.table)
-            known = self._tables[dataset] = layout, facts, (oid, file)
+                rows = await c.fetch(_IDENTITY, list(facts.relations))
+            known = self._tables[dataset] = layout, facts, [(r[0], r[1]) for r in rows]
         return known
 
-    async def _check(self, c: asyncpg.Connection, facts: TableFacts, was: tuple[int, int]) -> None:
-        """After a read, whose lock on the table still stands."""
-        oid, file = await c.fetchrow(
-            "SELECT to_regclass($1)::oid, pg_relation_filenode(to_regclass($1))",
-            facts.table,
-        )
-        if (oid, file) != was:
+    async def _check(self, c: asyncpg.Connection, facts: TableFacts, was: Identity) -> None:
+        """After a read, whose lock on the tables still stands."""
+        rows = await c.fetch(_IDENTITY_NOW, list(facts.relations))
+        if [(r[0], r[1]) for r in rows] != was:
             raise DatabaseUnavailable(f"{self._place}: the table was emptied or rewritten")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
-from deptbus.department import fence
+from deptbus.department import fence, shape, sqlite_view
 from deptbus.department import sqlite_triggers as sql
 from deptbus.department.capture import (
     MOST_SOUGHT,
@@ -25,6 +25,8 @@ from deptbus.department.layout import Layout, comma, quoted, text_literal
 from deptbus.department.pulse import read_sqlite
 from deptbus.department.raw import raw_of, raw_text
 from deptbus.department.sqlite_schema import key_collations, unique_columns
+from deptbus.department.sqlite_schema import shape as shape_of
+from deptbus.department.sqlite_show import show
 
 
 def is_installed(c: sqlite3.Connection) -> bool:
@@ -75,12 +77,14 @@ def install_sql(c: sqlite3.Connection, layouts: Sequence[Layout], cap_rows: int)
     """Everything that `install` runs in one transaction, given what is there already."""
     key_width = max((len(x.keys) for x in layouts), default=1)
     value_width = max((len(x.columns) for x in layouts), default=1)
-    made = [*fence.SQLITE_TABLES, *sql.TABLES, sql.first_row(cap_rows)]
+    made = [*fence.SQLITE_TABLES, *sql.TABLES, *sqlite_view.TABLES, shape.SQLITE_TABLE]
+    made.append(sql.first_row(cap_rows))
     made += [f"UPDATE deptbus_published SET cap_rows = {int(cap_rows)}", sql.LIFT_LIMIT]
     for table, letter, need in (
         ("deptbus_outbox", "k", key_width),
         ("deptbus_outbox", "v", value_width),
         ("deptbus_replaced", "k", key_width),
+        ("deptbus_touched", "k", key_width),
     ):
         made += sql.wider(table, letter, _column_count(c, table, letter), need)
     made += drop_triggers(c)
@@ -90,7 +94,12 @@ def install_sql(c: sqlite3.Connection, layouts: Sequence[Layout], cap_rows: int)
             f"REPLACE INTO deptbus_layout VALUES ({layout.number}, "
             f"{text_literal(layout.dataset)}, {text_literal(layout.to_json())}, 1)"
         )
-        made += sql.triggers(layout, unique_columns(c, layout.table))
+        if layout.is_view:
+            unique = {part.table: unique_columns(c, part.table) for part in layout.parts}
+            made += sqlite_view.triggers(layout, unique)
+        else:
+            made += sql.triggers(layout, unique_columns(c, layout.table))
+        made += shape.note_sql("deptbus_shape", layout.dataset, shape_of(c, layout))
     return made
 
 
@@ -203,6 +212,8 @@ def enqueue_one(
 ) -> None:
     """The present state of one own key: an upsert, or a delete when no row bears it. The write
     lock is held, so nobody can be about to insert it."""
+    if layout.is_view and show(c, layout, raw, cause, job):
+        return
     if bears(c, layout, raw):
         c.execute(enqueue(layout, own_key(layout)), (cause, job, *twice(raw)))
     else:
@@ -248,15 +259,17 @@ def wanted(c: sqlite3.Connection, dataset: str, at_most: int) -> list[Wanted]:
 
 
 def work_off(
-    c: sqlite3.Connection, current: Mapping[str, Layout], limit: int
+    c: sqlite3.Connection, current: Mapping[str, Layout], limit: int, hold: Collection[str]
 ) -> tuple[int, list[Wanted]]:
+    marks = comma("?" for _ in hold)
     for dataset in {d for (d,) in c.execute("SELECT DISTINCT dataset FROM deptbus_wanted")}:
         if dataset not in current:
             c.execute("DELETE FROM deptbus_wanted WHERE dataset = ?", (dataset,))
     rows = c.execute(
         "SELECT number, dataset, raw, cause, job FROM deptbus_wanted "
-        "WHERE raw IS NOT NULL OR position IS NULL ORDER BY number LIMIT ?",
-        (limit,),
+        f"WHERE (raw IS NOT NULL OR position IS NULL) AND dataset NOT IN ({marks}) "
+        "ORDER BY number LIMIT ?",
+        (*hold, limit),
     ).fetchall()
     done = 0
     for number, dataset, raw, cause, job in rows:
@@ -268,8 +281,9 @@ def work_off(
         done += 1
     to_find = c.execute(
         "SELECT dataset, raw, bus_key, cause, job FROM deptbus_wanted "
-        "WHERE raw IS NULL AND position IS NOT NULL ORDER BY number LIMIT ?",
-        (MOST_SOUGHT,),
+        f"WHERE raw IS NULL AND position IS NOT NULL AND dataset NOT IN ({marks}) "
+        "ORDER BY number LIMIT ?",
+        (*hold, MOST_SOUGHT),
     )
     return done, [Wanted(*row) for row in to_find]
 
@@ -393,8 +407,12 @@ def advance_snapshot(c: sqlite3.Connection, layout: Layout, limit: int) -> Snaps
             (*bound, limit),
         ).fetchall()
         if chunk:
-            upto, to_bound = up_to_key(c, layout, chunk[-1])
-            c.execute(enqueue(layout, f"{where} AND {upto}"), (cause, job, *bound, *to_bound))
+            if layout.is_view:
+                for raw in chunk:
+                    show(c, layout, raw, cause, job)
+            else:
+                upto, to_bound = up_to_key(c, layout, chunk[-1])
+                c.execute(enqueue(layout, f"{where} AND {upto}"), (cause, job, *bound, *to_bound))
         c.execute(
             "UPDATE deptbus_snapshot SET after = coalesce(?, after), enqueued = enqueued + ?, "
             "done = ? WHERE dataset = ?",

@@ -1,11 +1,12 @@
-"""What capture must know of a table in SQLite: its columns and its unique constraints."""
+"""What capture must know of a table in SQLite: columns and indexes, and what a view reads."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from deptbus.department.layout import Layout
+from deptbus.department.layout import Layout, comma, quoted
 
 
 class Unique(NamedTuple):
@@ -49,6 +50,24 @@ def key_constraint(connection: sqlite3.Connection, layout: Layout) -> Unique | N
     for unique in unique_constraints(connection, layout.table):
         if not unique.is_partial and all(c.lower() in by_lower for c in unique.columns):
             return unique
+    return _any_index(connection, layout, by_lower) if layout.is_vouched else None
+
+
+def _any_index(
+    connection: sqlite3.Connection, layout: Layout, keys: dict[str, str]
+) -> Unique | None:
+    """One that is not unique and begins with the key's columns, by which rows are found."""
+    for name, partial in connection.execute(
+        "SELECT name, partial FROM pragma_index_list(?)", (layout.table,)
+    ).fetchall():
+        parts = connection.execute(
+            "SELECT lower(name), coll FROM pragma_index_xinfo(?) WHERE key AND cid >= 0 "
+            "ORDER BY seqno",
+            (name,),
+        ).fetchall()
+        lead = [part for part in parts if part[0] in keys]
+        if not partial and lead and lead == parts[: len(lead)]:
+            return Unique(tuple(p[0] for p in lead), tuple(p[1] for p in lead), False)
     return None
 
 
@@ -63,35 +82,123 @@ def key_collations(connection: sqlite3.Connection, layout: Layout) -> list[str]:
     return [known.get(column.lower(), "BINARY") for column in layout.keys]
 
 
+def declared_types(connection: sqlite3.Connection, table: str) -> dict[str, str]:
+    """Column, in small letters -> its declared type; empty when there is no such table."""
+    rows = connection.execute("SELECT lower(name), type FROM pragma_table_xinfo(?)", (table,))
+    return dict(rows.fetchall())
+
+
+def columns_of(connection: sqlite3.Connection, table: str) -> list[str]:
+    """As they are written in the table; empty when there is no such table."""
+    rows = connection.execute("SELECT name FROM pragma_table_xinfo(?)", (table,))
+    return [name for (name,) in rows]
+
+
+def shape(connection: sqlite3.Connection, layout: Layout) -> dict[str, str]:
+    """Mapped column -> its declared type, as the table is now."""
+    types = declared_types(connection, layout.table)
+    return {c: types[c.lower()] for c in dict.fromkeys((*layout.keys, *layout.columns))}
+
+
 def examine_table(connection: sqlite3.Connection, layout: Layout) -> list[str]:
     """Why this layout cannot be captured here; empty when it can."""
     where = f"dataset {layout.dataset}"
-    kind = connection.execute(
-        "SELECT type FROM sqlite_master "
+    unfit = _unfit(connection, layout.table, is_view=layout.is_view)
+    if unfit is not None:
+        return [f"{where}: {unfit}"]
+    absent = _absent(connection, layout, layout.table, (*layout.keys, *layout.columns))
+    if layout.is_view:
+        return absent or _examine_parts(connection, layout)
+    if absent or key_constraint(connection, layout) is not None:
+        return absent
+    keys = ", ".join(layout.keys)
+    if layout.is_vouched:
+        return [
+            f"{where}: table {layout.table} has no index that begins with ({keys}), so each of its "
+            "writes would read all of it; create one"
+        ]
+    return [
+        f"{where}: table {layout.table} has no unique index on ({keys}), so two rows could be "
+        "one record; create one, or say `unique: true` where the department vouches for it"
+    ]
+
+
+def _unfit(connection: sqlite3.Connection, table: str, *, is_view: bool) -> str | None:
+    found = connection.execute(
+        "SELECT type, sql FROM sqlite_master "
         "WHERE name = ? COLLATE NOCASE AND type IN ('table', 'view')",
-        (layout.table,),
+        (table,),
     ).fetchone()
-    if kind is None:
-        return [f"{where}: there is no table {layout.table}"]
-    if kind[0] == "view":
-        return [f"{where}: {layout.table} is a view; name the table that it reads"]
-    have = {
-        name.lower()
-        for (name,) in connection.execute(
-            "SELECT name FROM pragma_table_xinfo(?)", (layout.table,)
-        ).fetchall()
-    }
-    absent = [
-        f"{where}: table {layout.table} has no column {column}"
-        for column in dict.fromkeys((*layout.keys, *layout.columns))
+    if found is None:
+        return f"there is no table {table}"
+    kind, sql = found
+    if kind == "view" and not is_view:
+        return f"{table} is a view; name the tables that it reads in `tables:`"
+    if kind == "table" and is_view:
+        return f"{table} is no view, so it has no `tables:`"
+    if (sql or "").lstrip().upper().startswith("CREATE VIRTUAL"):
+        return f"{table} is a virtual table, on which there are no triggers"
+    return None
+
+
+def _absent(
+    connection: sqlite3.Connection, layout: Layout, table: str, columns: Iterable[str]
+) -> list[str]:
+    have = declared_types(connection, table)
+    return [
+        f"dataset {layout.dataset}: table {table} has no column {column}"
+        for column in dict.fromkeys(columns)
         if column.lower() not in have
     ]
-    if absent:
-        return absent
-    if key_constraint(connection, layout) is None:
-        keys = ", ".join(layout.keys)
-        return [
-            f"{where}: table {layout.table} has no unique index on ({keys}), so two rows could be "
-            "one record"
-        ]
-    return []
+
+
+def _examine_parts(connection: sqlite3.Connection, layout: Layout) -> list[str]:
+    where, wrong = f"dataset {layout.dataset}", []
+    for part in layout.parts:
+        unfit = _unfit(connection, part.table, is_view=False)
+        if unfit is not None:
+            wrong.append(f"{where}: {unfit}")
+            continue
+        joined = [other for p in layout.parts if p.through == part.table for _, other in p.on]
+        own = (*part.keys, *(column for column, _ in part.on), *joined)
+        wrong += _absent(connection, layout, part.table, own)
+    if wrong:
+        return wrong
+    named = {part.table.lower() for part in layout.parts}
+    return [
+        f"{where}: the view {layout.table} reads {table}, which is not among its `tables:`, so "
+        "what is written there would not be seen"
+        for table in sorted(_read_by(connection, layout.table))
+        if table.lower() not in named
+    ]
+
+
+def _read_by(connection: sqlite3.Connection, view: str) -> set[str]:
+    """The tables that a view reads, by way of other views too, as SQLite itself asks for them."""
+    found: set[str] = set()
+
+    def note(action: int, first: str | None, *_: str | None) -> int:
+        if action == sqlite3.SQLITE_READ and first is not None:
+            found.add(first)
+        return sqlite3.SQLITE_OK
+
+    connection.set_authorizer(note)
+    try:
+        connection.execute(f"EXPLAIN SELECT * FROM {quoted(view)}").fetchall()
+    finally:
+        connection.set_authorizer(None)
+    kinds = dict(
+        connection.execute("SELECT lower(name), type FROM sqlite_master WHERE name IS NOT NULL")
+    )
+    return {name for name in found if kinds.get(name.lower()) == "table"}
+
+
+def doubled_keys(connection: sqlite3.Connection, layout: Layout) -> int:
+    """How many natural keys more than one row bears, counted to a thousand: to be asked at install
+    where nothing but the mapping vouches for them."""
+    keys = comma(f"{quoted(k)} COLLATE BINARY" for k in layout.keys)
+    (count,) = connection.execute(
+        f"SELECT count(*) FROM (SELECT 1 FROM {quoted(layout.table)} GROUP BY {keys} "
+        "HAVING count(*) > 1 LIMIT 1000)"
+    ).fetchone()
+    return int(count)

@@ -174,6 +174,7 @@ def trigger_names(dataset: str) -> list[str]:
 
 def triggers(layout: Layout, unique: Sequence[Sequence[str]]) -> list[str]:
     """`unique`: the columns of every unique constraint of the table, the primary key's too."""
+    unique = unique or (layout.keys,)  # with none no row is ever replaced, and its notes are moot
     t, d = quoted(layout.table), text_literal(layout.dataset)
     own = f"NOT EXISTS (SELECT 1 FROM deptbus_applying WHERE dataset = {d})"
     mapped = tuple(dict.fromkeys((*layout.keys, *layout.columns)))

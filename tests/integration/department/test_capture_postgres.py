@@ -245,7 +245,6 @@ class TestPostgresCapture(CaptureSuite):
     async def test_a_deferrable_constraint_is_refused(self, where: str) -> None:
         await self.desk.do(
             "CREATE TABLE late (k text UNIQUE DEFERRABLE INITIALLY DEFERRED)",
-            "CREATE TABLE parted (k text PRIMARY KEY) PARTITION BY HASH (k)",
             "CREATE VIEW seen AS SELECT * FROM late",
             "CREATE TABLE partly (k text); CREATE UNIQUE INDEX ON partly (k) WHERE k > 'a'",
         )
@@ -253,8 +252,7 @@ class TestPostgresCapture(CaptureSuite):
         try:
             for table, words in (
                 ("late", "deferrable"),
-                ("parted", "partitioned"),
-                ("seen", "no ordinary table"),
+                ("seen", "is a view"),
                 ("partly", "no unique index"),
             ):
                 with pytest.raises(SourceRefused, match=words):

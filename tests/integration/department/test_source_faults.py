@@ -128,6 +128,35 @@ async def test_a_renamed_column_fails_no_write_and_its_dataset_waits(
             await until(lambda: _has(desk, "d"), "what came after it")
 
 
+async def test_a_column_of_another_type_is_named_and_its_dataset_waits_alone(
+    broker: Connection, postgres: Callable[[], str], tmp_path: Path
+) -> None:
+    desk = await SourceDesk(broker, tmp_path, postgres()).open()
+    neighbour = await SourceDesk(broker, tmp_path).open()
+    await desk.sql(ADD.format(1, "a"))
+    with capture_logs() as logs:
+        async with running(broker, [desk, neighbour]):
+            await until(desk.is_published, "the first row")
+            await desk.sql("ALTER TABLE people ALTER COLUMN 姓名 TYPE char(40)")
+            await until(lambda: said(logs, "capture_broken", desk), "a word")
+            (line,) = said(logs, "capture_broken", desk)
+            assert "column 姓名 of table people was text when capture" in line["reason"]
+            await desk.sql(ADD.format(2, "b"))
+            with Clerk(neighbour) as other:
+                await other.wait_for(50)
+            await until(neighbour.is_published, "the neighbour's")
+            assert not await _has(desk, "b")
+            (note,) = [n for n in await desk.install() if "resync" in n]
+            assert "another type" in note
+            await until(lambda: said(logs, "capture_mended", desk), "it is well again")
+            await until(lambda: _has_two(desk), "what waited")
+    assert other.failed == []
+
+
+async def _has_two(desk: SourceDesk) -> bool:
+    return len(await desk.published()) == 2
+
+
 async def _has(desk: SourceDesk, name: str) -> bool:
     return name in (await desk.published()).values()
 

@@ -174,6 +174,34 @@ def test_what_does_not_fit_the_contract_is_told_with_its_line(
     assert any(p.line == line and words in p.what for p in problems), told
 
 
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ("{rk: {key: {sfzh: nr}}, dz: {through: rk, on: {ren: id}}}", ""),
+        ("{rk: {}}", "neither or both of `key` and `through`"),
+        ("{rk: {key: {xm: xm}}}", "does not name the columns of the natural key"),
+        ("{rk: {key: {sfzh: nr}}, dz: {through: nowhere, on: {a: b}}}", "leads to no other table"),
+        ("{rk: {key: {sfzh: nr}}, dz: {through: rk}}", "leads to no other table"),
+        ("{a: {through: b, on: {x: y}}, b: {through: a, on: {x: y}}}", "leads in a circle"),
+    ],
+)
+def test_each_table_behind_a_view_leads_to_the_key(
+    tmp_path: Path, contract: Contract, tables: str, words: str
+) -> None:
+    text = POLICE.replace(
+        "        table: rk\n", f"        table: rk_view\n        tables: {tables}\n"
+    )
+    told = [p.what for p in check_department(load_text(tmp_path, text), contract)]
+    assert any(words in what for what in told) if words else told == []
+
+
+def test_an_encoding_has_to_be_one(tmp_path: Path, contract: Contract) -> None:
+    text = POLICE.replace("        table: rk\n", "        table: rk\n        encoding: {}\n")
+    for name, is_known in (("gb18030", True), ("utf-16", False), ("gbk2", False)):
+        told = check_department(load_text(tmp_path, text.format(name)), contract)
+        assert (told == []) is is_known
+
+
 def test_a_table_is_one_thing(tmp_path: Path, contract: Contract) -> None:
     text = POLICE.replace("      flat:\n        table: fang", "      resident:\n        table: RK")
     told = [p.what for p in check_department(load_text(tmp_path, text), contract)]

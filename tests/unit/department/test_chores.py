@@ -33,7 +33,7 @@ class Table:
         self.is_full = asyncio.Event()
         self.is_done = asyncio.Event()
 
-    async def work_off(self, limit: int) -> tuple[int, list[Any]]:
+    async def work_off(self, limit: int, hold: Any = ()) -> tuple[int, list[Any]]:
         return 0, []
 
     async def open_snapshots(self) -> tuple[Snapshot, ...]:

@@ -1,0 +1,96 @@
+"""Records of a view over several tables in SQLite: read by the adapter, and enqueued as they are.
+
+The write lock is held in all of these, so whatever is read is the newest there is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from deptbus.department.capture import LIVE, RawKey, Wanted
+from deptbus.department.layout import Layout, comma, quoted
+from deptbus.department.raw import is_text, raw_text
+from deptbus.department.sqlite_triggers import NOW_US, insert_head, names
+
+
+def look_again(
+    c: sqlite3.Connection, layouts: Mapping[str, Layout], limit: int, hold: Collection[str]
+) -> int:
+    """Enqueues what was touched, oldest first, but for held datasets; how many notes that were."""
+    held = [d for d in layouts if d in hold]
+    found = c.execute(
+        f"SELECT * FROM deptbus_touched WHERE dataset NOT IN ({comma('?' for _ in held)}) "
+        "ORDER BY number LIMIT ?",
+        (*held, limit),
+    )
+    heads = [d[0] for d in found.description]
+    rows = [dict(zip(heads, row, strict=True)) for row in found.fetchall()]
+    touched: dict[tuple[str, RawKey], None] = {}
+    for row in rows:
+        layout = layouts.get(row["dataset"])
+        if layout is not None:
+            raw = tuple(row[k] for k in names("k", len(layout.keys)))
+            # What is no text is no key: it was never published.
+            if all(map(is_text, raw)):
+                touched[layout.dataset, raw] = None
+    for dataset, raw in touched:
+        show(c, layouts[dataset], raw, LIVE, None)
+    c.executemany("DELETE FROM deptbus_touched WHERE number = ?", [(r["number"],) for r in rows])
+    return len(rows)
+
+
+def touched(c: sqlite3.Connection, layout: Layout, at_most: int) -> list[Wanted]:
+    """What was noted of a view and is not enqueued yet."""
+    keys = comma(names("k", len(layout.keys)))
+    rows = c.execute(
+        f"SELECT DISTINCT {keys} FROM deptbus_touched WHERE dataset = ? LIMIT ?",
+        (layout.dataset, at_most),
+    )
+    return [Wanted(layout.dataset, raw_text(raw), None, LIVE, None) for raw in rows]
+
+
+def show(c: sqlite3.Connection, layout: Layout, raw: RawKey, cause: str, job: str | None) -> bool:
+    """Enqueues the present state of one record: an upsert (of a live one only where it differs from
+    what was shown last), or a delete where it was shown and is gone. False: it is not there, and
+    never was shown."""
+    columns, marks = comma(map(quoted, layout.columns)), comma("?" for _ in layout.keys)
+    place = quoted(layout.place) if layout.place else "NULL"
+    # Of rows that share a key, which no view forbids, always the same one.
+    chosen = (
+        f"FROM {quoted(layout.table)} WHERE "
+        + " AND ".join(f"{quoted(k)} = ? COLLATE BINARY" for k in layout.keys)
+        + f" ORDER BY {columns} LIMIT 1"
+    )
+    row = c.execute(f"SELECT {place}, {columns} {chosen}", raw).fetchone()
+    name = (layout.dataset, raw_text(raw))
+    before = c.execute(
+        "SELECT place, digest FROM deptbus_shown WHERE dataset = ? AND raw = ?", name
+    ).fetchone()
+    if row is None:
+        if before is not None:
+            c.execute(
+                f"{insert_head(layout, delete=True)} "
+                f"VALUES ({layout.number}, 'd', ?, ?, {NOW_US}, ?, {marks})",
+                (cause, job, before[0], *raw),
+            )
+            c.execute("DELETE FROM deptbus_shown WHERE dataset = ? AND raw = ?", name)
+        return before is not None
+    now, digest = row[0] if is_text(row[0]) else None, _digest(row[1:])
+    if before is not None and cause == LIVE and (now, digest) == before:
+        return True
+    was = before[0] if before is not None and before[0] != now else None
+    c.execute(
+        f"{insert_head(layout)} SELECT {layout.number}, 'u', ?, ?, {NOW_US}, ?, "
+        f"{marks}, {columns} {chosen}",
+        (cause, job, was, *raw, *raw),
+    )
+    c.execute("REPLACE INTO deptbus_shown VALUES (?, ?, ?, ?)", (*name, now, digest))
+    return True
+
+
+def _digest(values: Sequence[Any]) -> bytes:
+    told = repr([(type(v).__name__, v) for v in values])
+    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).digest()
