@@ -29,6 +29,7 @@ from deptbus.department.ledger import ParkedChoice
 from deptbus.department.opening import open_system
 from deptbus.department.parked import LISTED_ROWS, ParkedBook, Retry
 from deptbus.department.rebuild_told import RebuildBook
+from deptbus.department.several_tables import as_one, tables_of
 from deptbus.department.store import Applied, Store
 from deptbus.department.store_postgres import PostgresStore
 from deptbus.department.store_sqlite import SqliteStore
@@ -90,7 +91,8 @@ def mapping_of(
                 f"{department.file}: `receives: {dataset}` names no key",
                 mend="Map the dataset's key fields, or `$key`",
             )
-        found[dataset] = (receive, key)
+        kind = department.systems[system].kind
+        found[dataset] = (as_one(dataset, receive, postgres=kind == "postgresql"), key)
     return found
 
 
@@ -219,6 +221,12 @@ class Applier:
         store: Store = kind(database, topic, self._token, mapping, self._shapes)  # type: ignore[arg-type]
         store.declared = frozenset(self._department.systems[self._system].receives)
         store.stranger = self._stranger
+        receives = self._department.systems[self._system].receives
+        store.several = {
+            dataset: tables_of(receives[dataset], key)
+            for dataset, (_, key) in mapping.items()
+            if receives[dataset].tables
+        }
         folder = Path(self._department.file).parent
         store.keep = lambda kept: keep_values(folder, self._system, kept, store.targets)
         return store

@@ -67,6 +67,7 @@ from deptbus.department.repairs import (
     orders_in,
     weigh,
 )
+from deptbus.department.several_tables import Into
 from deptbus.department.target import MappedTarget
 from deptbus.department.values import CHINA
 from deptbus.errors import DatabaseUnavailable, Fenced, RowRefused, SourceRefused
@@ -201,6 +202,8 @@ class Store(ABC):
         self._next_retry_us: int | None = None
         self.stranger: Callable[[str, bytes], bytes | None] = lambda dataset, name: None
         self.keep: Callable[[Sequence[Kept]], None] = lambda kept: None
+        # Datasets that go into several tables by way of a view of ours; see `several_tables`.
+        self.several: Mapping[str, tuple[Into, ...]] = {}
         self._related = False
         self._marked_us = 0  # the last mark of `retry_now`
         self._presumes = False  # all that came last would have been presumed rightly

@@ -57,6 +57,7 @@ from deptbus.department.seen import (
     row_digest,
     row_of,
 )
+from deptbus.department.several_tables import make_postgres
 from deptbus.department.store import (
     BusIdentity,
     DatasetStatus,
@@ -132,6 +133,9 @@ class PostgresStore(Store):
         async with self.fenced() as connection:
             if await connection.fetchval("SELECT to_regclass('deptbus.rebuilds')") is None:
                 for statement in POSTGRES_TABLES:
+                    await connection.execute(statement)
+            for dataset, tables in self.several.items():
+                for statement in await make_postgres(connection, dataset, tables):
                     await connection.execute(statement)
             for dataset, (receive, key) in self._mapping.items():
                 await self._open_table(connection, dataset, receive, key)

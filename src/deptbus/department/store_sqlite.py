@@ -46,6 +46,7 @@ from deptbus.department.seen import (
     row_digest,
     sqlite_select_rows,
 )
+from deptbus.department.several_tables import make_sqlite
 from deptbus.department.store import (
     REFERENCE,
     Applied,
@@ -122,6 +123,9 @@ class SqliteStore(Store):
                 fence.check_sqlite(connection, self.token)
                 for statement in SQLITE_TABLES:
                     connection.execute(statement)
+                for dataset, tables in self.several.items():
+                    for statement in make_sqlite(connection, dataset, tables):
+                        connection.execute(statement)
                 for dataset, (receive, key) in self._mapping.items():
                     self._make_table(connection, dataset, receive, key)
                 positions = _positions(connection, self.topic, identity, partitions)

@@ -1,0 +1,233 @@
+"""A received dataset that goes into several tables: one view over them, which the applier writes.
+
+To everything else it is one table: a record is one row of it, written, parked, proved and removed
+as a whole, in one transaction. The view and the triggers behind it are deptbus's own; they write
+the tables of the department, and nothing of them but the mapped columns.
+
+1. A row of the view is a row of the main table, with what its other tables have beside it.
+2. Tables that others refer to are written first. A row that the main one refers to may be shared,
+   so it is never removed; rows that refer to the main one are, before it.
+3. What is there is updated, what is not is inserted: a row of another table may outlive its record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from deptbus.contract.department import Receive
+from deptbus.department.layout import comma, quoted, quoted_table, text_literal
+from deptbus.department.sqlite_schema import columns_of, unique_columns
+from deptbus.errors import DatabaseUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Into:
+    """One of the tables. `columns`: (column of the view, own column), those of the join left out;
+    `on`: (own column, column of the view that it equals)."""
+
+    table: str
+    columns: tuple[tuple[str, str], ...]
+    on: tuple[tuple[str, str], ...]
+
+
+def view_of(dataset: str, *, postgres: bool) -> str:
+    return f"deptbus.into_{dataset}" if postgres else f"deptbus_into_{dataset}"
+
+
+def as_one(dataset: str, receive: Receive, *, postgres: bool) -> Receive:
+    """The mapping with the view in place of its tables; one with a single table as it is."""
+    if not receive.tables:
+        return receive
+    columns = dict(receive.columns)
+    for table, beside in receive.tables.items():
+        columns |= {field: f"{table}.{own}" for field, own in beside.columns.items()}
+    return receive.model_copy(
+        update={"table": view_of(dataset, postgres=postgres), "columns": columns}
+    )
+
+
+def tables_of(receive: Receive, key: Sequence[str]) -> tuple[Into, ...]:
+    """The main table, then the others, of a mapping as department.yml has it."""
+    own = dict.fromkeys((*receive.columns.values(), *receive.defaults))
+    main = Into(
+        receive.table,
+        tuple((column, column) for column in own if column not in key),
+        tuple((column, column) for column in key),
+    )
+    others = (
+        Into(
+            table,
+            tuple((f"{table}.{column}", column) for column in beside.columns.values()),
+            tuple(beside.on.items()),
+        )
+        for table, beside in receive.tables.items()
+    )
+    return (main, *others)
+
+
+def _select(tables: Sequence[Into]) -> str:
+    main = tables[0]
+    listed = [f"m.{quoted(own)} AS {quoted(name)}" for name, own in (*main.on, *main.columns)]
+    source = f"{quoted_table(main.table)} m"
+    for n, other in enumerate(tables[1:]):
+        listed += [f"b{n}.{quoted(own)} AS {quoted(name)}" for name, own in other.columns]
+        joined = " AND ".join(f"b{n}.{quoted(own)} = m.{quoted(name)}" for own, name in other.on)
+        source += f" LEFT JOIN {quoted_table(other.table)} b{n} ON {joined}"
+    return f"SELECT {comma(listed)} FROM {source}"
+
+
+def _same(into: Into, row: str) -> str:
+    return " AND ".join(f"{quoted(own)} = {row}.{quoted(name)}" for own, name in into.on)
+
+
+def _update(into: Into) -> str | None:
+    sets = comma(f"{quoted(own)} = NEW.{quoted(name)}" for name, own in into.columns)
+    return (
+        f"UPDATE {quoted_table(into.table)} SET {sets} WHERE {_same(into, 'NEW')}" if sets else None
+    )
+
+
+def _insert(into: Into) -> str:
+    names = [*(own for own, _ in into.on), *(own for _, own in into.columns)]
+    values = [*(name for _, name in into.on), *(name for name, _ in into.columns)]
+    return (
+        f"INSERT INTO {quoted_table(into.table)} ({comma(map(quoted, names))}) "
+        f"SELECT {comma(f'NEW.{quoted(v)}' for v in values)} WHERE NOT EXISTS (SELECT 1 FROM "
+        f"{quoted_table(into.table)} WHERE {_same(into, 'NEW')})"
+        + "".join(f" AND NEW.{quoted(name)} IS NOT NULL" for _, name in into.on)
+    )
+
+
+def _delete(into: Into) -> str:
+    return f"DELETE FROM {quoted_table(into.table)} WHERE {_same(into, 'OLD')}"
+
+
+def _writes(tables: Sequence[Into], parents: Sequence[Into]) -> list[str]:
+    """Rules 2 and 3."""
+    ordered = [*parents, *(t for t in tables if t not in parents)]
+    made = [s for into in ordered for s in (_update(into), _insert(into))]
+    return [statement for statement in made if statement is not None]
+
+
+def _deletes(tables: Sequence[Into], parents: Sequence[Into]) -> list[str]:
+    return [_delete(into) for into in reversed(tables) if into not in parents]
+
+
+def postgres_statements(dataset: str, tables: Sequence[Into], parents: Sequence[Into]) -> list[str]:
+    """`parents`: those of the tables that the main one refers to."""
+    view = quoted_table(view_of(dataset, postgres=True))
+    function = f"deptbus.{quoted(f'into_{dataset}_write')}"
+    removed = "".join(f"    {s};\n" for s in _deletes(tables, parents))
+    written = "".join(f"  {s};\n" for s in _writes(tables, parents))
+    made = [
+        f"DROP VIEW IF EXISTS {view}",
+        f"CREATE VIEW {view} AS {_select(tables)}",
+        f"""CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $deptbus$
+BEGIN
+  IF TG_OP = 'DELETE' THEN
+{removed}    RETURN OLD;
+  END IF;
+{written}  RETURN NEW;
+END
+$deptbus$""",
+        f"CREATE TRIGGER deptbus_into INSTEAD OF INSERT OR UPDATE OR DELETE ON {view} "
+        f"FOR EACH ROW EXECUTE FUNCTION {function}()",
+    ]
+    told = hashlib.sha256("\n".join(made).encode()).hexdigest()
+    return [*made, f"COMMENT ON VIEW {view} IS {text_literal(told)}"]
+
+
+def sqlite_statements(dataset: str, tables: Sequence[Into], parents: Sequence[Into]) -> list[str]:
+    name = view_of(dataset, postgres=False)
+    view = quoted(name)
+    written, removed = _writes(tables, parents), _deletes(tables, parents)
+    made = [f"CREATE VIEW {view} AS {_select(tables)}"]
+    for event, body in (("INSERT", written), ("UPDATE", written), ("DELETE", removed)):
+        inner = "".join(f"  {statement};\n" for statement in body)
+        trigger = quoted(f"{name}_{event.lower()}")
+        made.append(f"CREATE TRIGGER {trigger} INSTEAD OF {event} ON {view}\nBEGIN\n{inner}END")
+    return made
+
+
+async def make_postgres(c: asyncpg.Connection, dataset: str, tables: Sequence[Into]) -> list[str]:
+    """What has to be run for the view to be as the mapping says; nothing where it is so. Raises
+    DatabaseUnavailable where a table lacks a column, or two of its rows could be of one record."""
+    main = tables[0].table
+    parents = [
+        into
+        for into in tables[1:]
+        if await c.fetchval(
+            "SELECT EXISTS (SELECT 1 FROM pg_constraint WHERE contype = 'f' "
+            "AND conrelid = to_regclass($1) AND confrelid = to_regclass($2))",
+            quoted_table(main),
+            quoted_table(into.table),
+        )
+    ]
+    for into in tables:
+        columns = await c.fetch(
+            "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 "
+            "AND NOT attisdropped",
+            quoted_table(into.table),
+        )
+        unique = await c.fetch(
+            "SELECT array(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = i.indrelid "
+            "AND a.attnum = ANY(i.indkey)) FROM pg_index i WHERE i.indrelid = to_regclass($1) "
+            "AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL",
+            quoted_table(into.table),
+        )
+        _check(dataset, into, {row[0] for row in columns}, [set(row[0]) for row in unique])
+    made = postgres_statements(dataset, tables, parents)
+    known = await c.fetchval(
+        "SELECT obj_description(to_regclass($1), 'pg_class')",
+        quoted_table(view_of(dataset, postgres=True)),
+    )
+    return [] if known is not None and text_literal(known) in made[-1] else made
+
+
+def make_sqlite(c: sqlite3.Connection, dataset: str, tables: Sequence[Into]) -> list[str]:
+    """As `make_postgres`."""
+    refers = {
+        table.lower()
+        for (table,) in c.execute(
+            'SELECT "table" FROM pragma_foreign_key_list(?)', (tables[0].table,)
+        )
+    }
+    for into in tables:
+        _check(dataset, into, columns_of(c, into.table), unique_columns(c, into.table))
+    parents = [into for into in tables[1:] if into.table.lower() in refers]
+    made = sqlite_statements(dataset, tables, parents)
+    name = view_of(dataset, postgres=False)
+    known = [
+        sql
+        for (sql,) in c.execute(
+            "SELECT sql FROM sqlite_master WHERE tbl_name = ? ORDER BY type = 'trigger', rowid",
+            (name,),
+        )
+    ]
+    return [] if known == made else [f"DROP VIEW IF EXISTS {quoted(name)}", *made]
+
+
+def _check(
+    dataset: str, into: Into, have: Collection[str], unique: Sequence[Collection[str]]
+) -> None:
+    """`have`, `unique`: columns of the table and of its unique indexes."""
+    mend = f"Add it, or change `receives: {dataset}` in department.yml"
+    if not have:
+        raise DatabaseUnavailable(f"there is no table {into.table} to write to", mend=mend)
+    joined = [name for name, _ in into.on]
+    for column in (*joined, *(own for _, own in into.columns)):
+        if column not in have:
+            raise DatabaseUnavailable(
+                f"table {into.table} has no column {column} to write to", mend=mend
+            )
+    if not any(set(columns) <= set(joined) for columns in unique):
+        raise DatabaseUnavailable(
+            f"table {into.table} has no unique index on ({', '.join(joined)}), so two of its rows "
+            "could be of one record",
+            mend="Create one",
+        )
