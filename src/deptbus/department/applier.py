@@ -142,6 +142,7 @@ class Applier:
         self._swap_at = 0.0  # monotonic seconds; not before, after somebody held a lock
         self._counted_us: int | None = None  # of which apply the days count already
         self._held: list[str] = []  # datasets that the data office holds back
+        self._unfit: dict[str, str] = {}  # datasets whose tables cannot be written, and why
         self._works = True  # since it last stopped it has begun again, so the next stop is news
 
     def stop(self) -> None:
@@ -181,6 +182,7 @@ class Applier:
             store = self._store(database, inbox.topic)
             identity, partitions = await inbox.start()
             await store.open(identity, partitions)
+            self._tell_unfit(store)
             if store.read_before:
                 self._log.info("inbox_read_again", datasets=sorted(store.fresh))
             await self._tell_if_restored(store, inbox)
@@ -275,6 +277,8 @@ class Applier:
                     # Also who has nothing to apply notices a younger adapter.
                     await fence.check(database, self._token)
                     await inbox.check_identity()
+                    if store.unfit and await store.are_mended():
+                        return  # opened anew, with the inbox from its beginning for them
                     if store.has_parked or self.parked != {}:
                         await self._look_at_parked(store)
                     self._tell_parked()
@@ -498,7 +502,17 @@ class Applier:
     def _changed(self, store: Store) -> bool:
         assert self._policy is not None
         wanted = mapping_of(self._department, self._system, self._contracts)
-        return wanted.keys() != set(store.datasets)
+        return wanted.keys() != {*store.datasets, *store.unfit}
+
+    def _tell_unfit(self, store: Store) -> None:
+        """Which tables cannot be written, once each, and that they can again."""
+        said = {dataset: str(error) for dataset, error in store.unfit.items()}
+        for dataset, reason in said.items():
+            if self._unfit.get(dataset) != reason:
+                self._log.error("table_unfit", dataset=dataset, reason=reason)
+        for dataset in self._unfit.keys() - said.keys():
+            self._log.info("table_fit_again", dataset=dataset)
+        self._unfit = said
 
 
 async def _commit_always(store: Store, inbox: Inbox, applied: asyncio.Event) -> None:

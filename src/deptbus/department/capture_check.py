@@ -40,14 +40,15 @@ def broken_sqlite(c: sqlite3.Connection, layouts: Iterable[Layout]) -> list[Brok
             found.append(Broken(layout.dataset, wrong[0], False))
             continue
         there = {
-            name
-            for (name,) in c.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'deptbus_*'"
+            (name, table.lower())
+            for name, table in c.execute(
+                "SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger' "
+                "AND name GLOB 'deptbus_*'"
             )
         }
-        missing = set(sqlite_view.trigger_names(layout)) - there
+        missing = [one for one in sqlite_view.watched(layout) if one not in there]
         if missing:
-            found.append(_without_triggers(layout))
+            found.append(_without_triggers(layout, missing[0][1] if layout.is_view else ""))
     return found
 
 
@@ -64,16 +65,11 @@ async def broken_postgres(c: asyncpg.Connection, layouts: Iterable[Layout]) -> l
             # a table that was put aside took them with it, and is written to no more.
             found.append(Broken(layout.dataset, wrong[0], False))
             continue
-        for number, part in enumerate(layout.parts):
-            if not await _is_watched(c, layout, part.table, part_suffix(number)):
-                found.append(_without_triggers(layout, part.table))
-                break
-        if layout.is_view:
+        unwatched = await _unwatched(c, layout)
+        if unwatched is not None:
+            found.append(_without_triggers(layout, unwatched))
             continue
-        if not await _is_watched(c, layout, layout.table):
-            found.append(_without_triggers(layout))
-            continue
-        blind = await _unwatched_partitions(c, layout)
+        blind = [] if layout.is_view else await _unwatched_partitions(c, layout)
         if blind:
             # What is written by way of the partitioned table is captured.
             reason = (
@@ -82,6 +78,15 @@ async def broken_postgres(c: asyncpg.Connection, layouts: Iterable[Layout]) -> l
             )
             found.append(Broken(layout.dataset, reason, True, True))
     return found
+
+
+async def _unwatched(c: asyncpg.Connection, layout: Layout) -> str | None:
+    """The first table without our triggers, of those behind a view too."""
+    tables = [(part.table, part_suffix(number)) for number, part in enumerate(layout.parts)]
+    for table, suffix in tables or [(layout.table, "")]:
+        if not await _is_watched(c, layout, table, suffix):
+            return table
+    return None
 
 
 def _names(layout: Layout, suffix: str = "") -> list[str]:

@@ -13,17 +13,18 @@ from deptbus.department.postgres_schema import relations, table_facts
 from deptbus.department.postgres_schema import shape as shape_of
 from deptbus.department.postgres_view import ViewFunctions, part_suffix
 
-# Ours by name and by the schema of their functions.
+# Ours by the schema of their functions; those on our own views are no capture.
 OUR_TRIGGERS = (
     "SELECT t.tgname, format('%I.%I', n.nspname, k.relname) AS on_table, p.proname, "
     "t.tgenabled IN ('O', 'A') AS is_on FROM pg_trigger t "
     "JOIN pg_class k ON k.oid = t.tgrelid JOIN pg_namespace n ON n.oid = k.relnamespace "
     "JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace pn ON pn.oid = p.pronamespace "
-    "WHERE pn.nspname = 'deptbus' AND NOT t.tgisinternal"
+    "WHERE pn.nspname = 'deptbus' AND n.nspname <> 'deptbus' AND NOT t.tgisinternal"
 )
 _OUR_FUNCTIONS = (
     "SELECT p.oid::regprocedure::text AS signature, p.proname FROM pg_proc p "
-    "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'deptbus'"
+    "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'deptbus' "
+    r"AND p.proname NOT LIKE 'into\_%\_write'"
 )
 
 

@@ -23,9 +23,20 @@ TABLE = """CREATE TABLE IF NOT EXISTS deptbus.granted (
 # CREATE: a rebuild makes its second copy of a received table there.
 _OURS = (
     "GRANT USAGE, CREATE ON SCHEMA deptbus TO {role}",
-    "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA deptbus TO {role}",
     "GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA deptbus TO {role}",
 )
+# But for such a second copy, which is that account's own.
+_OUR_TABLES = """DO $deptbus$
+DECLARE
+  ours regclass;
+BEGIN
+  FOR ours IN SELECT k.oid FROM pg_class k WHERE k.relnamespace = 'deptbus'::regnamespace
+    AND k.relkind IN ('r', 'v') AND pg_has_role(k.relowner, 'USAGE')
+  LOOP
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO {role}', ours);
+  END LOOP;
+END
+$deptbus$"""
 _WRITES = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 
@@ -47,6 +58,7 @@ async def grant_statements(
     layouts and receives into these tables, which may not be there yet."""
     name = quoted(role)
     made = [TABLE, *(statement.format(role=name) for statement in _OURS)]
+    made.append(_OUR_TABLES.format(role=name.replace("'", "''").replace("%", "%%")))
     for layout in layouts:
         made += [
             f"GRANT EXECUTE ON FUNCTION {signature} TO {name}"

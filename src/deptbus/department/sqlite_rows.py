@@ -105,7 +105,8 @@ def install_sql(c: sqlite3.Connection, layouts: Sequence[Layout], cap_rows: int)
 
 def drop_triggers(c: sqlite3.Connection) -> list[str]:
     rows = c.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'deptbus_*'"
+        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND name GLOB 'deptbus_*' "
+        "AND tbl_name NOT GLOB 'deptbus_*'"  # those on our own views are no capture
     ).fetchall()
     return [f"DROP TRIGGER {quoted(name)}" for (name,) in rows]
 

@@ -50,6 +50,14 @@ def trigger_names(layout: Layout) -> list[str]:
     ]
 
 
+def watched(layout: Layout) -> list[tuple[str, str]]:
+    """(trigger, its table in small letters) of all that a dataset has."""
+    tables = [part.table for part in layout.parts] or [layout.table]
+    names_ = trigger_names(layout)
+    each = len(names_) // len(tables)
+    return [(name, tables[n // each].lower()) for n, name in enumerate(names_)]
+
+
 def triggers(layout: Layout, unique: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
     """`unique`: table -> the columns of each of its unique constraints."""
     own = (

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, cast
 import structlog
 
 from deptbus.change import Cause, DeliveryOp, Received
+from deptbus.contract.department import Receive
 from deptbus.department.decide import (
     Action,
     Decision,
@@ -68,7 +69,7 @@ from deptbus.department.repairs import (
     weigh,
 )
 from deptbus.department.several_tables import Into
-from deptbus.department.target import MappedTarget
+from deptbus.department.target import Column, MappedTarget
 from deptbus.department.values import CHINA
 from deptbus.errors import DatabaseUnavailable, Fenced, RowRefused, SourceRefused
 from deptbus.names import is_rebuilt_copy, rebuilt_copy
@@ -204,6 +205,9 @@ class Store(ABC):
         self.keep: Callable[[Sequence[Kept]], None] = lambda kept: None
         # Datasets that go into several tables by way of a view of ours; see `several_tables`.
         self.several: Mapping[str, tuple[Into, ...]] = {}
+        # Datasets whose tables cannot be written as they are, and why; the others go on. Their
+        # deliveries are passed over: once a table is mended the inbox is read again for them.
+        self.unfit: dict[str, DatabaseUnavailable] = {}
         self._related = False
         self._marked_us = 0  # the last mark of `retry_now`
         self._presumes = False  # all that came last would have been presumed rightly
@@ -218,6 +222,18 @@ class Store(ABC):
 
         With a dataset that was not received until now the positions go back to the beginning: its
         deliveries lie before them, and to the other datasets they are nothing new."""
+
+    async def are_mended(self) -> bool:
+        """Whether the tables of some `unfit` dataset can be written again: open anew then. A store
+        that leaves none out has nothing to mend."""
+        return False
+
+    def _leave_out(self, unfit: dict[str, DatabaseUnavailable], mapped: Collection[str]) -> None:
+        """Raises the first reason where no dataset is left."""
+        if unfit and unfit.keys() == set(mapped):
+            raise next(iter(unfit.values()))
+        self.unfit = unfit
+        self.declared -= unfit.keys()
 
     @abstractmethod
     async def close(self) -> None: ...
@@ -789,6 +805,14 @@ def tallies_of(rows: Iterable[Sequence[Any]]) -> dict[str, Counter[Tally]]:
 
 def floors_text(floors: Mapping[str, int]) -> str:
     return json.dumps(dict(floors), sort_keys=True)
+
+
+def check_columns(place: str, dataset: str, receive: Receive, have: Mapping[str, Column]) -> None:
+    """Raises DatabaseUnavailable where the table has not, or computes itself, a column that is to
+    be written. `have`: empty where there is no table yet."""
+    for column in (*receive.columns.values(), *receive.defaults) if have else ():
+        if column not in have or have[column].generated:
+            raise missing_column(place, dataset, receive.table, column)
 
 
 def missing_column(place: str, dataset: str, table: str, column: str) -> DatabaseUnavailable:

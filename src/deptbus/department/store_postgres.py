@@ -66,15 +66,15 @@ from deptbus.department.store import (
     RowsChanged,
     Store,
     Work,
+    check_columns,
     day_of,
     floors_text,
-    missing_column,
     moved_offsets,
     positions_of,
     tallies_of,
 )
 from deptbus.department.target import Column, MappedTarget, Shapes
-from deptbus.errors import RowRefused
+from deptbus.errors import DatabaseUnavailable, RowRefused
 from deptbus.names import rebuilt_copy
 
 LEAST_BATCH, MOST_BATCH = 200, 2000
@@ -98,6 +98,7 @@ class PostgresStore(Store):
         super().__init__(topic, token)
         self.looks_ahead = True  # the session works meanwhile
         self._database, self._mapping, self._shapes = database, mapping, shapes
+        self._wanted = mapping  # those with tables that are not fit now too
         self.declared = frozenset(mapping)
         self._tables: dict[str, PostgresTable] = {}
         self._stages = 0  # that were ever made: a name belongs to the columns of one table
@@ -134,9 +135,13 @@ class PostgresStore(Store):
             if await connection.fetchval("SELECT to_regclass('deptbus.rebuilds')") is None:
                 for statement in POSTGRES_TABLES:
                     await connection.execute(statement)
+            unfit = await self._look_at_tables(connection)
+            self._leave_out(unfit, self._mapping)
+            self._mapping = {d: m for d, m in self._mapping.items() if d not in unfit}
             for dataset, tables in self.several.items():
-                for statement in await make_postgres(connection, dataset, tables):
-                    await connection.execute(statement)
+                if dataset not in unfit:
+                    for statement in await make_postgres(connection, dataset, tables):
+                        await connection.execute(statement)
             for dataset, (receive, key) in self._mapping.items():
                 await self._open_table(connection, dataset, receive, key)
             await connection.executemany(
@@ -178,6 +183,25 @@ class PostgresStore(Store):
         self.order_targets()
         self._next_retry_us = await self.next_retry_us()
 
+    async def _look_at_tables(
+        self, connection: asyncpg.Connection
+    ) -> dict[str, DatabaseUnavailable]:
+        found: dict[str, DatabaseUnavailable] = {}
+        for dataset, (receive, _) in self._wanted.items():
+            try:
+                if dataset in self.several:
+                    await make_postgres(connection, dataset, self.several[dataset])
+                    continue
+                have = await read_columns(connection, receive.table)
+                check_columns(self._database.place, dataset, receive, have)
+            except DatabaseUnavailable as error:
+                found[dataset] = error
+        return found
+
+    async def are_mended(self) -> bool:
+        with postgres_translated(self._database.place):
+            return self.unfit.keys() > (await self._look_at_tables(self._connection)).keys()
+
     async def _open_table(
         self, connection: asyncpg.Connection, dataset: str, receive: Receive, key: tuple[str, ...]
     ) -> None:
@@ -185,9 +209,6 @@ class PostgresStore(Store):
         if not columns:
             await make_table(connection, receive, key, self._shapes.newest_types(dataset))
             columns = await read_columns(connection, receive.table)
-        for name in (*receive.columns.values(), *receive.defaults):
-            if name not in columns or columns[name].generated:
-                raise missing_column(self._database.place, dataset, receive.table, name)
         target = MappedTarget(dataset, receive, key, columns, self._shapes, copy_field)
         at_once = await upsertable(connection, target, columns)
         self._put(dataset, target, upsert=at_once)

@@ -59,16 +59,16 @@ from deptbus.department.store import (
     RowsChanged,
     Store,
     Work,
+    check_columns,
     day_of,
     floors_text,
-    missing_column,
     moved_offsets,
     positions_of,
     tallies_of,
 )
 from deptbus.department.target import Column, MappedTarget, Shapes
 from deptbus.department.values import own_column_type, sqlite_kind
-from deptbus.errors import RowRefused
+from deptbus.errors import DatabaseUnavailable, RowRefused
 from deptbus.names import rebuilt_copy
 from deptbus.wire.digest import decode_values
 
@@ -99,6 +99,7 @@ class SqliteStore(Store):
     ) -> None:
         super().__init__(topic, token)
         self._database, self._mapping, self._shapes = database, mapping, shapes
+        self._wanted = mapping  # those with tables that are not fit now too
         self.declared = frozenset(mapping)
         self._statements: dict[str, _Statements] = {}
         self.rebuilds = RebuildDesk(self, SqliteShadows(self))
@@ -123,9 +124,13 @@ class SqliteStore(Store):
                 fence.check_sqlite(connection, self.token)
                 for statement in SQLITE_TABLES:
                     connection.execute(statement)
+                unfit = self._look_at_tables(connection)
+                self._leave_out(unfit, self._mapping)
+                self._mapping = {d: m for d, m in self._mapping.items() if d not in unfit}
                 for dataset, tables in self.several.items():
-                    for statement in make_sqlite(connection, dataset, tables):
-                        connection.execute(statement)
+                    if dataset not in unfit:
+                        for statement in make_sqlite(connection, dataset, tables):
+                            connection.execute(statement)
                 for dataset, (receive, key) in self._mapping.items():
                     self._make_table(connection, dataset, receive, key)
                 positions = _positions(connection, self.topic, identity, partitions)
@@ -155,6 +160,22 @@ class SqliteStore(Store):
         await self.rebuilds.open(time.time_ns() // 1000)
         self.order_targets()
         self._next_retry_us = await self.next_retry_us()
+
+    def _look_at_tables(self, connection: sqlite3.Connection) -> dict[str, DatabaseUnavailable]:
+        found: dict[str, DatabaseUnavailable] = {}
+        for dataset, (receive, _) in self._wanted.items():
+            try:
+                if dataset in self.several:
+                    make_sqlite(connection, dataset, self.several[dataset])
+                    continue
+                have = read_columns(connection, receive.table)
+                check_columns(self._database.place, dataset, receive, have)
+            except DatabaseUnavailable as error:
+                found[dataset] = error
+        return found
+
+    async def are_mended(self) -> bool:
+        return self.unfit.keys() > (await self._database.run(self._look_at_tables)).keys()
 
     async def close(self) -> None:
         await self._database.close()
@@ -561,10 +582,6 @@ class SqliteStore(Store):
         self, connection: sqlite3.Connection, dataset: str, receive: Receive, key: tuple[str, ...]
     ) -> None:
         catalogue = read_columns(connection, receive.table)
-        for column in (*receive.columns.values(), *receive.defaults):
-            known = catalogue.get(column)
-            if known is None or known.generated:
-                raise missing_column(self._database.place, dataset, receive.table, column)
         target = MappedTarget(dataset, receive, key, catalogue, self._shapes)
         self.targets[dataset] = target
         unique = _has_unique_key(connection, receive.table, key)

@@ -10,7 +10,11 @@ from recipient_contract import gone, person
 from store_rooms import IDENTITY, PostgresRoom, SqliteRoom, StoreRoom
 
 from deptbus.contract.department import Beside, Receive
+from deptbus.department.capture import Capture
+from deptbus.department.capture_postgres import PostgresCapture
+from deptbus.department.capture_sqlite import SqliteCapture
 from deptbus.department.connect import PostgresDatabase, SqliteDatabase, target_of
+from deptbus.department.layout import Layout
 from deptbus.department.remove import remove_all
 from deptbus.department.several_tables import as_one, tables_of
 from deptbus.department.store import Store
@@ -150,6 +154,27 @@ class SeveralSuite(StoreRoom):
         await self.feed(store, person(1, 3, phone="3"))
         assert await self.sql(database, "SELECT number, note FROM phones") == [("2", "3")]
         await store.close()
+
+    async def test_installing_capture_leaves_it_as_it_is(self, database: Any) -> None:
+        store = await self.room(database)
+        capture = await self.capture(database)
+        try:
+            await capture.install([Layout("house", "houses", ("code",), ("code",), None)], 100)
+            await self.feed(store, person(1, phone="1"))
+            await capture.install([], 100)
+            await self.feed(store, person(1, 2, phone="2"))
+        finally:
+            await capture.close()
+        assert await self.both(database) == [("id000001", "李雷", "2")]
+        await store.close()
+
+    async def capture(self, database: Any) -> Capture:
+        if not self.is_postgres:
+            return SqliteCapture(await SqliteDatabase.open(target_of(f"sqlite:///{database}")))
+        target = target_of(database)
+        return await PostgresCapture.open(
+            await PostgresDatabase.open(target), await PostgresDatabase.open(target)
+        )
 
     @pytest.mark.parametrize(
         ("harm", "words"),
