@@ -34,7 +34,7 @@ from deptbus.errors import (
     BusUnreachable,
     DeptbusError,
 )
-from deptbus.stream import sessions, unpack
+from deptbus.stream import hang_up, sessions, unpack
 
 REQUEST_TIMEOUT_MS = 10_000
 # New topics and rights need about a second to reach every broker: one "no" is no answer yet.
@@ -142,6 +142,7 @@ async def _start(client: Any, connection: Connection) -> None:
 
 async def open_producer(connection: Connection, **words: Any) -> AIOKafkaProducer:
     """A started producer: acks=all, idempotent, zstd. Raises BusUnreachable, BusRefused."""
+    reach_into_client()
     producer = AIOKafkaProducer(
         acks="all",
         enable_idempotence=True,
@@ -177,9 +178,10 @@ class BusConsumer(AIOKafkaConsumer):
 
 
 def reach_into_client() -> None:
-    """To be called before the first consumer of a process is made; may be called again."""
+    """To be called before the first client of a process is made; may be called again."""
     unpack.install()
     sessions.install()
+    hang_up.install()
 
 
 async def open_consumer(

@@ -190,7 +190,12 @@ class Office:
             assert process.poll() is None, said.read_text(encoding="utf-8")
         finally:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(30)
+                raise
 
 
 @pytest.fixture(scope="module")
