@@ -25,6 +25,7 @@ def install() -> None:
 def _close_in_time(self: Any, reason: Any = None, exc: BaseException | None = None) -> Any:
     writer = self._writer
     closed = _close(self, reason, exc)
-    if writer is not None and writer.get_extra_info("sslcontext") is not None:
+    # Not asked of the transport: where the other side hung up first it knows nothing any more.
+    if writer is not None and self._security_protocol.endswith("SSL"):
         self._loop.call_later(GOODBYE_SECONDS, writer.transport.abort)
     return closed

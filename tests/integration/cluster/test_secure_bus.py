@@ -119,6 +119,9 @@ class Office:
             with closing(sqlite3.connect(self.database(unit))) as connection:
                 script = folder / "data" / unit / "existing.sql"
                 connection.executescript(script.read_text(encoding="utf-8"))
+        with closing(sqlite3.connect(self.database("health"))) as connection:
+            connection.execute("DELETE FROM elder")  # nothing to be compared and agreed on
+            connection.commit()
         broker.add_users(OFFICE, WORKER, SOURCE, RECIPIENT)
         write_accounts(folder / "accounts.json", {})
 
