@@ -696,10 +696,13 @@ class PostgresCapture(Capture):
             parked = await c.fetch("SELECT reason, count(*) FROM deptbus.parked GROUP BY reason")
             runs = await rows_of.snapshots(c, "")
             said = await pulse.read_postgres(c)
+            has_views = await c.fetchval("SELECT to_regclass('deptbus.touched')") is not None
+            touched = "SELECT count(*) FROM deptbus.touched"
+            noted = await c.fetchval(touched) if has_views else 0
         oldest = row["oldest"]
         return CaptureStatus(
             installed=True,
-            outbox_rows=row["outbox_rows"],
+            outbox_rows=row["outbox_rows"] + noted,
             oldest_age_seconds=None if oldest is None else max(0.0, time.time() - oldest / 1e6),
             parked={r[0]: r[1] for r in parked},
             wanted=row["wanted"],

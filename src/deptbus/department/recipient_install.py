@@ -18,6 +18,7 @@ from deptbus.department import bookkeeping, fence, postgres_rights, pulse
 from deptbus.department.connect import PostgresDatabase, postgres_translated
 from deptbus.department.layout import Layout, quoted_table
 from deptbus.department.postgres_table import table_sql
+from deptbus.department.several_tables import make_postgres, tables_of
 from deptbus.errors import DeptbusError, SourceRefused
 from deptbus.wire.types import resolve
 
@@ -25,13 +26,16 @@ from deptbus.wire.types import resolve
 async def recipient_statements(
     c: asyncpg.Connection, system: System, contract: Contract
 ) -> list[str]:
-    """Bookkeeping, and the received tables that are not there."""
+    """Bookkeeping, the received tables that are not there, and the views over several."""
     mapped = {d: r for d, r in system.receives.items() if d in contract.datasets}
     if not mapped:
         return []
     made = [*fence.POSTGRES_TABLES, *bookkeeping.POSTGRES_TABLES]
     for dataset, receive in mapped.items():
-        if not await _is_there(c, receive.table):
+        if receive.tables:
+            key = receive_key(receive, contract.datasets[dataset].key)
+            made += await make_postgres(c, dataset, tables_of(receive, key))
+        elif not await _is_there(c, receive.table):
             made.append(_table_of(dataset, receive, contract))
     return made
 
@@ -67,7 +71,12 @@ async def right_statements(
             f"there is no account {role} in this database",
             mend=f'Make it first: CREATE ROLE "{role}" LOGIN',
         )
-    received = [r.table for d, r in system.receives.items() if d in contract.datasets]
+    received = [
+        table
+        for dataset, receive in system.receives.items()
+        if dataset in contract.datasets
+        for table in (receive.table, *receive.tables)
+    ]
     made = [pulse.POSTGRES_TABLE] if layouts else []
     return [*made, *await postgres_rights.grant_statements(c, role, layouts, received)]
 

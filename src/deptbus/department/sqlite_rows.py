@@ -452,9 +452,12 @@ def status(c: sqlite3.Connection) -> CaptureStatus:
     (drawn,) = c.execute(
         "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'deptbus_outbox'"
     ).fetchone()
+    noted = 0
+    if c.execute("SELECT 1 FROM sqlite_master WHERE name = 'deptbus_touched'").fetchone():
+        (noted,) = c.execute("SELECT count(*) FROM deptbus_touched").fetchone()
     return CaptureStatus(
         installed=True,
-        outbox_rows=rows,
+        outbox_rows=rows + noted,
         oldest_age_seconds=None if oldest is None else max(0.0, time.time() - oldest / 1e6),
         parked=dict(c.execute("SELECT reason, count(*) FROM deptbus_parked GROUP BY reason")),
         wanted=c.execute("SELECT count(*) FROM deptbus_wanted").fetchone()[0],

@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 import test_capture_postgres as captures
 import test_rebuild_stores as rebuilds
+import test_several_tables as several
 import test_store_postgres as stores
 from capture_suite import CAP, Desk
 from odd_tables import COMMON, POSTGRES
@@ -140,6 +141,11 @@ class TestCaptureByTheListedRights(captures.TestPostgresCapture):
         opened.accounts = self.accounts
         return opened
 
+    # Of plans and schedules, and long: nothing of rights.
+    test_a_bulk_update_after_single_ones_is_not_planned_for_one_row = None  # type: ignore[assignment]
+    test_eight_writers_with_rollbacks_lose_nothing_and_keep_the_order = None  # type: ignore[assignment]
+    test_the_planted_bug_is_caught_by_the_test_of_eight_writers = None  # type: ignore[assignment]
+
     # Makes an account, which takes a superuser; has the adapter write a table that is published and
     # not received. The suite's own run has both.
     test_a_program_without_rights_on_our_tables_is_captured = None  # type: ignore[assignment]
@@ -247,6 +253,25 @@ class TestStoreByTheListedRights(ListedRoom):
             self,
             database,  # type: ignore[arg-type]
         )
+
+
+class TestSeveralByTheListedRights(ListedRoom, several.TestPostgresSeveral):
+    """A record into several tables: the view is the owner's, and is made by install."""
+
+    async def again(self, database: str, receive: Receive = several.RECEIVE) -> Store:
+        opened = await PostgresDatabase.open(target_of(self.accounts.owner))
+        try:
+            system = department(UNIT, self.accounts.runner).systems["main"]
+            system = system.model_copy(update={"publishes": {}, "receives": {"person": receive}})
+            await recipient_install.install_recipient(opened, system, RECEIVED)
+            await recipient_install.give_rights(opened, system, (), RECEIVED)
+        finally:
+            await opened.close()
+        return await super().again(database, receive)
+
+    # Both install by the account that runs.
+    test_installing_capture_leaves_it_as_it_is = None  # type: ignore[assignment]
+    test_uninstall_takes_view_and_triggers_away = None  # type: ignore[assignment]
 
 
 # --- install and uninstall --------------------------------------------------------------------

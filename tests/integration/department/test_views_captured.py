@@ -97,6 +97,7 @@ async def test_what_is_rolled_back_and_what_is_held_is_not_enqueued(
         assert await registry.look() == 0
         await registry.own.execute("UPDATE person SET name = 'held'")
         assert await registry.capture.look_again(registry.token, CAP, {"odd"}) == 0
+        assert (await registry.capture.status()).outbox_rows == 2
         assert {w.raw for w in await registry.capture.wanted("odd", 9)} == {
             raw_text(("n1",)),
             raw_text(("n2",)),
