@@ -7,6 +7,7 @@ finds everything made.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
 
@@ -22,6 +23,8 @@ from deptbus.department.several_tables import make_postgres, tables_of
 from deptbus.errors import DeptbusError, SourceRefused
 from deptbus.wire.types import resolve
 
+_MADE = re.compile(r"CREATE TABLE IF NOT EXISTS (\S+)")
+
 
 async def recipient_statements(
     c: asyncpg.Connection, system: System, contract: Contract
@@ -30,7 +33,9 @@ async def recipient_statements(
     mapped = {d: r for d, r in system.receives.items() if d in contract.datasets}
     if not mapped:
         return []
-    made = [*fence.POSTGRES_TABLES, *bookkeeping.POSTGRES_TABLES]
+    made = list(fence.POSTGRES_TABLES)
+    if not await _has_books(c):  # else it would meet the locks of an adapter that applies
+        made += bookkeeping.POSTGRES_TABLES
     for dataset, receive in mapped.items():
         if receive.tables:
             key = receive_key(receive, contract.datasets[dataset].key)
@@ -38,6 +43,14 @@ async def recipient_statements(
         elif not await _is_there(c, receive.table):
             made.append(_table_of(dataset, receive, contract))
     return made
+
+
+async def _has_books(c: asyncpg.Connection) -> bool:
+    names = [n for s in bookkeeping.POSTGRES_TABLES for n in _MADE.findall(s)]
+    found = await c.fetchval(
+        "SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest($1::text[]) AS name", names
+    )
+    return bool(found)
 
 
 async def _is_there(c: asyncpg.Connection, table: str) -> bool:
