@@ -8,6 +8,7 @@
 #   make soak     half an hour of steady traffic: do latency or memory grow? ARGS="--minutes 5"
 #   make torture  kills, stops, cuts and poisons the bus and counts what went wrong; options by ARGS
 #   make pairs    a million drawn pairs of rows: is our verdict that of SQL's EXCEPT? ARGS="--seed 7"
+#   make adoption two departments of 200,000 typed people each join a bus; ARGS="--people N"
 #   make screenshots: the pictures of the README, taken from the demonstration's own console
 
 ARGS ?=
@@ -19,7 +20,7 @@ ENV := .make/env
 BIN := $(ENV)/bin
 READY := $(ENV)/.ready
 
-.PHONY: demo test quick lint bench soak torture pairs screenshots lock clean
+.PHONY: demo test quick lint bench soak torture pairs adoption screenshots lock clean
 
 demo: $(READY)
 	$(BIN)/deptbus demo $(ARGS)
@@ -48,6 +49,9 @@ torture: $(READY)
 
 pairs: $(READY)
 	$(BIN)/python -m tests.pairs $(ARGS)
+
+adoption: $(READY)
+	$(BIN)/python -m tests.adoption $(ARGS)
 
 screenshots: $(READY)
 	$(BIN)/python tools/screenshots.py

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from installed import Room, Said, Up, script, sql, wait_until
+from python_calamine import CalamineWorkbook
 from service_manager import Manager
 from test_examples import PROJECT, code_blocks, commands
 
@@ -71,6 +72,13 @@ class Bureau:
     def elders(self) -> int:
         return int(sql(self.database, "SELECT count(*) FROM elder")[0][0])
 
+    def waits(self) -> int:
+        """Records that wait for the bureau's yes."""
+        if not sql(self.database, "SELECT 1 FROM sqlite_master WHERE name = 'deptbus_ledger'"):
+            return 0
+        waiting = "SELECT count(*) FROM deptbus_ledger WHERE parked LIKE '%department join%'"
+        return int(sql(self.database, waiting)[0][0])
+
     def until(self, condition: object) -> None:
         wait_until(condition, SOON, self.journal)  # type: ignore[arg-type]
 
@@ -109,7 +117,8 @@ class Bureau:
         match words:
             case ["deptbus", *rest]:
                 said: Said = self.room.run(*rest, folder=self.folder)
-                assert said.code == 0, f"{line}\n{said}"
+                wanted = 1 if "compare" in rest else 0  # the answer is no: something differs
+                assert said.code == wanted, f"{line}\n{said}"
                 return said.out
             case ["sqlite3", file, statement]:
                 here = statement.replace("INTO '", f"INTO '{self.folder}/")
@@ -157,7 +166,16 @@ def test_to_the_letter(bureau: Bureau, tmp_path: Path) -> None:
                 unit = bureau.folder / "deptbus-health-330106.service"
                 bureau.manager = Manager(unit.read_text("utf-8"), tmp_path)
                 with_service = bureau.manager.__enter__()
-                bureau.until(lambda: bureau.elders() == 4)
+                bureau.until(lambda: bureau.waits() == 4)
+            elif "compare" in line:
+                sheets = CalamineWorkbook.from_path(bureau.folder / "compared.xlsx")
+                counts = dict(zip(*sheets.get_sheet_by_name("counts").to_python(), strict=True))
+                assert (counts["rows"], counts["different"], counts["only_on_bus"]) == (1, 1, 3)
+                assert bureau.elders() == 1, "nothing is written before the yes"
+            elif line.startswith("deptbus department join"):
+                bureau.until(lambda: bureau.elders() == 4 and bureau.waits() == 0)
+            elif line.startswith("deptbus department kept"):
+                assert "adoption" in said
             elif "RENAME COLUMN" in line:
                 bureau.types(3)
                 bureau.until(lambda: "applying_stopped" in bureau.journal())
@@ -182,7 +200,7 @@ def test_to_the_letter(bureau: Bureau, tmp_path: Path) -> None:
             with_service.__exit__()
     assert ran[-1].startswith("deptbus department uninstall")
     assert {line.split()[2] for line in ran if line.startswith("deptbus department")} >= {
-        "install", "service", "status", "resync", "uninstall",
+        "install", "service", "compare", "join", "kept", "status", "resync", "uninstall",
     }  # fmt: skip
     tables = sql(bureau.database, "SELECT name FROM sqlite_master WHERE name LIKE '%deptbus%'")
     assert tables == []

@@ -72,6 +72,17 @@ def test_two_units_to_the_letter_of_its_readme(room: Room) -> None:
                 rows = [dict(row) for row in connection.execute("SELECT * FROM elder")]
             return {row["person_id"]: row for row in rows}
 
+        join, *steps = map(commands, blocks[1:])
+        elder_waits = "SELECT count(*) FROM deptbus_ledger WHERE parked LIKE '%department join%'"
+        wait_until(
+            lambda: (
+                sql(elder, "SELECT 1 FROM sqlite_master WHERE name = 'deptbus_ledger'")
+                and sql(elder, elder_waits) == [(4,)]
+            ),
+            SOON,
+        )
+        assert len(held()) == 1, "nothing is written before the yes"
+        shell(room, example, *join)
         wait_until(lambda: len(held()) == 4, SOON, held)
         first = "330106193805120012"
         assert held()[first] == {
@@ -79,7 +90,7 @@ def test_two_units_to_the_letter_of_its_readme(room: Room) -> None:
             "area": "330106109001", "alone": 1, "mobile": "19900000101", "doctor": "王医生",
             "last_visit": "2026-10-09",
         }  # fmt: skip
-        update, look = commands(blocks[1])
+        update, look = steps[0]
         shell(room, example, update)
         wait_until(lambda: held()[first]["area"] == "330106109030", SOON, held)
         lines = shell(room, example, look).splitlines()

@@ -218,7 +218,7 @@ def _plant_every_row_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record that moves to another row is taken for one that stays."""
     from deptbus.department import plain
 
-    def careless(sifted: Any, known: Any, named: Any) -> Any:
+    def careless(sifted: Any, known: Any, named: Any, existing: Any) -> Any:
         moved = {
             sender: {
                 key: (*g[:4], sifted.keys[sender][key][1][0], g[5])
@@ -227,6 +227,6 @@ def _plant_every_row_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
             }
             for sender, glimpses in known.items()
         }
-        return plain.judge(sifted, moved, named)
+        return plain.judge(sifted, moved, named, existing)
 
     monkeypatch.setattr("deptbus.department.store.judge", careless)

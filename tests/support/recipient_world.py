@@ -65,6 +65,8 @@ class PlainTarget:
     """Columns are the fields; a closed one gets CLEARED."""
 
     replaces = True
+    on_remove = "delete"
+    had_rows = False
 
     def take(self, received: Received) -> Taken | None:
         fit = self.prepare(entry_of(received, 0))

@@ -35,6 +35,7 @@ class StoreRoom:
     `take_over` and `sql` are what a subclass gives."""
 
     ledger = "deptbus_ledger"
+    existing, kept, no = "deptbus_existing", "deptbus_kept", "0"
     statistics = "deptbus_statistics"
 
     @pytest.fixture
@@ -53,10 +54,19 @@ class StoreRoom:
 
     shapes = ContractShapes(CONTRACT, CODECS)
 
-    async def opened(self, database: Any, person_words: Mapping[str, Any] | None = None) -> Store:
+    async def opened(
+        self, database: Any, person_words: Mapping[str, Any] | None = None, *, joins: bool = True
+    ) -> Store:
+        """`joins`: the department says yes to every first load that waits."""
         store = await self.make_store(database, mapping(person_words))
         await store.open(IDENTITY, 2)
+        if joins:
+            await self.join(database, store)
         return store
+
+    async def join(self, database: Any, store: Store) -> list[str]:
+        await self.sql(database, f"UPDATE {self.existing} SET waits = {self.no}")
+        return await store.look_at_existing()
 
     async def feed(
         self, store: Store, *items: Received | PolicyMarker, now: int = NOW, part: int = 0
@@ -72,6 +82,7 @@ class StoreRoom:
 
 class PostgresRoom(StoreRoom):
     ledger = "deptbus.ledger"
+    existing, kept, no = "deptbus.existing", "deptbus.kept", "false"
     statistics = "deptbus.statistics"
 
     @pytest.fixture

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from deptbus.cli import department_join
 from deptbus.cli.department_service import service
 from deptbus.cli.options import (
     Bootstrap,
     ClientFile,
+    ContractFolder,
     Data,
     MetricsAddress,
     Output,
@@ -21,22 +23,19 @@ from deptbus.cli.options import (
     is_named,
     metrics_address,
 )
+from deptbus.cli.options import DepartmentFile as Config
+from deptbus.cli.options import OneDataset as Dataset
+from deptbus.cli.options import agreed as _contract
 from deptbus.errors import DeptbusError, Exit
 
 if TYPE_CHECKING:
     from deptbus.contract.department import Department, System
-    from deptbus.contract.model import Contract
     from deptbus.department.capture import Snapshot
 
 app = typer.Typer(help="Join a department's own database to the bus.", no_args_is_help=True)
 app.command()(service)
 
-Config = Annotated[Path, typer.Option("--config", help="The unit's department.yml.")]
 Configs = Annotated[list[Path], typer.Option("--config", help="A department.yml; may be repeated.")]
-ContractFolder = Annotated[
-    Path | None,
-    typer.Option("--contract", help="Folder of the contract's files; else the one in force."),
-]
 Owner = Annotated[
     str | None,
     typer.Option(
@@ -47,7 +46,6 @@ Owner = Annotated[
     ),
 ]
 OneSystem = Annotated[str | None, typer.Option("--system", help="One system; else all.")]
-Dataset = Annotated[str | None, typer.Option("--dataset", help="One dataset; else all.")]
 
 
 @app.command()
@@ -261,6 +259,9 @@ def key(config: Config) -> None:
     print(source.secret_fingerprint(_load(config)))
 
 
+department_join.add_to(app)
+
+
 class _Progress:
     """One line on a terminal that is written over; nothing elsewhere."""
 
@@ -303,18 +304,3 @@ def _datasets(department: Department, dataset: str | None) -> list[str]:
     if not found:
         raise DeptbusError(f"{department.unit} publishes nothing", mend="Check `publishes:`")
     return found
-
-
-async def _contract(folder: Path | None, *bus: Any) -> Contract:
-    """The contract of these files, else the one in force on the bus."""
-    from deptbus.contract.load import load
-    from deptbus.stream.policies import read_policies
-
-    if folder is not None:
-        return load(folder)
-    if not is_named(*bus):
-        raise DeptbusError(
-            "no contract named",
-            mend="Give --contract DIR, or name the bus by --data, --bootstrap or DEPTBUS_BOOTSTRAP",
-        )
-    return (await read_policies(connect(*bus))).current().contract

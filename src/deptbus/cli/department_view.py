@@ -63,7 +63,7 @@ async def document(department: Department, system: str) -> dict[str, Any]:
         }
     if settings.receives:
         found["receives"] = [
-            {**d._asdict(), "parked": dict(d.parked), "today": dict(d.today)}
+            {**d._asdict(), "parked": dict(d.parked), "today": dict(d.today), "kept": dict(d.kept)}
             for d in await recipient_status(department, system)
         ]
     return found
@@ -106,7 +106,7 @@ def is_well(system: Mapping[str, Any]) -> bool:
     source = system.get("source")
     if source is not None and (not source["installed"] or source["parked"] or source["findings"]):
         return False
-    return not any(d["parked"] for d in system.get("receives", ()))
+    return not any(d["parked"] or d.get("waits_for_join") for d in system.get("receives", ()))
 
 
 def _has_parked(system: Mapping[str, Any]) -> bool:
@@ -133,6 +133,12 @@ def print_status(unit: str, systems: Sequence[Mapping[str, Any]]) -> None:
             if dataset["waiting"]:
                 words.append(f"{dataset['waiting']} waiting for their row")
             words += [f"{n} parked: {reason}" for reason, n in dataset["parked"].items()]
+            if dataset.get("waits_for_join"):
+                words.append("its table had rows: `deptbus department compare`, then `join`")
+            words += [
+                f"own values of {rows} rows kept ({origin}): `deptbus department kept`"
+                for origin, rows in sorted(dataset.get("kept", {}).items())
+            ]
             table.add_row(system["system"], "recipient", dataset["dataset"], "; ".join(words))
         if system.get("receives") == []:
             table.add_row(system["system"], "recipient", "", "nothing yet: its adapter has not run")

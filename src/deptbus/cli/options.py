@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from deptbus.connection import Connection, find_connection
 from deptbus.names import CERTIFICATE_KEY
 
 if TYPE_CHECKING:
+    from deptbus.contract.model import Contract
     from deptbus.metrics.address import Address
 
 KEY_BYTES = 16
@@ -51,6 +52,14 @@ Operator = Annotated[
 Reason = Annotated[
     str, typer.Option("--reason", help="Why; it is kept for ever. No personal data.")
 ]
+
+
+DepartmentFile = Annotated[Path, typer.Option("--config", help="The unit's department.yml.")]
+ContractFolder = Annotated[
+    Path | None,
+    typer.Option("--contract", help="Folder of the contract's files; else the one in force."),
+]
+OneDataset = Annotated[str | None, typer.Option("--dataset", help="One dataset; else all.")]
 
 
 CertificateKey = Annotated[
@@ -148,3 +157,19 @@ def instant(at_us: int) -> str:
     from datetime import UTC, datetime
 
     return datetime.fromtimestamp(at_us // 1_000_000, UTC).isoformat()
+
+
+async def agreed(folder: Path | None, *bus: Any) -> Contract:
+    """The contract of these files, else the one in force on the bus."""
+    from deptbus.contract.load import load
+    from deptbus.errors import DeptbusError
+    from deptbus.stream.policies import read_policies
+
+    if folder is not None:
+        return load(folder)
+    if not is_named(*bus):
+        raise DeptbusError(
+            "no contract named",
+            mend="Give --contract DIR, or name the bus by --data, --bootstrap or DEPTBUS_BOOTSTRAP",
+        )
+    return (await read_policies(connect(*bus))).current().contract

@@ -79,6 +79,9 @@ class Beside(_Frozen):
     on: dict[str, str] = Field(min_length=1)  # own column -> mapped column of the main table
 
 
+OnRemove = Literal["delete", "mark", "park"]
+
+
 class Receive(_Frozen):
     """One table of the unit's own into which a received dataset goes; created when absent."""
 
@@ -91,6 +94,20 @@ class Receive(_Frozen):
     defaults: dict[str, Scalar] = {}  # own column -> value where the bus gives none
     replaces: str | None = None  # the form or screen on which this was typed until now
     tables: dict[str, Beside] = {}  # further tables, which have to be there; see `several_tables`
+    # Field -> further own codes, which are read as values of the bus and never written.
+    also: dict[str, dict[str, str]] = {}
+    forms: dict[str, str] = {}  # own column -> how it spells its values; see `own_forms`
+    # Own columns by which a row that was here before the bus is known as a record's; see
+    # `receive_match`.
+    match: tuple[str, ...] = ()
+    existing: Literal["adopt", "park"] = "adopt"  # what becomes of a record that such a row matches
+    # What becomes of a row whose record goes. None: `mark` in a table that had rows before the bus,
+    # `delete` in any other.
+    on_remove: OnRemove | None = None
+    # Whether what somebody typed over a received row is kept when a delivery writes over it. None:
+    # in a table that had rows before the bus.
+    keeps: bool | None = None
+    mark: dict[str, Scalar] = {}  # own column, not mapped -> what `mark` writes there
 
 
 class System(_Frozen):
@@ -140,6 +157,11 @@ def receive_key(receive: Receive, natural_key: tuple[str, ...]) -> tuple[str, ..
     if all(field in receive.columns for field in natural_key):
         return tuple(receive.columns[field] for field in natural_key)
     return (receive.columns[KEY_FIELD],) if KEY_FIELD in receive.columns else ()
+
+
+def receive_match(receive: Receive, key: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns by which rows are recognised; by default those of the own row's key."""
+    return receive.match or key
 
 
 def load_department(path: Path, environment: Mapping[str, str] | None = None) -> Department:

@@ -13,6 +13,7 @@ from deptbus.contract.advice import may_receive, receivable_fields
 from deptbus.contract.department import KEY_FIELD, Department, Publish, Receive, receive_key
 from deptbus.contract.draft import Draft
 from deptbus.contract.model import Contract, Sharing
+from deptbus.contract.own_forms import BadForm, form_of
 from deptbus.contract.record_schema import avro_type, column_type, is_nullable
 from deptbus.contract.yaml_tree import Place
 from deptbus.errors import Problem
@@ -92,6 +93,15 @@ def advise_department(department: Department, contract: Contract) -> list[Proble
                 )
                 for field in receive.columns
                 if field != KEY_FIELD and field not in given
+            ]
+            hints += [
+                department.problem(
+                    (*here, "match", n),
+                    f"no rule and no grant gives the field of `{column}` to this unit",
+                    "No row can be known by it; ask the data office, or name another column",
+                )
+                for n, column in enumerate(receive.match)
+                if any(c == column and f not in given for f, c in receive.columns.items())
             ]
             hints += _codes_left(department, contract, dataset, receive, here)
     return sorted(hints, key=lambda p: p.line)
@@ -236,6 +246,7 @@ def _receive(
                 f"column `{column}` of the key is none of the mapped ones",
                 "Name columns that stand in `columns`",
             )
+    yield from _existing(department, receive, place)
     if not receive_key(receive, contract.datasets[name].key):
         yield department.problem(
             place,
@@ -271,6 +282,52 @@ def _beside(
             yield department.problem(
                 (*where, "columns"), "a column of `on` holds a field", "Give it another column"
             )
+
+
+def _existing(department: Department, receive: Receive, place: Place) -> Iterator[Problem]:
+    """How own values are spelled, how rows that were here before are known, and what becomes of
+    those whose record goes."""
+    field_of = {column: field for field, column in receive.columns.items()}
+    for column, rules in receive.forms.items():
+        where = (*place, "forms", column)
+        try:
+            form_of(rules)
+        except BadForm as bad:
+            yield department.problem(where, f"`{rules}` is no rule", f"Write {bad}")
+        if field_of.get(column, KEY_FIELD) == KEY_FIELD or field_of[column] in receive.values:
+            yield department.problem(
+                where,
+                f"column `{column}` holds no field of the record, or one with codes",
+                "Give a form to columns that stand in `columns` and have no `values`",
+            )
+    for field, codes in receive.also.items():
+        for own, bus in codes.items():
+            if bus not in receive.values.get(field, {}).values():
+                yield department.problem(
+                    (*place, "also", field, own),
+                    f"`values` of `{field}` has no own code for what `{own}` means",
+                    "Add the one that is to be written to `values`",
+                )
+    for n, column in enumerate(receive.match):
+        if field_of.get(column, KEY_FIELD) == KEY_FIELD:
+            yield department.problem(
+                (*place, "match", n),
+                f"column `{column}` of `match` holds no field of the record",
+                "Name columns that stand in `columns`, for fields that the unit is given",
+            )
+    for column in receive.mark:
+        if column in field_of:
+            yield department.problem(
+                (*place, "mark", column),
+                f"column `{column}` is filled by the bus and cannot be a mark",
+                "Name a column of your own",
+            )
+    if receive.mark and receive.on_remove not in (None, "mark"):
+        yield department.problem(
+            (*place, "mark"),
+            f"`mark` says nothing beside `on_remove: {receive.on_remove}`",
+            "Write `on_remove: mark`, or take `mark` away",
+        )
 
 
 def _tables(department: Department, system_name: str) -> Iterator[Problem]:

@@ -25,7 +25,7 @@ from deptbus.department.connect import PostgresDatabase, SqliteDatabase, target_
 from deptbus.department.export import FolderExport
 from deptbus.department.inbox import Arrived, Inbox, Request
 from deptbus.department.kept_values import keep_values
-from deptbus.department.ledger import ParkedChoice
+from deptbus.department.ledger import WAITS_FOR_JOIN, ParkedChoice
 from deptbus.department.opening import open_system
 from deptbus.department.parked import LISTED_ROWS, ParkedBook, Retry
 from deptbus.department.rebuild_told import RebuildBook
@@ -67,6 +67,7 @@ _BUSY_SECONDS = (0.02, 0.25)
 _POLICY_SECONDS = 5.0
 _SWAP_AGAIN_SECONDS = 2.0
 _TIDY_SECONDS = 0.1  # between two batches, at a stretch
+_LOOK_SHARE = 20  # so many times what the last count of parked rows took passes before the next
 _LIST_SECONDS = 30.0  # between two looks at the parked rows one by one, when their number stays
 
 
@@ -139,6 +140,7 @@ class Applier:
         self.parked_book = ParkedBook()
         self.days = AppliedDays()
         self.rebuilds = RebuildBook()
+        self._parked_again = 0.0  # monotonic seconds; not before, what is parked is counted
         self._swap_at = 0.0  # monotonic seconds; not before, after somebody held a lock
         self._counted_us: int | None = None  # of which apply the days count already
         self._held: list[str] = []  # datasets that the data office holds back
@@ -194,6 +196,11 @@ class Applier:
                 exporting = asyncio.create_task(self.export.run())
             if self._works:
                 self._log.info("applying_begun", datasets=sorted(store.datasets))
+            waiting = sorted(d for d, target in store.targets.items() if target.waits)
+            if waiting:
+                self._log.warning(
+                    "first_load_waits", datasets=waiting, mend="Run `deptbus department join`"
+                )
             self._tell_rebuilds(store)
             self.begun.set()
             await self._loop(store, inbox, database)
@@ -279,11 +286,14 @@ class Applier:
                     await inbox.check_identity()
                     if store.unfit and await store.are_mended():
                         return  # opened anew, with the inbox from its beginning for them
-                    if store.has_parked or self.parked != {}:
+                    is_time = time.monotonic() >= self._parked_again
+                    if is_time and (store.has_parked or self.parked != {}):
                         await self._look_at_parked(store)
                     self._tell_parked()
                     if self.applied_at_us != self._counted_us:
                         await self._count_days(store)
+                    for dataset in await store.look_at_existing():
+                        self._log.info("first_load_allowed", dataset=dataset)
                     checked_at = time.monotonic()
                     self._begun_again(store)
         finally:
@@ -361,7 +371,10 @@ class Applier:
 
     async def _look_at_parked(self, store: Store, *, tried: bool = False) -> None:
         """How many there are, and which, when that may be news: also when they were `tried`."""
+        began = time.monotonic()
         before, self.parked = self.parked, await store.parked_rows()
+        # Of a whole first load that waits, counting takes a while.
+        self._parked_again = time.monotonic() + _LOOK_SHARE * (time.monotonic() - began)
         book, now = self.parked_book, time.monotonic()
         if tried or self.parked != before or now - book.listed_at > _LIST_SECONDS:
             rows = sum(self.parked.values())
@@ -390,7 +403,11 @@ class Applier:
 
     def _tell(self, applied: Applied) -> None:
         """One line for all rows of a batch that are parked for the same reason."""
-        reasons = Counter((entry.dataset, entry.parked) for entry in applied.parked)
+        reasons = Counter(
+            (entry.dataset, entry.parked)
+            for entry in applied.parked
+            if entry.parked != WAITS_FOR_JOIN  # that was said once for all of them
+        )
         for (dataset, reason), rows in sorted(reasons.items(), key=str):
             self._log.warning("deliveries_parked", dataset=dataset, reason=reason, rows=rows)
 

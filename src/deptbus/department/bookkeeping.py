@@ -6,6 +6,9 @@ deliveries, by day. `unreadable`: places in the inbox whose bytes are no record 
 `repairs`: orders of repairs whose deliveries are still to come.
 `rebuilds`: every job that ever made a second copy of a dataset, and what came of it; its lines lie
 in the ledger under a name of their own until the swap (see `rebuild`).
+`existing`: of each received dataset whether its table had rows before the bus, and whether its
+first load still waits for the department's yes (see `adoption`). `kept`: what stood in a row
+before the bus wrote over it (see `kept_rows`).
 `mapped`: datasets for which the inbox was read up to the offsets; others were left out.
 """
 
@@ -39,8 +42,20 @@ _NULLABLE = {
     "job", "record", "row_key", "delivered", "written", "parked", "parked_since_us", "retry_at_us",
 }  # fmt: skip
 
-POSTGRES_TYPES = {"bytes": "bytea", "long": "bigint", "flag": "boolean", "text": "text"}
-SQLITE_TYPES = {"bytes": "BLOB", "long": "INTEGER", "flag": "INTEGER", "text": "TEXT"}
+POSTGRES_TYPES = {
+    "bytes": "bytea",
+    "long": "bigint",
+    "flag": "boolean",
+    "text": "text",
+    "number": "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+}
+SQLITE_TYPES = {
+    "bytes": "BLOB",
+    "long": "INTEGER",
+    "flag": "INTEGER",
+    "text": "TEXT",
+    "number": "INTEGER PRIMARY KEY",
+}
 
 
 def entry_types(types: dict[str, str]) -> tuple[str, ...]:
@@ -88,6 +103,23 @@ def _tables(prefix: str, types: dict[str, str]) -> tuple[str, ...]:
   PRIMARY KEY (topic, part, place)
 )""",
         f"CREATE TABLE IF NOT EXISTS {prefix}mapped (dataset {text} NOT NULL PRIMARY KEY)",
+        f"""CREATE TABLE IF NOT EXISTS {prefix}existing (
+  dataset {text} NOT NULL PRIMARY KEY,
+  had_rows {types["flag"]} NOT NULL,
+  waits {types["flag"]} NOT NULL,
+  changed_at_us {long} NOT NULL
+)""",
+        f"""CREATE TABLE IF NOT EXISTS {prefix}kept (
+  number {types["number"]},
+  dataset {text} NOT NULL,
+  source_unit {text} NOT NULL,
+  key {types["bytes"]} NOT NULL,
+  row_key {types["bytes"]} NOT NULL,
+  origin {text} NOT NULL,
+  own {text} NOT NULL,
+  kept_at_us {long} NOT NULL,
+  restored_at_us {long}
+)""",
         f"""CREATE TABLE IF NOT EXISTS {prefix}repairs (
   job {text} NOT NULL,
   dataset {text} NOT NULL,
@@ -119,6 +151,7 @@ SQLITE_TABLES = (
     "WHERE row_key IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS deptbus_ledger_parked ON deptbus_ledger (retry_at_us) "
     "WHERE parked IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS deptbus_kept_key ON deptbus_kept (dataset, key)",
 )
 # Half of each page is free: when a whole register is written anew, each new line finds room beside
 # the old one, no index changes, and the table ends smaller than one whose new lines go elsewhere.
@@ -135,5 +168,6 @@ POSTGRES_TABLES = (
     "WHERE row_key IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS ledger_parked ON deptbus.ledger (retry_at_us) "
     "WHERE parked IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS kept_key ON deptbus.kept (dataset, key)",
 )
 POSTGRES_OF_ROWS = "row_key = ANY($2::bytea[]) AND row_key IS NOT NULL AND (dataset = $1) IS TRUE"

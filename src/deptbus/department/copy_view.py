@@ -38,7 +38,7 @@ from deptbus.department.connect import (
 from deptbus.department.layout import quoted_table
 from deptbus.department.ledger import Entry
 from deptbus.department.opening import open_second, open_system
-from deptbus.department.postgres_table import STAGED, read_columns
+from deptbus.department.postgres_table import read_columns
 from deptbus.department.rebuild_port import OPEN_REBUILD
 from deptbus.department.rebuild_postgres import table_of as postgres_second_table
 from deptbus.department.rebuild_sqlite import table_of as sqlite_second_table
@@ -57,6 +57,7 @@ from deptbus.department.seen import (
 )
 from deptbus.department.store_sqlite import read_columns as read_sqlite_columns
 from deptbus.department.target import Column, MappedTarget
+from deptbus.department.values import STAGED
 from deptbus.errors import DatabaseBusy, DatabaseUnavailable
 
 T = TypeVar("T")
@@ -85,6 +86,10 @@ class CopyView(ABC):
         """By partition; empty when nothing was ever applied here."""
 
     @abstractmethod
+    async def has_books(self) -> bool:
+        """Whether an adapter ever applied anything here."""
+
+    @abstractmethod
     async def begin(self) -> None: ...
 
     @abstractmethod
@@ -105,6 +110,10 @@ class CopyView(ABC):
     @abstractmethod
     async def second_table(self, dataset: str) -> str | None:
         """Where a rebuild of the dataset that is open keeps its rows; None: there is none."""
+
+    @abstractmethod
+    async def had_rows(self, dataset: str) -> bool:
+        """Whether the dataset's table had rows before the bus (see `adoption`)."""
 
     @abstractmethod
     async def catalogue(self, table: str) -> dict[str, Column]: ...
@@ -165,6 +174,9 @@ class SqliteCopyView(CopyView):
 
         return await self._database.run(read)
 
+    async def has_books(self) -> bool:
+        return await self._database.run(_has_books)
+
     async def begin(self) -> None:
         def work(c: sqlite3.Connection) -> None:
             c.execute("BEGIN")
@@ -217,6 +229,12 @@ class SqliteCopyView(CopyView):
             return None
         sql = f"SELECT 1 FROM deptbus_rebuilds WHERE dataset = ? AND {OPEN_REBUILD}"
         return sqlite_second_table(dataset) if await self._fetch(sql, (dataset,)) else None
+
+    async def had_rows(self, dataset: str) -> bool:
+        if not await self._fetch("SELECT 1 FROM sqlite_master WHERE name = 'deptbus_existing'", ()):
+            return False
+        sql = "SELECT 1 FROM deptbus_existing WHERE dataset = ? AND had_rows"
+        return bool(await self._fetch(sql, (dataset,)))
 
     async def catalogue(self, table: str) -> dict[str, Column]:
         return await self._database.run(lambda c: read_sqlite_columns(c, table))
@@ -274,6 +292,9 @@ class PostgresCopyView(CopyView):
                     "SELECT part, next_offset, floors FROM deptbus.offsets WHERE topic = $1", topic
                 )
             )
+
+    async def has_books(self) -> bool:
+        return await self._ask("SELECT 1 WHERE to_regclass('deptbus.ledger') IS NOT NULL") != []
 
     async def begin(self) -> None:
         with postgres_translated(self._holder.place):
@@ -333,6 +354,12 @@ class PostgresCopyView(CopyView):
             return None
         sql = f"SELECT 1 FROM deptbus.rebuilds WHERE dataset = $1 AND {OPEN_REBUILD}"
         return postgres_second_table(dataset) if await self._ask(sql, dataset) else None
+
+    async def had_rows(self, dataset: str) -> bool:
+        if not await self._ask("SELECT 1 WHERE to_regclass('deptbus.existing') IS NOT NULL"):
+            return False
+        sql = "SELECT 1 FROM deptbus.existing WHERE dataset = $1 AND had_rows"
+        return bool(await self._ask(sql, dataset))
 
     async def catalogue(self, table: str) -> dict[str, Column]:
         with postgres_translated(self._reader.place):

@@ -11,6 +11,9 @@ Rules (design, section 4, "At the recipient"), by the number that the code refer
     retry succeeds, but only what the newest projection still allows: other columns are cleared.
     Where the row's own key is closed, or clearing is refused as well, the old copy goes.
  5. A withdrawal or delete that the database refuses empties the columns and is parked.
+    Where the mapping says `on_remove: park` the removal of a row that is there is refused by the
+    store, so it is parked until somebody has removed the row. Of a deleted record (no right ended)
+    the row stays as it is meanwhile.
  6. A parked record claims nothing: its remnant gives way to any live claimant.
  7. Deletes and withdrawals of unknown records leave tombstones.
 
@@ -28,7 +31,17 @@ from typing import Any, NamedTuple
 from deptbus.change import DeliveryOp
 from deptbus.department.claims import least_claimant
 from deptbus.department.fold import Folded, Outcome, Tally, count_settled
-from deptbus.department.ledger import Entry, Prepared, RecordId, Row, Target, Unfit, holding
+from deptbus.department.ledger import (
+    NEVER_US,
+    WAITS_FOR_JOIN,
+    Entry,
+    Prepared,
+    RecordId,
+    Row,
+    Target,
+    Unfit,
+    holding,
+)
 
 FIRST_RETRY_US = 500_000
 LAST_RETRY_US = 300_000_000
@@ -41,6 +54,7 @@ class Write(NamedTuple):
     row: Row
     level: int
     values: tuple[Any, ...]
+    adopts: Any = None  # the row (`adoption.Found`) that is to become this one first
 
 
 class Remove(NamedTuple):
@@ -217,7 +231,8 @@ class _Deciding:
         return self._parked(new, old, reason, stays=stays)
 
     def _parked(self, new: Entry, old: Entry | None, reason: str, *, stays: bool) -> Entry:
-        again = new.id in self.folded.retries
+        # Waiting for the department's yes was no attempt.
+        again = new.id in self.folded.retries and new.parked != WAITS_FOR_JOIN
         attempts = new.attempts + 1 if again else 1
         wait = min(FIRST_RETRY_US << min(attempts - 1, 20), LAST_RETRY_US)
         return new._replace(
@@ -227,7 +242,7 @@ class _Deciding:
             parked=reason,
             parked_since_us=new.parked_since_us if again else self.now_us,
             attempts=attempts,
-            retry_at_us=self.now_us + wait,
+            retry_at_us=NEVER_US if reason == WAITS_FOR_JOIN else self.now_us + wait,
         )
 
     def _resolve(self, row: Row, members: list[RecordId], before: Entry | None) -> None:
@@ -286,6 +301,8 @@ class _Deciding:
         if refusal is not None and refusal.level >= 2:
             return  # the database refuses this too; it is parked, and shown
         upsert = entry.op == DeliveryOp.UPSERT
+        if entry.op == DeliveryOp.DELETE and self.targets[rid.dataset].on_remove == "park":
+            return  # the department decides; a right that ended empties the row all the same
         columns = self.targets[rid.dataset].closed_columns(entry.field_names if upsert else ())
         if columns:
             self.decision.clears.append(Clear(rid, row, 1, columns))

@@ -120,6 +120,11 @@ def entry_of(received: Received, now_us: int) -> Entry:
     )
 
 
+# Why a line is parked whose dataset waits for the department's yes, and when it is tried again by
+# itself: it is not, `adoption` does it.
+WAITS_FOR_JOIN = "existing: the first load waits for `deptbus department join`"
+NEVER_US = 1 << 62
+
 # Of a parked row's reason so much is told to the bus, and so much a request can name.
 REASON_LETTERS = 160
 
@@ -191,6 +196,8 @@ def holding(entry: Entry, fit: Prepared, now_us: int) -> Entry:
 
 class Target(Protocol):
     """How a dataset's projections become rows. Pure; `department.target` has the real one."""
+
+    on_remove: str  # what becomes of a row whose record goes
 
     def take(self, received: Received) -> Taken | None:
         """The short cut: as `prepare`, or None where that has to be asked."""

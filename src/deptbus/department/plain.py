@@ -5,7 +5,8 @@ newer than what is known, whose row no other record of the batch wants or leaves
 
 - is held by this very record, live or parked: the holder is the least of the live claimants, or
   there is none, and nothing in the batch changes who the others are; or
-- is named by no record at all, and this record holds no other.
+- is named by no record at all, and this record holds no other; nor can it be a row of the
+  department, because its table had none before the bus (see `adoption`).
 
 Then it is written and its record holds the row. All others go the long way, and so does the whole
 batch once the database has refused something. A property test plays both against each other.
@@ -146,16 +147,21 @@ def presume(sifted: Sifted) -> dict[str, dict[bytes, Plain]] | None:
 
 
 def judge(
-    sifted: Sifted, known: Known | None, named: Collection[Row]
+    sifted: Sifted,
+    known: Known | None,
+    named: Collection[Row],
+    existing: Collection[str] = (),
 ) -> dict[str, dict[bytes, Plain]]:
     """Dataset -> row -> who is plain; all others are added to `sifted.others`.
 
-    `known`: None when that is presumed. `named`: those of the fresh rows that some record names."""
+    `known`: None when that is presumed. `named`: those of the fresh rows that some record names.
+    `existing`: datasets whose tables had rows before the bus."""
     found: dict[str, dict[bytes, Plain]] = {}
     for sender, keys in sifted.keys.items():
         dataset = sender[0]
         glimpses = _NONE if known is None else known.get(sender, _NONE)
         rows = found.setdefault(dataset, {})
+        may_be_fresh = dataset not in existing
         fields: tuple[str, ...] | None = None
         version = 0
         for key, candidate in keys.items():
@@ -165,13 +171,13 @@ def judge(
             row = taken[0]
             glimpse = glimpses.get(key)
             if glimpse is None:  # none is known, or all is presumed
-                is_plain = not named or Row(dataset, row) not in named
+                is_plain = may_be_fresh and (not named or Row(dataset, row) not in named)
             elif item.version <= glimpse[1] and not newer(
                 (item.version, item.policy), item.cause, (glimpse[1], glimpse[2])
             ):
                 is_plain = False
             elif glimpse[4] is None:
-                is_plain = not named or Row(dataset, row) not in named
+                is_plain = may_be_fresh and (not named or Row(dataset, row) not in named)
             else:
                 is_plain = glimpse[4] == row and bool(glimpse[5])
             if not is_plain or row in rows:

@@ -9,30 +9,16 @@ from typing import Any
 import asyncpg
 
 from deptbus.contract.department import Receive
+from deptbus.department.adoption_postgres import PostgresRows
 from deptbus.department.decide import Action, Clear, Remove, Write
 from deptbus.department.layout import quoted, quoted_table
 from deptbus.department.ledger import Entry
 from deptbus.department.plain import Lot
 from deptbus.department.postgres_plain import PlainStage, along, write_entries
 from deptbus.department.target import Column, MappedTarget
-from deptbus.department.values import POSTGRES_KINDS, ColumnKind, own_column_type
+from deptbus.department.values import POSTGRES_KINDS, STAGED, ColumnKind, own_column_type
 from deptbus.wire.digest import decode_values
 from deptbus.wire.types import Type
-
-# What a kind of value is handed over as; the database casts it to the column's own type.
-STAGED = {
-    ColumnKind.TEXT: "text",
-    ColumnKind.INTEGER: "bigint",
-    ColumnKind.REAL: "double precision",
-    ColumnKind.NUMERIC: "numeric",
-    ColumnKind.BOOLEAN: "boolean",
-    ColumnKind.BINARY: "bytea",
-    ColumnKind.DATE: "date",
-    ColumnKind.TIME: "time",
-    ColumnKind.TIMESTAMP: "timestamp",
-    ColumnKind.TIMESTAMPTZ: "timestamptz",
-    ColumnKind.OTHER: "text",
-}
 
 
 async def read_columns(connection: asyncpg.Connection, table: str) -> dict[str, Column]:
@@ -145,6 +131,7 @@ class PostgresTable:
 
     def __init__(self, target: MappedTarget, number: int, *, upsert: bool) -> None:
         self._target = target
+        self.rows = PostgresRows(target)
         self.stage = PlainStage(
             number, [(f"v{at}", STAGED[c.kind]) for at, c in enumerate(target.columns)]
         )
@@ -177,12 +164,19 @@ class PostgresTable:
         else:
             await connection.execute(self._write, *words)
 
-    async def run(self, connection: asyncpg.Connection, actions: Sequence[Action]) -> None:
+    async def run(
+        self, connection: asyncpg.Connection, actions: Sequence[Action], now_us: int
+    ) -> None:
+        """Raises RowsMoved."""
         first = actions[0]
         if isinstance(first, Write):
-            await self.write(connection, [a.values for a in actions if isinstance(a, Write)])
+            writes = [a for a in actions if isinstance(a, Write)]
+            await self.rows.adopt(connection, [w for w in writes if w.adopts is not None], now_us)
+            await self.write(connection, [w.values for w in writes])
         elif isinstance(first, Remove):
-            await connection.execute(self._delete, *self._keys_of(actions))
+            gone = await self.rows.spared(connection, actions, now_us)
+            if gone:
+                await connection.execute(self._delete, *self._keys_of(gone))
         else:
             clears = [a for a in actions if isinstance(a, Clear)]
             for columns, group in groupby(

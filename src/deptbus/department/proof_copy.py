@@ -7,7 +7,8 @@
 3. Beside the sums each row is named, and all are counted, that is not as its item says (`State`).
    With `deep` the real columns are compared with what was written, row by row; as the columns keep
    it: what a column rounds or pads was not edited.
-   A row that no record stands for is named by a digest under a secret of this process, because a
+   A row that no record stands for (but in a table that had rows before the bus: those are the
+   department's own) is named by a digest under a secret of this process, because a
    bare digest of a resident number could be found out by trying; and is remembered, so that an
    order to remove it can be understood.
    Of a folder the file is compared, too (`exported.py`), of the same moment: people see that.
@@ -45,6 +46,7 @@ from deptbus.department.proof_look import (
     ahead,
     state_of,
 )
+from deptbus.department.rebuild import second_receive
 from deptbus.department.seen import Line, Values, row_of, seen_of
 from deptbus.department.store import missing_column
 from deptbus.department.target import ContractShapes, MappedTarget
@@ -143,7 +145,7 @@ class CopyProof:
                     await reply.end("not_here")
                     return
                 receive, key = mapping[dataset]
-                mapping[dataset] = receive.model_copy(update={"table": table}), key
+                mapping[dataset] = second_receive(receive, table), key
             await _until_applied(view, topic, asked.ends)
             file = await self._begin(view, contracts, asked, mapping[dataset])
             now_us = time.time_ns() // 1000
@@ -195,11 +197,12 @@ class CopyProof:
         key: tuple[str, ...],
     ) -> MappedTarget:
         catalogue = await view.catalogue(receive.table)
-        for name in receive.columns.values():
+        for name in (*receive.columns.values(), *receive.mark):
             if name not in catalogue:
                 raise missing_column(self._system, dataset, receive.table, name)
         shapes = ContractShapes(contracts[0], self._codecs, contracts[1:])
-        return MappedTarget(dataset, receive, key, catalogue, shapes)
+        had_rows = await view.had_rows(dataset)
+        return MappedTarget(dataset, receive, key, catalogue, shapes, had_rows=had_rows)
 
 
 def _by_partition(
@@ -251,7 +254,7 @@ class _Telling:
                 await asyncio.sleep(0)
                 await self._tell_odd(lines, real)
                 await asyncio.sleep(0)
-        if asked.deep:
+        if asked.deep and (not self._target.had_rows or is_rebuilt_copy(asked.dataset)):
             await self._unknown_rows()
             if self._file is not None:
                 await self._unknown_in(self._file)

@@ -30,6 +30,7 @@ from typing import Literal, NamedTuple
 
 from deptbus import names
 from deptbus.change import DeliveryOp, Received
+from deptbus.contract.department import Receive
 from deptbus.department.decide import Action, Remove, Write
 from deptbus.department.ledger import Entry, RecordId, Row
 from deptbus.department.repairs import Kept, OrderId, tombstone
@@ -66,6 +67,12 @@ class Rebuild(NamedTuple):
     @property
     def name(self) -> str:
         return names.rebuilt_copy(self.dataset)
+
+
+def second_receive(receive: Receive, table: str) -> Receive:
+    """The mapping for the second copy's table, which nobody but deptbus writes to."""
+    alone: dict[str, object] = {"replaces": None, "on_remove": "delete", "mark": {}, "keeps": False}
+    return receive.model_copy(update={"table": table, **alone})
 
 
 def is_of_rebuild(item: Received) -> bool:

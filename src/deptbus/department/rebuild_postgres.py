@@ -16,13 +16,13 @@ from deptbus.department.decide import Action, Decision
 from deptbus.department.layout import quoted, quoted_table
 from deptbus.department.ledger import Entry, RecordId
 from deptbus.department.postgres_plain import WRITE_ENTRIES
-from deptbus.department.postgres_table import STAGED, read_columns
+from deptbus.department.postgres_table import read_columns
 from deptbus.department.rebuild import COMPARED, Rebuild
 from deptbus.department.rebuild_port import REBUILD_LIST, Shadows, rebuild_of, words_of
 from deptbus.department.seen import Values
 from deptbus.department.store import Work
 from deptbus.department.target import MappedTarget
-from deptbus.department.values import ColumnKind
+from deptbus.department.values import STAGED, ColumnKind
 from deptbus.wire.digest import encode_values
 
 if TYPE_CHECKING:

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from deptbus.department.adoption import Found
+from deptbus.department.adoption_desk import adopting
 from deptbus.department.decide import Decision, Refused, decide, prepare, touched_rows
 from deptbus.department.fold import Folded
 from deptbus.department.ledger import Entry, Prepared, RecordId, Row, Unfit
@@ -53,7 +55,8 @@ class _Chunk:
         if rows:
             for entry in await self._store.claimants(sorted(rows), folded.candidates.keys()):
                 self._known[entry.id] = entry
-        return await self._settled(folded, fits)
+        adopts = await self._store.existing.settle(folded, self._known, fits)
+        return await self._settled(folded, fits, adopts)
 
     async def _folded(self, ids: Sequence[RecordId]) -> Folded:
         rebuild, folded = self._rebuild, Folded()
@@ -69,11 +72,15 @@ class _Chunk:
         return folded
 
     async def _settled(
-        self, folded: Folded, fits: dict[RecordId, Prepared | Unfit]
+        self,
+        folded: Folded,
+        fits: dict[RecordId, Prepared | Unfit],
+        adopts: dict[RecordId, Found],
     ) -> Counter[str]:
         refused: dict[RecordId, Refused] = {}
         for _ in range(_MOST_ROUNDS):
             decision = decide(folded, self._known, fits, self._store.targets, self._now_us, refused)
+            adopting(decision, adopts)
             counts = await self._weighed(decision)
             try:
                 await self._shadows.carry_out(decision, self._now_us)

@@ -10,8 +10,8 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from deptbus.department.layout import quoted, quoted_table
-from deptbus.department.postgres_table import STAGED
 from deptbus.department.target import MappedTarget
+from deptbus.department.values import STAGED
 from deptbus.wire.digest import decode_values, encode_values, values_digest, values_digests
 
 Values = tuple[Any, ...]  # of a row's mapped columns, in the mapping's order

@@ -11,7 +11,7 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from operator import attrgetter
@@ -21,6 +21,8 @@ import structlog
 
 from deptbus.change import Cause, DeliveryOp, Received
 from deptbus.contract.department import Receive
+from deptbus.department.adoption import Existing, Found
+from deptbus.department.adoption_desk import ExistingDesk, adopting
 from deptbus.department.decide import (
     Action,
     Decision,
@@ -32,6 +34,7 @@ from deptbus.department.decide import (
 )
 from deptbus.department.fold import Folded, Tally, add_retries, fold
 from deptbus.department.ledger import (
+    NEVER_US,
     Entry,
     ParkedChoice,
     ParkedRow,
@@ -71,13 +74,14 @@ from deptbus.department.repairs import (
 from deptbus.department.several_tables import Into
 from deptbus.department.target import Column, MappedTarget
 from deptbus.department.values import CHINA
-from deptbus.errors import DatabaseUnavailable, Fenced, RowRefused, SourceRefused
+from deptbus.errors import DatabaseBusy, DatabaseUnavailable, Fenced, RowRefused, SourceRefused
 from deptbus.names import is_rebuilt_copy, rebuilt_copy
 from deptbus.wire.control import PolicyMarker, RepairOrder
 
 log = structlog.get_logger(__name__)
 
 RETRIES_AT_ONCE = 100
+ADOPTED_AT_ONCE = 500  # of a first load into a table that had rows; a batch's own limit is less
 MARKS_AT_ONCE = 500  # parked lines that are made due in one transaction, of a few ms
 _SOURCE_TIME = attrgetter("source_time_us")
 _SLICE_ROWS = 250  # prepared at a time while the batch before them is applied
@@ -106,6 +110,10 @@ class RowsChanged(Exception):
     def __init__(self, rows: Collection[Row]) -> None:
         super().__init__()
         self.rows = rows
+
+
+class RowsMoved(DatabaseBusy):
+    """A row that was to be adopted is not what it was; nothing of the batch was written."""
 
 
 class Mistaken(Exception):
@@ -168,6 +176,8 @@ class DatasetStatus(NamedTuple):
     waiting_since_us: int | None  # when the oldest of them was settled
     parked: Mapping[str, int]  # reason -> records
     today: Mapping[str, int]  # outcome -> deliveries
+    waits_for_join: bool = False  # its first load waits for the department's yes
+    kept: Mapping[str, int] = {}  # origin -> rows whose own values are kept, and were not restored
 
 
 class Store(ABC):
@@ -212,6 +222,7 @@ class Store(ABC):
         self._marked_us = 0  # the last mark of `retry_now`
         self._presumes = False  # all that came last would have been presumed rightly
         self.rebuilds: RebuildDesk | None = None  # of a store that can make second copies
+        self.existing = ExistingDesk(self)
 
     # -- what an implementation gives ------------------------------------------------------------
 
@@ -297,6 +308,32 @@ class Store(ABC):
         """The lines and rows of these orders as they are now."""
         return {}
 
+    # Of tables that had rows before the bus; a store that knows of none needs no more than this.
+
+    async def existing_tables(self) -> dict[str, Existing]:
+        """What is remembered of the received datasets' tables."""
+        return {}
+
+    async def lines_that_wait(self, dataset: str, limit: int) -> list[Entry]:
+        """Lines that were parked until the department said yes."""
+        return []
+
+    async def live_lines(self, dataset: str, after: tuple[str, bytes], limit: int) -> list[Entry]:
+        """Lines of upserts, parked ones too, behind (source unit, key), in that order."""
+        return []
+
+    async def look_for(
+        self, dataset: str, positions: Sequence[int], words: Sequence[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], list[Found]]:
+        """The rows that have just these values in the columns at `positions`, by those values."""
+        return {}
+
+    def read_columns_of(
+        self, dataset: str, positions: Sequence[int]
+    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+        """These columns of every row; no lock is kept between two parts."""
+        raise NotImplementedError
+
     @abstractmethod
     async def status(self, now_us: int) -> list[DatasetStatus]: ...
 
@@ -320,6 +357,8 @@ class Store(ABC):
             except RowsChanged as changed:
                 assert repairs is not None
                 repairs.without(changed.rows)
+            except RowsMoved:
+                sifted = None  # it was used up
 
     async def _repairs(self, batch: Mapping[int, PartitionBatch]) -> Repairs | None:
         """What may be repaired of this batch; None: it has nothing of the kind."""
@@ -356,6 +395,8 @@ class Store(ABC):
         if due or self._related:
             children = self.parents if self._related else ()
             again = await self.parked(now_us if due else None, children, RETRIES_AT_ONCE)
+        if self.existing.adopting:
+            again += await self.existing.lines(min(ADOPTED_AT_ONCE, self.batch_limit))
         if again or repairs is not None:
             sifted = None
         elif sifted is None or sifted.floors != self._floors(batch):
@@ -501,7 +542,7 @@ class Store(ABC):
             for e in (await self.claimants(fresh, ()) if fresh else ())
             if e.row is not None
         }
-        plain = judge(sifted, known, named)
+        plain = judge(sifted, known, named, self.existing.datasets)
         self._presumes = not fresh and not any(sifted.others.values())
         return plain
 
@@ -514,6 +555,7 @@ class Store(ABC):
         fruitless = 0
         while True:
             decision = decide(folded, known, fits, self.targets, work.now_us, refused)
+            adopting(decision, todo.adopts)
             if work.repairs is not None:
                 removes = work.repairs.removes.values()
                 decision.removes += [one for one in removes if one.id not in refused]
@@ -558,6 +600,17 @@ class Store(ABC):
             # Over glimpses: a record whose delivery was old news may have to be written back.
             for entry in await self.claimants(sorted(rows), todo.folded.candidates.keys()):
                 todo.known[entry.id] = entry
+        todo.adopts |= await self.existing.settle(todo.folded, todo.known, fits)
+
+    async def look_at_existing(self) -> list[str]:
+        """Whether the department has said yes meanwhile; the datasets whose first load begins."""
+        return await self.existing.load(await self.existing_tables())
+
+    def stranger_in(self, dataset: str, name: bytes) -> bytes | None:
+        """The row to which a proof gave this name. None in a table that had rows before the bus:
+        what no record stands for there is the department's own."""
+        target = self.targets.get(dataset)
+        return None if target is None or target.had_rows else self.stranger(dataset, name)
 
     def _begin(self, positions: dict[int, Position], remembered: Iterable[str]) -> None:
         """Where to go on from; `remembered`: the datasets of `mapped`."""
@@ -573,6 +626,8 @@ class Store(ABC):
         written = frozenset(name for name in written if not is_rebuilt_copy(name))
         parked = [e for e in work.decision.entries if e.parked is not None]
         for entry in parked:
+            if entry.retry_at_us == NEVER_US:
+                continue
             if self._next_retry_us is None or (entry.retry_at_us or 0) < self._next_retry_us:
                 self._next_retry_us = entry.retry_at_us
         # A parent row may have come: its children need not wait for their back-off.
@@ -626,7 +681,7 @@ class Store(ABC):
 
     def retry_in_seconds(self, now_us: int) -> float | None:
         """When `apply` should be called even with an empty batch; None: no need."""
-        if self._related:
+        if self._related or self.existing.adopting:
             return 0.0
         if self._next_retry_us is None:
             return None
@@ -658,6 +713,7 @@ class _Todo:
     glimpses: Known
     plain: dict[str, dict[bytes, Plain]]
     replacing: frozenset[str]
+    adopts: dict[RecordId, Found] = field(default_factory=dict)
 
     def take_back(self, rows: Collection[Row] | None, now_us: int) -> None:
         """Send those that hold these rows (None: all) the long way after all."""
@@ -745,6 +801,18 @@ class Work:
         """Those whose tables are written to."""
         return {action.row.dataset for action in self.decision.actions} | self.lots.keys()
 
+    def writes_of(self, dataset: str) -> list[tuple[RecordId, bytes]]:
+        """Records of the dataset and the rows (encoded) that they are to fill."""
+        found = [(w.id, w.row.key) for w in self.decision.writes if w.row.dataset == dataset]
+        lot = self.lots.get(dataset)
+        if lot is not None:
+            units = [terms.source_unit for terms in lot.terms]
+            found += [
+                (RecordId(dataset, units[place], one.key), one.row)
+                for one, place in zip(lot.plain, lot.places, strict=True)
+            ]
+        return found
+
 
 def _times_us(folded: Folded, work: Work) -> dict[tuple[str, str], list[int]]:
     """Of what was settled now and happened just so: neither loads nor repeats, and nothing that is
@@ -810,7 +878,7 @@ def floors_text(floors: Mapping[str, int]) -> str:
 def check_columns(place: str, dataset: str, receive: Receive, have: Mapping[str, Column]) -> None:
     """Raises DatabaseUnavailable where the table has not, or computes itself, a column that is to
     be written. `have`: empty where there is no table yet."""
-    for column in (*receive.columns.values(), *receive.defaults) if have else ():
+    for column in (*receive.columns.values(), *receive.defaults, *receive.mark) if have else ():
         if column not in have or have[column].generated:
             raise missing_column(place, dataset, receive.table, column)
 

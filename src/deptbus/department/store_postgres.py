@@ -15,6 +15,13 @@ import asyncpg
 
 from deptbus.contract.department import Receive
 from deptbus.department import fence
+from deptbus.department.adoption import Existing, Found
+from deptbus.department.adoption_postgres import (
+    is_referred_to,
+    note_existing,
+    postgres_existing_status,
+    read_existing,
+)
 from deptbus.department.bookkeeping import (
     COLUMN_LIST,
     GLIMPSE_LIST,
@@ -22,9 +29,10 @@ from deptbus.department.bookkeeping import (
     POSTGRES_TABLES,
 )
 from deptbus.department.connect import PostgresDatabase, postgres_translated
-from deptbus.department.decide import Action, Decision
+from deptbus.department.decide import Action, Decision, Write
 from deptbus.department.fold import Tally
 from deptbus.department.ledger import (
+    NEVER_US,
     REASON_LETTERS,
     Entry,
     ParkedChoice,
@@ -45,6 +53,7 @@ from deptbus.department.postgres_table import (
     read_parents,
     upsertable,
 )
+from deptbus.department.rebuild import second_receive
 from deptbus.department.rebuild_desk import RebuildDesk
 from deptbus.department.rebuild_postgres import PostgresShadows
 from deptbus.department.repairs import ORDER_KEPT_US, REMOVE, Looked, Order, OrderId, Repairs
@@ -132,7 +141,7 @@ class PostgresStore(Store):
                 "SET jit = off; SET enable_seqscan = off; SET random_page_cost = 1.1"
             )
         async with self.fenced() as connection:
-            if await connection.fetchval("SELECT to_regclass('deptbus.rebuilds')") is None:
+            if await connection.fetchval("SELECT to_regclass('deptbus.kept')") is None:
                 for statement in POSTGRES_TABLES:
                     await connection.execute(statement)
             unfit = await self._look_at_tables(connection)
@@ -142,8 +151,15 @@ class PostgresStore(Store):
                 if dataset not in unfit:
                     for statement in await make_postgres(connection, dataset, tables):
                         await connection.execute(statement)
+            remembered = {
+                r[0] for r in await connection.fetch("SELECT dataset FROM deptbus.mapped")
+            }
+            for dataset, (receive, _) in self._mapping.items():
+                is_new = dataset not in remembered
+                await note_existing(connection, dataset, receive.table, is_new=is_new)
+            existing = await read_existing(connection)
             for dataset, (receive, key) in self._mapping.items():
-                await self._open_table(connection, dataset, receive, key)
+                await self._open_table(connection, dataset, receive, key, existing[dataset])
             await connection.executemany(
                 # Where nothing was applied yet, nothing is lost with a topic that was made again.
                 "INSERT INTO deptbus.offsets AS o VALUES ($1, $2, 0, $3, $4, '{}') "
@@ -159,10 +175,7 @@ class PostgresStore(Store):
                 "WHERE topic = $1",
                 self.topic,
             )
-            self._begin(
-                positions_of(rows, self.topic, identity),
-                [r[0] for r in await connection.fetch("SELECT dataset FROM deptbus.mapped")],
-            )
+            self._begin(positions_of(rows, self.topic, identity), remembered)
             await connection.execute("DELETE FROM deptbus.mapped")
             await connection.executemany(
                 "INSERT INTO deptbus.mapped VALUES ($1)", [(d,) for d in sorted(self.declared)]
@@ -182,6 +195,7 @@ class PostgresStore(Store):
         await self.rebuilds.open(time.time_ns() // 1000)
         self.order_targets()
         self._next_retry_us = await self.next_retry_us()
+        await self.look_at_existing()
 
     async def _look_at_tables(
         self, connection: asyncpg.Connection
@@ -203,13 +217,28 @@ class PostgresStore(Store):
             return self.unfit.keys() > (await self._look_at_tables(self._connection)).keys()
 
     async def _open_table(
-        self, connection: asyncpg.Connection, dataset: str, receive: Receive, key: tuple[str, ...]
+        self,
+        connection: asyncpg.Connection,
+        dataset: str,
+        receive: Receive,
+        key: tuple[str, ...],
+        existing: Existing,
     ) -> None:
         columns = await read_columns(connection, receive.table)
         if not columns:
             await make_table(connection, receive, key, self._shapes.newest_types(dataset))
             columns = await read_columns(connection, receive.table)
-        target = MappedTarget(dataset, receive, key, columns, self._shapes, copy_field)
+        target = MappedTarget(
+            dataset,
+            receive,
+            key,
+            columns,
+            self._shapes,
+            copy_field,
+            had_rows=existing.had_rows,
+            waits=existing.waits,
+        )
+        target.has_bound_key = await is_referred_to(connection, receive.table, key)
         at_once = await upsertable(connection, target, columns)
         self._put(dataset, target, upsert=at_once)
 
@@ -223,7 +252,7 @@ class PostgresStore(Store):
         receive, key = self._mapping[dataset]
         if any(name not in columns for name in (*receive.columns.values(), *receive.defaults)):
             return False
-        second = receive.model_copy(update={"table": table, "replaces": None})
+        second = second_receive(receive, table)
         target = MappedTarget(dataset, second, key, columns, self._shapes, copy_field)
         self._put(rebuilt_copy(dataset), target, upsert=True)
         self.parents[rebuilt_copy(dataset)] = frozenset()
@@ -270,7 +299,8 @@ class PostgresStore(Store):
 
     async def parked(self, due_us: int | None, datasets: Iterable[str], limit: int) -> list[Entry]:
         return await self._entries(
-            "parked IS NOT NULL AND dataset = ANY($1) AND (retry_at_us <= $2 OR "
+            f"parked IS NOT NULL AND retry_at_us < {NEVER_US} AND (dataset = ANY($1)) IS TRUE "
+            "AND (retry_at_us <= $2 OR "
             "(dataset = ANY($3) AND parked LIKE '%foreign key%')) ORDER BY retry_at_us LIMIT $4",
             list(self.targets),
             -1 if due_us is None else due_us,
@@ -289,7 +319,7 @@ class PostgresStore(Store):
         with postgres_translated(self._database.place):
             return await self._connection.fetchval(
                 "SELECT min(retry_at_us) FROM deptbus.ledger WHERE parked IS NOT NULL "
-                "AND dataset = ANY($1)",
+                f"AND retry_at_us < {NEVER_US} AND (dataset = ANY($1)) IS TRUE",
                 list(self.targets),
             )
 
@@ -318,6 +348,7 @@ class PostgresStore(Store):
             done = await connection.execute(
                 "UPDATE deptbus.ledger SET retry_at_us = $1 WHERE ctid = ANY(ARRAY("
                 "SELECT ctid FROM deptbus.ledger WHERE parked IS NOT NULL AND retry_at_us <> $1 "
+                f"AND retry_at_us < {NEVER_US} "
                 "AND dataset = ANY($2) AND ($3::bytea IS NULL OR key = $3) "
                 f"AND ($4 = '' OR left(parked, {REASON_LETTERS}) = $4) LIMIT $5))",
                 due_us,
@@ -370,7 +401,8 @@ class PostgresStore(Store):
         rows = {
             order.id: row
             for order in orders
-            if order.action == REMOVE and (row := self.stranger(dataset, order.id.key)) is not None
+            if order.action == REMOVE
+            and (row := self.stranger_in(dataset, order.id.key)) is not None
         }
         held = await self._connection.fetch(
             f"SELECT row_key FROM deptbus.ledger WHERE {POSTGRES_OF_ROWS} AND held",
@@ -427,6 +459,40 @@ class PostgresStore(Store):
         await self._connection.execute(
             "DELETE FROM deptbus.repairs WHERE ordered_at_us < $1", now_us - ORDER_KEPT_US
         )
+
+    # -- rows that were here before the bus --------------------------------------------------------
+
+    async def existing_tables(self) -> dict[str, Existing]:
+        with postgres_translated(self._database.place):
+            return await read_existing(self._connection)
+
+    async def lines_that_wait(self, dataset: str, limit: int) -> list[Entry]:
+        where = (
+            f"parked IS NOT NULL AND retry_at_us = {NEVER_US} AND (dataset = $1) IS TRUE LIMIT $2"
+        )
+        return await self._entries(where, dataset, limit)
+
+    async def live_lines(self, dataset: str, after: tuple[str, bytes], limit: int) -> list[Entry]:
+        return await self._entries(
+            "dataset = $1 AND (source_unit, key) > ($2, $3) AND op = 'upsert' "
+            "ORDER BY source_unit, key LIMIT $4",
+            dataset,
+            *after,
+            limit,
+        )
+
+    async def look_for(
+        self, dataset: str, positions: Sequence[int], words: Sequence[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], list[Found]]:
+        with postgres_translated(self._database.place):
+            return await self._tables[dataset].rows.look_for(self._connection, positions, words)
+
+    async def read_columns_of(
+        self, dataset: str, positions: Sequence[int]
+    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+        with postgres_translated(self._database.place):
+            async for some in self._tables[dataset].rows.read(self._connection, positions):
+                yield some
 
     async def status(self, now_us: int) -> list[DatasetStatus]:
         with postgres_translated(self._database.place):
@@ -501,13 +567,19 @@ class PostgresStore(Store):
     ) -> list[Entry]:
         """Returns the ledger lines that are still to be written: none where they went along with
         the last rows."""
+        for dataset in {dataset for _, dataset, _ in groups}:
+            if self.targets[dataset].keeps:
+                rows = self._tables[dataset].rows
+                await rows.keep_typed_over(self._connection, work.writes_of(dataset), work.now_us)
         now = groups[0][1] if groups else ""
         for number, (_, dataset, group) in enumerate(groups, 1):
             if dataset != now:
                 now = dataset
                 await fence.begin_applying_postgres(self._connection, [now])
             table = self._tables[dataset]
-            if isinstance(group, Lot) and work.is_presumed:
+            if isinstance(group, Adopts):
+                await table.rows.adopt(self._connection, group.writes, work.now_us)
+            elif isinstance(group, Lot) and work.is_presumed:
                 count = len(group.plain)
                 if await table.renew_plain(self._connection, group, work.now_us) != (count, count):
                     raise Mistaken
@@ -519,7 +591,7 @@ class PostgresStore(Store):
                 if books:
                     return []
             else:
-                await table.run(self._connection, group)
+                await table.run(self._connection, group, work.now_us)
         return entries
 
     def groups(self, decision: Decision) -> list[_Group]:
@@ -532,6 +604,11 @@ class PostgresStore(Store):
             ordered = self.in_order(actions, parents_first=sign > 0)
             for dataset, group in groupby(ordered, key=lambda a: a.row.dataset):
                 yield (place, sign * self._order[dataset]), dataset, list(group)
+        adopts = [write for write in decision.writes if write.adopts is not None]
+        for dataset, some in groupby(
+            sorted(adopts, key=lambda w: (w.row.dataset, w.row)), key=lambda w: w.row.dataset
+        ):
+            yield (1.5, self._order[dataset]), dataset, Adopts(list(some))
         rows: dict[str, list[tuple[bytes, tuple[Any, ...]]]] = {}
         for write in decision.writes:
             rows.setdefault(write.row.dataset, []).append((write.row.key, write.values))
@@ -605,7 +682,7 @@ class PostgresStore(Store):
         try:
             with postgres_translated(self._database.place):
                 async with self._connection.transaction():
-                    await table.run(self._connection, actions)
+                    await table.run(self._connection, actions, 0)
         except RowRefused as error:
             if len(actions) == 1:
                 reason = error.what.removeprefix(f"{self._database.place}: ")
@@ -622,7 +699,13 @@ class Rows(NamedTuple):
     values: list[tuple[Any, ...]]
 
 
-_Group = tuple[tuple[int, int], str, list[Action] | Rows | Lot]
+class Adopts(NamedTuple):
+    """Writes whose rows were the department's until now."""
+
+    writes: list[Write]
+
+
+_Group = tuple[tuple[float, int], str, list[Action] | Adopts | Rows | Lot]
 _PLACE = itemgetter(0)
 _GLIMPSE = (
     f"SELECT {GLIMPSE_LIST} FROM deptbus.ledger "
@@ -659,5 +742,6 @@ async def postgres_status(
             day_of(now_us),
         )
         counts = (dict(map(tuple, parked)), dict(map(tuple, today)))
-        found.append(DatasetStatus(dataset, rows, waiting, since, *counts))
+        existing = await postgres_existing_status(connection, dataset)
+        found.append(DatasetStatus(dataset, rows, waiting, since, *counts, *existing))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
@@ -13,6 +13,15 @@ from typing import Any
 
 from deptbus.contract.department import Receive
 from deptbus.department import fence
+from deptbus.department.adoption import Existing, Found
+from deptbus.department.adoption_sqlite import (
+    SqliteRows,
+    existing_of,
+    is_referred_to,
+    note_existing,
+    row_name,
+    sqlite_existing_status,
+)
 from deptbus.department.bookkeeping import (
     COLUMN_LIST,
     ENTRY_COLUMNS,
@@ -25,6 +34,7 @@ from deptbus.department.decide import Action, Clear, Decision, Remove, Write
 from deptbus.department.fold import Tally
 from deptbus.department.layout import quoted, quoted_table
 from deptbus.department.ledger import (
+    NEVER_US,
     REASON_LETTERS,
     Entry,
     ParkedChoice,
@@ -34,7 +44,7 @@ from deptbus.department.ledger import (
     Sender,
 )
 from deptbus.department.plain import Known, Lot, Sifted, entries_of
-from deptbus.department.rebuild import Rebuild
+from deptbus.department.rebuild import Rebuild, second_receive
 from deptbus.department.rebuild_desk import RebuildDesk
 from deptbus.department.rebuild_sqlite import SqliteShadows
 from deptbus.department.repairs import ORDER_KEPT_US, REMOVE, Looked, Order, OrderId, Repairs
@@ -81,6 +91,7 @@ _WAIT_SHARE = 0.25
 # The write-ahead log is brought into the file between transactions, not at the end of one; by 4 MB
 # at a time where rows are renewed, by 20 where they are new.
 CHECKPOINT_ROWS = 4000
+_SCANNED_ROWS = 2000
 _VARIABLES = 900  # SQLite before 3.32 takes at most 999 in a statement
 
 
@@ -131,13 +142,16 @@ class SqliteStore(Store):
                     if dataset not in unfit:
                         for statement in make_sqlite(connection, dataset, tables):
                             connection.execute(statement)
+                remembered = {
+                    d for (d,) in connection.execute("SELECT dataset FROM deptbus_mapped")
+                }
                 for dataset, (receive, key) in self._mapping.items():
+                    note_existing(
+                        connection, dataset, receive.table, is_new=dataset not in remembered
+                    )
                     self._make_table(connection, dataset, receive, key)
                 positions = _positions(connection, self.topic, identity, partitions)
-                self._begin(
-                    positions,
-                    [d for (d,) in connection.execute("SELECT dataset FROM deptbus_mapped")],
-                )
+                self._begin(positions, remembered)
                 connection.execute("DELETE FROM deptbus_mapped")
                 connection.executemany(
                     "INSERT INTO deptbus_mapped VALUES (?)", [(d,) for d in self.declared]
@@ -151,8 +165,9 @@ class SqliteStore(Store):
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            existing = existing_of(connection)
             for dataset, (receive, key) in self._mapping.items():
-                self._read_catalogue(connection, dataset, receive, key)
+                self._read_catalogue(connection, dataset, receive, key, existing[dataset])
             self._read_parents(connection)
 
         await self._database.run(prepare)
@@ -160,6 +175,7 @@ class SqliteStore(Store):
         await self.rebuilds.open(time.time_ns() // 1000)
         self.order_targets()
         self._next_retry_us = await self.next_retry_us()
+        await self.look_at_existing()
 
     def _look_at_tables(self, connection: sqlite3.Connection) -> dict[str, DatabaseUnavailable]:
         found: dict[str, DatabaseUnavailable] = {}
@@ -239,8 +255,10 @@ class SqliteStore(Store):
     async def parked(self, due_us: int | None, datasets: Iterable[str], limit: int) -> list[Entry]:
         names = tuple(datasets)
         mapped = tuple(self.targets)
+        # By the index of what is parked (+): a dataset's lines may be many, and wait.
         wanted = (
-            f"parked IS NOT NULL AND dataset IN ({_marks(mapped)}) AND (retry_at_us <= ? "
+            f"parked IS NOT NULL AND retry_at_us < {NEVER_US} "
+            f"AND +dataset IN ({_marks(mapped)}) AND (retry_at_us <= ? "
             f"OR (dataset IN ({_marks(names)}) AND parked LIKE '%foreign key%')) "
             f"ORDER BY retry_at_us LIMIT ?"
         )
@@ -251,7 +269,7 @@ class SqliteStore(Store):
         mapped = tuple(self.targets)
         sql = (
             "SELECT min(retry_at_us) FROM deptbus_ledger WHERE parked IS NOT NULL "
-            f"AND dataset IN ({_marks(mapped)})"
+            f"AND retry_at_us < {NEVER_US} AND +dataset IN ({_marks(mapped)})"
         )
         return await self._database.run(lambda c: c.execute(sql, mapped).fetchone()[0])
 
@@ -284,8 +302,8 @@ class SqliteStore(Store):
             words.append(choice.reason)
         sql = (
             "UPDATE deptbus_ledger SET retry_at_us = ? WHERE rowid IN (SELECT rowid FROM "
-            "deptbus_ledger WHERE parked IS NOT NULL AND retry_at_us <> ? "
-            f"AND dataset IN ({_marks(mapped)}){where} LIMIT ?)"
+            f"deptbus_ledger WHERE parked IS NOT NULL AND retry_at_us < {NEVER_US} "
+            f"AND retry_at_us <> ? AND +dataset IN ({_marks(mapped)}){where} LIMIT ?)"
         )
 
         def write(connection: sqlite3.Connection) -> int:
@@ -332,7 +350,7 @@ class SqliteStore(Store):
 
     def _looked(self, connection: sqlite3.Connection, order: Order) -> Looked:
         _, dataset, key = order.id
-        line, row = None, self.stranger(dataset, key) if order.action == REMOVE else None
+        line, row = None, self.stranger_in(dataset, key) if order.action == REMOVE else None
         if order.action != REMOVE:
             found = connection.execute(
                 f"SELECT {LINE_LIST} FROM deptbus_ledger WHERE {SQLITE_OF_DATASET} AND key = ?",
@@ -357,6 +375,36 @@ class SqliteStore(Store):
         sql, words = sqlite_select_rows(self.targets[row.dataset], [row.key])
         found: Values | None = connection.execute(sql, words).fetchone()
         return found
+
+    # -- rows that were here before the bus --------------------------------------------------------
+
+    async def existing_tables(self) -> dict[str, Existing]:
+        return await self._database.run(existing_of)
+
+    async def lines_that_wait(self, dataset: str, limit: int) -> list[Entry]:
+        where = f"parked IS NOT NULL AND retry_at_us = {NEVER_US} AND +dataset = ? LIMIT ?"
+        return await self._database.run(lambda c: _entries(c, where, (dataset, limit)))
+
+    async def live_lines(self, dataset: str, after: tuple[str, bytes], limit: int) -> list[Entry]:
+        where = (
+            "dataset = ? AND (source_unit, key) > (?, ?) AND op = 'upsert' "
+            "ORDER BY source_unit, key LIMIT ?"
+        )
+        return await self._database.run(lambda c: _entries(c, where, (dataset, *after, limit)))
+
+    async def look_for(
+        self, dataset: str, positions: Sequence[int], words: Sequence[tuple[Any, ...]]
+    ) -> dict[tuple[Any, ...], list[Found]]:
+        rows = self._statements[dataset].rows
+        return await self._database.run(lambda c: rows.look_for(c, positions, words))
+
+    async def read_columns_of(
+        self, dataset: str, positions: Sequence[int]
+    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+        rows = self._statements[dataset].rows
+        cursor = await self._database.run(lambda c: rows.read(c, positions))
+        while some := await self._database.run(lambda _: cursor.fetchmany(_SCANNED_ROWS)):
+            yield some
 
     async def status(self, now_us: int) -> list[DatasetStatus]:
         return await self._database.run(lambda c: sqlite_status(c, tuple(self._mapping), now_us))
@@ -440,7 +488,7 @@ class SqliteStore(Store):
         statements = self._statements[action.row.dataset]
         try:
             with sqlite_translated(self._database.place), _applying(connection, action.row.dataset):
-                statements.run(connection, [action])
+                statements.run(connection, [action], 0)
         except RowRefused as error:
             return error.what.removeprefix(f"{self._database.place}: ")
         return None
@@ -473,13 +521,22 @@ class SqliteStore(Store):
 
     def _write_rows(self, connection: sqlite3.Connection, work: Work) -> None:
         decision = work.decision
+        for dataset in work.datasets():
+            if self.targets[dataset].keeps:
+                rows = self._statements[dataset].rows
+                rows.keep_typed_over(connection, work.writes_of(dataset), work.now_us)
         for ordered in (
             self.in_order(decision.removes, parents_first=False),
             self.in_order(decision.clears, parents_first=True),
         ):
             for dataset, group in groupby(ordered, key=lambda a: a.row.dataset):
                 with _applying(connection, dataset):
-                    self._statements[dataset].run(connection, list(group))
+                    self._statements[dataset].run(connection, list(group), work.now_us)
+        adopts = [write for write in decision.writes if write.adopts is not None]
+        adopts.sort(key=lambda w: (w.row.dataset, w.row))
+        for dataset, some in groupby(adopts, key=lambda w: w.row.dataset):
+            with _applying(connection, dataset):
+                self._statements[dataset].rows.adopt(connection, list(some), work.now_us)
         writes: dict[str, list[tuple[Any, ...]]] = {}
         for write in sorted(decision.writes, key=lambda w: w.row):
             writes.setdefault(write.row.dataset, []).append(write.values)
@@ -579,13 +636,28 @@ class SqliteStore(Store):
         )
 
     def _read_catalogue(
-        self, connection: sqlite3.Connection, dataset: str, receive: Receive, key: tuple[str, ...]
+        self,
+        connection: sqlite3.Connection,
+        dataset: str,
+        receive: Receive,
+        key: tuple[str, ...],
+        existing: Existing,
     ) -> None:
         catalogue = read_columns(connection, receive.table)
-        target = MappedTarget(dataset, receive, key, catalogue, self._shapes)
+        target = MappedTarget(
+            dataset,
+            receive,
+            key,
+            catalogue,
+            self._shapes,
+            had_rows=existing.had_rows,
+            waits=existing.waits,
+        )
+        target.has_bound_key = is_referred_to(connection, receive.table, key)
         self.targets[dataset] = target
         unique = _has_unique_key(connection, receive.table, key)
-        self._statements[dataset] = _Statements(target, is_unique=unique)
+        rows = SqliteRows(target, row_name(connection, receive.table, catalogue))
+        self._statements[dataset] = _Statements(target, rows, is_unique=unique)
 
     def attach(self, connection: sqlite3.Connection, dataset: str, table: str) -> bool:
         """Have this table filled as a second copy of the dataset; False when it lacks columns."""
@@ -593,11 +665,12 @@ class SqliteStore(Store):
         catalogue = read_columns(connection, table)
         if any(name not in catalogue for name in (*receive.columns.values(), *receive.defaults)):
             return False
-        second = receive.model_copy(update={"table": table, "replaces": None})
+        second = second_receive(receive, table)
         target = MappedTarget(dataset, second, key, catalogue, self._shapes)
         copy = rebuilt_copy(dataset)
         self.targets[copy] = target
-        self._statements[copy] = _Statements(target, is_unique=True)
+        rows = SqliteRows(target, row_name(connection, table, catalogue))
+        self._statements[copy] = _Statements(target, rows, is_unique=True)
         self.parents[copy] = frozenset()
         self.order_targets()
         return True
@@ -624,8 +697,9 @@ class _Statements:
     """The SQL of one target. Update first, then insert where nothing was there: an upsert would
     need a unique index of its own and would trip over columns that no mapping names."""
 
-    def __init__(self, target: MappedTarget, *, is_unique: bool) -> None:
+    def __init__(self, target: MappedTarget, rows: SqliteRows, *, is_unique: bool) -> None:
         """`is_unique`: the table has at most one row for a key."""
+        self.rows = rows
         table = quoted_table(target.table)
         names = [quoted(c.name) for c in target.columns]
         keys = target.key_positions
@@ -648,13 +722,16 @@ class _Statements:
         self._delete = f"DELETE FROM {table} WHERE {where}"
         self._table, self._names, self._where = table, names, where
 
-    def run(self, connection: sqlite3.Connection, actions: Sequence[Action]) -> None:
-        """Actions of one kind, in one go."""
+    def run(self, connection: sqlite3.Connection, actions: Sequence[Action], now_us: int) -> None:
+        """Actions of one kind, in one go. Raises RowsMoved."""
         first = actions[0]
         if isinstance(first, Write):
-            self.write(connection, [a.values for a in actions if isinstance(a, Write)])
+            writes = [a for a in actions if isinstance(a, Write)]
+            self.rows.adopt(connection, [w for w in writes if w.adopts is not None], now_us)
+            self.write(connection, [w.values for w in writes])
         elif isinstance(first, Remove):
-            connection.executemany(self._delete, [decode_values(a.row.key) for a in actions])
+            gone = self.rows.spared(connection, actions, now_us)
+            connection.executemany(self._delete, [decode_values(a.row.key) for a in gone])
         else:
             for action in actions:
                 self._clear(connection, action)
@@ -727,11 +804,11 @@ def read_columns(connection: sqlite3.Connection, table: str) -> dict[str, Column
             name,
             sqlite_kind(declared),
             declared,
-            not_null=bool(not_null),
+            not_null=bool(not_null) or pk > 0,
             has_default=default is not None,
             generated=hidden in (2, 3),
         )
-        for name, declared, not_null, default, _, hidden in rows
+        for name, declared, not_null, default, pk, hidden in rows
     }
 
 
@@ -802,7 +879,9 @@ def sqlite_status(
             "GROUP BY outcome",
             (dataset, day_of(now_us)),
         ).fetchall()
-        found.append(DatasetStatus(dataset, rows, waiting, since, dict(parked), dict(today)))
+        counts = dict(parked), dict(today)
+        existing = sqlite_existing_status(connection, dataset)
+        found.append(DatasetStatus(dataset, rows, waiting, since, *counts, *existing))
     return found
 
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deptbus.change import Received, RecordFields
-from deptbus.contract.department import KEY_FIELD, Receive
+from deptbus.contract.department import KEY_FIELD, Receive, receive_match
 from deptbus.contract.model import Contract
+from deptbus.contract.own_forms import Form, Misspelled, form_of
 from deptbus.department.form import Step, Take, write_form
-from deptbus.department.ledger import Entry, Prepared, Taken, Unfit
+from deptbus.department.ledger import WAITS_FOR_JOIN, Entry, Prepared, Taken, Unfit
+from deptbus.department.own_values import Unfit as Unread
+from deptbus.department.own_values import converter as own_reader
 from deptbus.department.values import (
     ColumnKind,
     Convert,
@@ -110,8 +113,12 @@ class MappedTarget:
         catalogue: Mapping[str, Column],
         shapes: Shapes,
         field: Callable[[ColumnKind], Callable[[Any], bytes]] | None = None,
+        *,
+        had_rows: bool = False,
+        waits: bool = False,
     ) -> None:
-        """`field`: how a value is handed over, for a database that takes bytes (see `form`). Raises
+        """`field`: how a value is handed over, for a database that takes bytes (see `form`).
+        `had_rows`: before the bus came; `waits`: for the department's yes (see `adoption`). Raises
         SourceRefused where the mapping's default does not fit its column."""
         self.dataset, self.table = dataset, receive.table
         self.replaces = receive.replaces is not None
@@ -127,10 +134,23 @@ class MappedTarget:
             for name, value in receive.defaults.items()
             if name not in self._field_of and value is not None
         )
+        self.had_rows, self.waits = had_rows, waits
+        self.has_bound_key = False  # foreign keys of other tables refer to the own key
+        self.adopts = receive.existing
+        self.keeps = had_rows if receive.keeps is None else receive.keeps
+        self.on_remove: str = receive.on_remove or ("mark" if had_rows else "delete")
+        self.marks = tuple(
+            (catalogue[name], self._fitted(catalogue[name], value, "mark"))
+            for name, value in receive.mark.items()
+        )
+        self.match_positions = tuple(
+            names.index(name) for name in receive_match(receive, tuple(key)) if name in names
+        )
         self._own_codes = {
             field: {bus: own for own, bus in codes.items()}
             for field, codes in receive.values.items()
         }
+        self._spelled = {column: form_of(rules) for column, rules in receive.forms.items()}
         self._readers: dict[tuple[int, str], _Reader] = {}
         self._fields = None if field is None else [field(c.kind) for c in self.columns]
         self._forms: dict[tuple[int, tuple[str, ...]], Take] = {}
@@ -138,6 +158,10 @@ class MappedTarget:
     @property
     def key_columns(self) -> tuple[Column, ...]:
         return tuple(self.columns[at] for at in self.key_positions)
+
+    def is_bus_key(self, position: int) -> bool:
+        """Whether the column holds the bus's own key, which no hand ever typed."""
+        return self._field_of[self.columns[position].name] == KEY_FIELD
 
     def cleared(self, position: int) -> Any:
         """What stands in a column whose field is closed."""
@@ -156,7 +180,7 @@ class MappedTarget:
         )
 
     def take(self, received: Received) -> Taken | None:
-        if received.record is None:
+        if received.record is None or self.waits:
             return None
         shape = received.schema_version, received.fields
         form = self._forms.get(shape)
@@ -170,12 +194,18 @@ class MappedTarget:
     def prepare(self, entry: Entry, record: RecordFields | None = None) -> Prepared | Unfit:
         if entry.record is None:
             return Unfit("record: the projection is missing")
+        if self.waits:
+            return Unfit(WAITS_FOR_JOIN)
+        return self.prepare_always(entry, record)
+
+    def prepare_always(self, entry: Entry, record: RecordFields | None = None) -> Prepared | Unfit:
+        """As `prepare`, also while the dataset waits; `entry` has a record."""
         shape = (entry.schema_version, entry.fields)
         reader = self._readers.get(shape)
         try:
             if reader is None:
                 reader = self._readers[shape] = self._reader(entry)
-            decoded = reader.decode(record or reader.split(entry.record))
+            decoded = reader.decode(record or reader.split(entry.record or b""))
         except (WireRefused, KeyError):
             return Unfit(f"record: cannot be read under schema version {entry.schema_version}")
         values = list(self._cleared)
@@ -195,6 +225,39 @@ class MappedTarget:
             name = self.key_columns[key.index(None)].name
             return Unfit(f"key: {self.table}.{name} would be empty")
         return Prepared(encode_values(key), tuple(values), values_digest(values))
+
+    def own_reading(self, at: int) -> Convert:
+        """Own value of a column (not None), as its table has it -> what the bus would write for
+        what it says. The function raises Refusal where it cannot be read, or in more ways than one.
+        """
+        column = self.columns[at]
+        field, cleared = self._field_of[column.name], self._cleared[at]
+        kind = None if field == KEY_FIELD else self._shapes.newest_types(self.dataset).get(field)
+        if kind is None:
+            return lambda value: value
+        codes, form = self._receive.values.get(field), self._spelled.get(column.name)
+        write = self._chain(kind, field, column)
+        if codes is not None:
+            read = _by_code({**self._receive.also.get(field, {}), **codes})
+        else:
+            read = own_reader(kind)
+
+        def canonical(value: Any) -> Any:
+            if value == cleared:
+                return value
+            try:
+                if form is not None:
+                    value = form.read(value)
+                found = read(value if isinstance(value, _OWN_KINDS) else as_text(value))
+            except Misspelled as misspelled:
+                raise Refusal(str(misspelled)) from None
+            except Unread:
+                raise Refusal("cannot be read as what the bus has there") from None
+            if found is None:
+                return cleared if column.not_null else None
+            return found if write is None else write(found)
+
+        return canonical
 
     def _form(self, schema_version: int, fields: tuple[str, ...]) -> Take:
         """The short cut for projections of one shape; it takes nothing where a column has no simple
@@ -236,14 +299,16 @@ class MappedTarget:
         return Step(at, place, kind, read, null, remember=remember)
 
     def _default(self, column: Column) -> Any:
-        value = self._receive.defaults.get(column.name)
+        return self._fitted(column, self._receive.defaults.get(column.name), "default")
+
+    def _fitted(self, column: Column, value: Any, what: str) -> Any:
         try:
             return None if value is None else converter(column.kind, column.scale)(value)
         except Refusal as refusal:
             why = str(refusal)
         raise SourceRefused(
-            f"{self.table}.{column.name}: its default does not fit the column: {why}",
-            mend=f"Change `defaults:` of `receives: {self.dataset}` in department.yml",
+            f"{self.table}.{column.name}: its {what} does not fit the column: {why}",
+            mend=f"Change the {what}s of `receives: {self.dataset}` in department.yml",
         )
 
     def _reader(self, entry: Entry) -> _Reader:
@@ -263,6 +328,9 @@ class MappedTarget:
         """Avro value -> neutral -> own code where there is a map -> column; None: as it is."""
         neutral, codes = neutral_of(kind), self._own_codes.get(field)
         convert = converter(column.kind, column.scale)
+        form = self._spelled.get(column.name)
+        if form is not None:
+            return _spelling(neutral, form, convert, is_number=column.kind in _NUMBERS)
         if codes is None:
             if same_in(kind, column.kind):
                 return None
@@ -275,6 +343,42 @@ class MappedTarget:
             return convert(own)
 
         return coded
+
+
+# What own values are read from as they are; all else as its one text.
+_OWN_KINDS = (str, int, float, bytes)
+
+
+_NUMBERS = (
+    ColumnKind.INTEGER, ColumnKind.REAL, ColumnKind.NUMERIC, ColumnKind.LOOSE_NUMERIC,
+)  # fmt: skip
+
+
+def _spelling(neutral: Convert, form: Form, convert: Convert, *, is_number: bool) -> Convert:
+    """Avro value -> as the form spells it -> column. Numbers have no leading zeros."""
+
+    def spelled(value: Any) -> Any:
+        try:
+            found = form.write(neutral(value))
+        except Misspelled as misspelled:
+            raise Refusal(str(misspelled)) from None
+        if is_number and isinstance(found, str):
+            found = found.lstrip("0") or "0"
+        return convert(found)
+
+    return spelled
+
+
+def _by_code(codes: Mapping[str, str]) -> Convert:
+    """Own code -> value of the bus."""
+
+    def read(value: Any) -> str:
+        found = codes.get(as_text(value).strip())
+        if found is None:
+            raise Refusal("an own code that the mapping has not")
+        return found
+
+    return read
 
 
 @dataclass(frozen=True, slots=True)

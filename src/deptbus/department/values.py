@@ -361,6 +361,22 @@ POSTGRES_KINDS = {
 }
 
 
+# What a kind of value is handed over to PostgreSQL as; it casts it to the column's own type.
+STAGED = {
+    ColumnKind.TEXT: "text",
+    ColumnKind.INTEGER: "bigint",
+    ColumnKind.REAL: "double precision",
+    ColumnKind.NUMERIC: "numeric",
+    ColumnKind.BOOLEAN: "boolean",
+    ColumnKind.BINARY: "bytea",
+    ColumnKind.DATE: "date",
+    ColumnKind.TIME: "time",
+    ColumnKind.TIMESTAMP: "timestamp",
+    ColumnKind.TIMESTAMPTZ: "timestamptz",
+    ColumnKind.OTHER: "text",
+}
+
+
 def own_column_type(kind: Type, *, postgres: bool) -> str:
     """The type of a column in a table that deptbus makes for a field."""
     base = kind.optional[2] if kind.optional is not None else kind

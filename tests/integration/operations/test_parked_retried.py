@@ -7,7 +7,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from test_operations_cli import run
 from deptbus.contract.department import load_department
 from deptbus.department import decide
 from deptbus.department.adapter import Shared, SystemRun
+from deptbus.department.adoption_act import say_yes
 from deptbus.operations.audit import QUARANTINE_RETRY, read_acts
 from deptbus.operations.live_feed import BusFeed
 
@@ -61,6 +62,17 @@ class Recipient:
     async def clears(self, *numbers: int) -> None:
         await self.sql(*(f"DELETE FROM people WHERE id = 'own{n}'" for n in numbers))
 
+    async def says_yes(self) -> None:
+        """Its table has rows already: to the first load, once the adapter has noted that."""
+        books = "deptbus_existing" if self.url.startswith("sqlite") else "deptbus.existing"
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(sqlite3.OperationalError, asyncpg.UndefinedTableError):
+                    if await self.sql(f"SELECT 1 FROM {books}"):
+                        break
+                await asyncio.sleep(0.05)
+        await say_yes(load_department(self.file), "main", "person")
+
     @asynccontextmanager
     async def adapter(self, bus: Bus) -> AsyncIterator[None]:
         shared = Shared(bus.connection)
@@ -68,6 +80,7 @@ class Recipient:
         system = SystemRun(shared, load_department(self.file), "main")
         task = asyncio.create_task(system.run())
         try:
+            await self.says_yes()
             yield
             assert not task.done()
         finally:

@@ -271,3 +271,33 @@ def test_symbols_without_an_own_code_are_a_hint(tmp_path: Path) -> None:
     assert [p.what for p in check_department(wrong, contract)] == [
         "what own code `1` means is no value of `use`"
     ]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ("match: [k]", "holds no field of the record"),
+        ("match: [other]", "holds no field of the record"),
+        ("mark: {bm: x}", "is filled by the bus and cannot be a mark"),
+        ("on_remove: park\n        mark: {own: x}", "says nothing beside"),
+        ("forms: {bm: caps}", "is no rule"),
+        ("forms: {other: trim}", "holds no field of the record"),
+        ("forms: {dz: trim}", "or one with codes"),
+        ("also: {place: {C: '330106999'}}", "has no own code for what `C` means"),
+    ],
+)
+def test_what_is_said_of_rows_that_were_here_has_to_fit(
+    tmp_path: Path, contract: Contract, more: str, words: str
+) -> None:
+    text = POLICE.replace("        replaces:", f"        {more}\n        replaces:")
+    problems = check_department(load_text(tmp_path, text), contract)
+    assert any(words in p.what for p in problems), [p.what for p in problems]
+
+
+def test_a_mapping_for_rows_that_were_here_is_right(tmp_path: Path, contract: Contract) -> None:
+    more = (
+        "match: [bm]\n        mark: {own: gone}\n        forms: {bm: 'narrow, upper'}\n"
+        "        also: {place: {C: '330106'}}\n        existing: park\n"
+    )
+    text = POLICE.replace("        replaces:", f"        {more}        replaces:")
+    assert check_department(load_text(tmp_path, text), contract) == []

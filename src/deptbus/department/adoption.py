@@ -1,0 +1,109 @@
+"""Pure: is a row that was here before the bus the row of a record that comes?
+
+Rules, for a table that had rows when the dataset was first received into it:
+
+1. Until the department has said yes (`deptbus department join`) nothing is written to it: each
+   delivery is kept in the ledger, as a line that waits.
+2. A row is a record's when its columns of `match`, read by the mapping's rules, are just what the
+   bus would write there. A record without a value for one of them is parked: it would be doubled.
+3. One such row that no other record holds is adopted: its own key becomes the record's, what its
+   mapped columns had is kept, and from then on it is written like any other. With `existing: park`
+   the record is parked instead.
+4. Several such rows, one that another record holds, or one that several records match: parked, all
+   of them, whichever comes first. They are tried again like everything that is parked.
+5. A row that bears the record's own key and is not recognised as its row stays as it is: parked.
+6. An own key that other tables refer to is not changed: parked.
+7. A record that no row matches is inserted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from deptbus.department.ledger import Prepared, RecordId, Unfit
+from deptbus.department.seen import row_of
+from deptbus.department.target import MappedTarget
+
+
+class Existing(NamedTuple):
+    """What is remembered of a received dataset's table; the fields are columns of `existing`."""
+
+    had_rows: bool
+    waits: bool  # for the department's yes
+
+
+class Found(NamedTuple):
+    """A row of the department as it was when somebody looked."""
+
+    place: tuple[Any, ...]  # by which the database finds it again while nobody changes it
+    row: bytes  # its own key, encoded
+    values: tuple[Any, ...]  # of the mapped columns
+    marks: tuple[Any, ...] = ()  # of the columns of `mark`
+
+
+def found_of(
+    target: MappedTarget,
+    place: tuple[Any, ...],
+    values: tuple[Any, ...],
+    marks: tuple[Any, ...],
+) -> Found:
+    try:
+        row = row_of(target, values)
+    except UnicodeEncodeError:
+        row = b""  # no record's: what the bus writes is text
+    return Found(place, row, values, marks)
+
+
+class Looked(NamedTuple):
+    """What was found for one record."""
+
+    matching: Sequence[Found]
+    bearing: Sequence[Found]  # its own key
+    holders: Mapping[bytes, RecordId]  # of the rows among them that some record holds
+
+
+def verdict(
+    rid: RecordId, fit: Prepared, target: MappedTarget, looked: Looked, *, is_contested: bool
+) -> Found | Unfit | None:
+    """The row to adopt, why the record is parked, or None: it is inserted. Rules 3 to 7."""
+    matching = {found.place: found for found in looked.matching}
+    if any(found.place not in matching for found in looked.bearing):
+        return Unfit(f"existing: another row of {target.table} has its key")
+    if not matching:
+        return None
+    if len(matching) > 1:
+        return Unfit(f"existing: several rows of {target.table} match it")
+    if is_contested:
+        return Unfit(f"existing: several records match its row of {target.table}")
+    (found,) = matching.values()
+    if looked.holders.get(found.row, rid) != rid:
+        return Unfit(f"existing: another record holds the row of {target.table} that matches it")
+    if target.adopts == "park":
+        return Unfit(f"existing: a row of {target.table} matches it")
+    if found.row != fit.row and target.has_bound_key:
+        return Unfit(
+            f"existing: other tables refer to the row of {target.table} that matches it by a key "
+            "that is spelled otherwise"
+        )
+    return found
+
+
+def match_of(target: MappedTarget, values: Sequence[Any]) -> tuple[Any, ...] | Unfit:
+    """What a record's row is known by. Rule 2."""
+    found = tuple(values[at] for at in target.match_positions)
+    if any(value is None for value in found):
+        name = target.columns[target.match_positions[found.index(None)]].name
+        return Unfit(f"existing: {target.table}.{name} would be empty, by which rows are matched")
+    return found
+
+
+def contested(matches: Collection[Sequence[tuple[RecordId, bytes]]]) -> set[bytes]:
+    """Those matches (encoded) that several records have."""
+    first: dict[bytes, RecordId] = {}
+    found: set[bytes] = set()
+    for some in matches:
+        for rid, match in some:
+            if first.setdefault(match, rid) != rid:
+                found.add(match)
+    return found

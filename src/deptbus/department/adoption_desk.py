@@ -1,0 +1,217 @@
+"""What one store does about rows that were here before the bus: it looks for those that records
+match, and carries a first load on once the department has said yes. Rules: `adoption`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from deptbus.department.adoption import Existing, Found, Looked, contested, match_of, verdict
+from deptbus.department.ledger import Entry, Prepared, RecordId, Row, Unfit
+from deptbus.department.target import MappedTarget
+from deptbus.department.values import Refusal
+from deptbus.wire.digest import encode_values
+
+if TYPE_CHECKING:
+    from deptbus.department.decide import Decision
+    from deptbus.department.fold import Folded
+    from deptbus.department.store import Store
+
+log = structlog.get_logger(__name__)
+
+# How old a look at the spellings of a table may be when a record comes that has no row yet.
+SPELLINGS_SECONDS = 600.0
+_LINES_AT_ONCE = 2000
+
+Match = tuple[Any, ...]
+
+
+class ExistingDesk:
+    """`load` when the store opens and now and then; `settle` within each decision; `lines` for the
+    next part of a first load. All raise as `Store.apply`."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.adopting: set[str] = set()  # datasets of which lines may still wait for their turn
+        # Dataset -> match as the bus writes it (encoded) -> how rows of the table spell it.
+        self._spellings: dict[str, dict[bytes, set[Match]]] = {}
+        self._looked_at: dict[str, float] = {}
+        self._contested: dict[str, set[bytes]] = {}
+
+    async def load(self, known: Mapping[str, Existing]) -> list[str]:
+        """What is remembered now; returns the datasets whose first load has just been allowed."""
+        begun = []
+        for dataset, existing in known.items():
+            target = self._store.targets.get(dataset)
+            if target is None or not existing.had_rows or existing.waits:
+                continue
+            if target.waits or dataset not in self._contested:
+                if target.waits:
+                    begun.append(dataset)
+                target.waits = False
+                self._contested[dataset] = await self._matched_twice(target)
+                self.adopting.add(dataset)
+        return begun
+
+    @property
+    def datasets(self) -> frozenset[str]:
+        """Those whose tables had rows before the bus."""
+        return frozenset(d for d, t in self._store.targets.items() if t.had_rows)
+
+    async def lines(self, limit: int) -> list[Entry]:
+        """The next lines of first loads that were allowed."""
+        found: list[Entry] = []
+        for dataset in sorted(self.adopting):
+            some = await self._store.lines_that_wait(dataset, limit - len(found))
+            found += some
+            if len(found) >= limit:
+                break
+            if not some:  # not before: what was read is read again when its transaction fails
+                self.adopting.discard(dataset)
+                log.info("first_load_ended", dataset=dataset)
+        return found
+
+    async def settle(
+        self,
+        folded: Folded,
+        known: Mapping[RecordId, Entry],
+        fits: dict[RecordId, Prepared | Unfit],
+    ) -> dict[RecordId, Found]:
+        """For each candidate that is to get a row which no record holds: parks it in `fits`, or
+        tells which row it adopts."""
+        held = {Row(e.dataset, e.row) for e in known.values() if e.held and e.row is not None}
+        wanted: defaultdict[str, dict[RecordId, Prepared]] = defaultdict(dict)
+        for rid in folded.candidates:
+            target, fit = self._store.targets[rid.dataset], fits.get(rid)
+            if not target.had_rows or not isinstance(fit, Prepared):
+                continue
+            if Row(rid.dataset, fit.row) not in held:
+                wanted[rid.dataset][rid] = fit
+        adopts: dict[RecordId, Found] = {}
+        for dataset, some in wanted.items():
+            adopts |= await self._settle(self._store.targets[dataset], some, fits)
+        return adopts
+
+    async def _settle(
+        self,
+        target: MappedTarget,
+        wanted: Mapping[RecordId, Prepared],
+        fits: dict[RecordId, Prepared | Unfit],
+    ) -> dict[RecordId, Found]:
+        await self._look_at_spellings(target)
+        matches: dict[RecordId, Match] = {}
+        for rid, fit in wanted.items():
+            match = match_of(target, fit.values)
+            if isinstance(match, Unfit):
+                fits[rid] = match
+            else:
+                matches[rid] = match
+        looked = await self._look(target, wanted, matches)
+        adopts: dict[RecordId, Found] = {}
+        takers: dict[tuple[Any, ...], bytes] = {}
+        for rid, match in sorted(matches.items()):
+            fit = wanted[rid]
+            is_contested = encode_values(match) in self._contested.get(target.dataset, ())
+            said = verdict(rid, fit, target, looked[rid], is_contested=is_contested)
+            if isinstance(said, Found):
+                # Records of one own key are claimants of one row: `decide` says who holds it.
+                if takers.setdefault(said.place, fit.row) == fit.row:
+                    adopts[rid] = said
+                else:
+                    said = Unfit(f"existing: several records match its row of {target.table}")
+            if isinstance(said, Unfit):
+                fits[rid] = said
+        return adopts
+
+    async def _look(
+        self,
+        target: MappedTarget,
+        wanted: Mapping[RecordId, Prepared],
+        matches: Mapping[RecordId, Match],
+    ) -> dict[RecordId, Looked]:
+        """By every spelling that the table has of a match, and by the own key."""
+        spellings = self._spellings[target.dataset]
+        asked: dict[RecordId, list[Match]] = {
+            rid: [match, *spellings.get(encode_values(match), ())] for rid, match in matches.items()
+        }
+        words = [match for some in asked.values() for match in some]
+        matching = await self._store.look_for(target.dataset, target.match_positions, words)
+        is_key = target.match_positions == target.key_positions
+        keys = {} if is_key else {rid: _key(target, wanted[rid]) for rid in matches}
+        bearing = await self._store.look_for(
+            target.dataset, target.key_positions, list(keys.values())
+        )
+        found = [f for some in (*matching.values(), *bearing.values()) for f in some]
+        holders = {
+            entry.row: entry.id
+            for entry in await self._store.claimants(
+                sorted({Row(target.dataset, one.row) for one in found}), ()
+            )
+            if entry.held and entry.row is not None
+        }
+        return {
+            rid: Looked(
+                [one for match in some for one in matching.get(match, ())],
+                bearing.get(keys[rid], ()) if rid in keys else (),
+                holders,
+            )
+            for rid, some in asked.items()
+        }
+
+    async def _look_at_spellings(self, target: MappedTarget) -> None:
+        """Which rows spell their match otherwise than the bus does."""
+        now = time.monotonic()
+        looked_at = self._looked_at.get(target.dataset)
+        if looked_at is not None and now - looked_at < SPELLINGS_SECONDS:
+            return
+        reading = [target.own_reading(at) for at in target.match_positions]
+        found: defaultdict[bytes, set[Match]] = defaultdict(set)
+        async for rows in self._store.read_columns_of(target.dataset, target.match_positions):
+            for row in rows:
+                if None in row:
+                    continue
+                try:
+                    match = tuple(read(v) for read, v in zip(reading, row, strict=True))
+                    if match != row:
+                        found[encode_values(match)].add(row)
+                except (Refusal, UnicodeEncodeError, TypeError):
+                    continue  # nobody can tell whose it is; `compare` lists it
+        self._spellings[target.dataset] = found
+        self._looked_at[target.dataset] = now
+
+    async def _matched_twice(self, target: MappedTarget) -> set[bytes]:
+        """Matches that several records have, for a first load. By the own key that is a matter of
+        claims."""
+        if target.match_positions == target.key_positions:
+            return set()
+        if not await self._store.lines_that_wait(target.dataset, 1):
+            return set()
+        groups, after = [], ("", b"")
+        while lines := await self._store.live_lines(target.dataset, after, _LINES_AT_ONCE):
+            after = lines[-1].source_unit, lines[-1].key
+            some = []
+            for entry in lines:
+                fit = target.prepare_always(entry)
+                match = match_of(target, fit.values) if isinstance(fit, Prepared) else fit
+                if not isinstance(match, Unfit):
+                    some.append((entry.id, encode_values(match)))
+            groups.append(some)
+        return contested(groups)
+
+
+def _key(target: MappedTarget, fit: Prepared) -> Match:
+    return tuple(fit.values[at] for at in target.key_positions)
+
+
+def adopting(decision: Decision, adopts: Mapping[RecordId, Found]) -> None:
+    """Has each write that fills a row of the department's for the first time name that row."""
+    if adopts:
+        decision.writes = [
+            write._replace(adopts=adopts[write.id]) if write.id in adopts else write
+            for write in decision.writes
+        ]

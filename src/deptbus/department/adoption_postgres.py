@@ -1,0 +1,309 @@
+"""Rows that were here before the bus, in PostgreSQL: found, adopted, and spared when their record
+goes. Rules: `adoption`, `kept_rows`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import asyncpg
+
+from deptbus.department.adoption import Existing, Found, found_of
+from deptbus.department.adoption_sqlite import PARKED_REMOVAL, moved
+from deptbus.department.bookkeeping import COLUMN_LIST
+from deptbus.department.decide import Action, Write
+from deptbus.department.kept_rows import (
+    KEPT_LIST,
+    KeptRow,
+    Origin,
+    Own,
+    before_adoption,
+    left_behind,
+    own_of,
+    typed_over,
+)
+from deptbus.department.layout import quoted, quoted_table
+from deptbus.department.ledger import Entry, Prepared, RecordId
+from deptbus.department.seen import row_digest, row_of
+from deptbus.department.target import Column, MappedTarget
+from deptbus.department.values import STAGED, ColumnKind
+from deptbus.errors import RowRefused
+from deptbus.wire.digest import decode_values
+
+_KEEP = f"INSERT INTO deptbus.kept ({KEPT_LIST}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+_READ_AT_ONCE = 2000
+# A table's number and the place in it: of partitions each has places of its own.
+_PLACE = "t.tableoid::bigint, t.ctid"
+
+
+class PostgresRows:
+    """The statements of one target."""
+
+    def __init__(self, target: MappedTarget) -> None:
+        self._target = target
+        self._table = quoted_table(target.table)
+        self._columns = (*target.columns, *(column for column, _ in target.marks))
+        listed = ", ".join(f"t.{quoted(c.name)}::{STAGED[c.kind]}" for c in self._columns)
+        self._listed = f"{_PLACE}, {listed}"
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    async def look_for(
+        self,
+        connection: asyncpg.Connection,
+        positions: Sequence[int],
+        words: Sequence[tuple[Any, ...]],
+    ) -> dict[tuple[Any, ...], list[Found]]:
+        asked = list(dict.fromkeys(words))
+        found: dict[tuple[Any, ...], list[Found]] = {some: [] for some in asked}
+        if asked:
+            sql = f"SELECT s.number, {self._listed} {self._by(positions)}"
+            for number, *row in await connection.fetch(sql, *zip(*asked, strict=True)):
+                found[asked[number - 1]].append(self._found(row))
+        return found
+
+    def _by(self, positions: Sequence[int]) -> str:
+        """FROM and the join with values that the arguments name, numbered from 1."""
+        columns = [self._target.columns[at] for at in positions]
+        arrays = ", ".join(f"${n}::{STAGED[c.kind]}[]" for n, c in enumerate(columns, 1))
+        names = ", ".join(f"v{n}" for n in range(len(columns)))
+        match = " AND ".join(
+            f"t.{quoted(c.name)} = s.v{n}::{c.declared}" for n, c in enumerate(columns)
+        )
+        return (
+            f"FROM {self._table} t JOIN unnest({arrays}) WITH ORDINALITY AS s({names}, number) "
+            f"ON {match}"
+        )
+
+    async def read(
+        self, connection: asyncpg.Connection, positions: Sequence[int]
+    ) -> AsyncIterator[list[tuple[Any, ...]]]:
+        columns = [self._target.columns[at] for at in positions]
+        names = ", ".join(f"t.{quoted(c.name)}::{STAGED[c.kind]}" for c in columns)
+        async with connection.transaction(readonly=True):
+            await connection.execute("SET LOCAL enable_seqscan = on")
+            cursor = await connection.cursor(f"SELECT {names} FROM {self._table} t")
+            while rows := await cursor.fetch(_READ_AT_ONCE):
+                yield [tuple(row) for row in rows]
+
+    def _found(self, row: Sequence[Any]) -> Found:
+        behind = 2 + len(self._target.columns)
+        place, values, marks = tuple(row[:2]), tuple(row[2:behind]), tuple(row[behind:])
+        return found_of(self._target, place, values, marks)
+
+    # -- writing, within the transaction ---------------------------------------------------------
+
+    async def adopt(
+        self, connection: asyncpg.Connection, writes: Sequence[Write], now_us: int
+    ) -> None:
+        """Has each row become the one that its write then fills. Raises RowsMoved."""
+        if not writes:
+            return
+        target = self._target
+        rows = await connection.fetch(
+            f"SELECT {self._listed} FROM {self._table} t WHERE t.ctid = ANY($1::tid[]) "
+            "FOR UPDATE OF t",
+            [write.adopts.place[1] for write in writes],
+        )
+        now = {found.place: found for found in map(self._found, rows)}
+        if any(now.get(write.adopts.place) != write.adopts for write in writes):
+            raise moved(target.table)
+        former = await self._last(connection, [w.id for w in writes], Origin.REMOVAL)
+        for write in writes:
+            sets = self._unmarked(former.get(write.id), write.adopts.marks)
+            if write.adopts.row != write.row.key:
+                keys = [target.columns[at] for at in target.key_positions]
+                sets += zip(keys, decode_values(write.row.key), strict=True)
+            await self._set(connection, write.adopts, sets)
+        kept = [
+            KeptRow(w.id, w.row.key, Origin.ADOPTION, before_adoption(target, w.adopts.values))
+            for w in writes
+        ]
+        await connection.executemany(_KEEP, [one.words(now_us) for one in kept])
+
+    def _unmarked(self, before: Own | None, marks: Sequence[Any]) -> list[tuple[Column, Any]]:
+        """Columns of the mark that a former removal of this record set."""
+        return [
+            (column, before[column.name])
+            for (column, _), now in zip(self._target.marks, marks, strict=True)
+            if before is not None and column.name in before and now != before[column.name]
+        ]
+
+    async def _set(
+        self, connection: asyncpg.Connection, found: Found, sets: Sequence[tuple[Column, Any]]
+    ) -> None:
+        if not sets:
+            return
+        words = []
+        for n, (column, _) in enumerate(sets, 3):
+            cast = f"::{column.declared}" if column.kind is ColumnKind.OTHER else ""
+            words.append(f"{quoted(column.name)} = ${n}::{STAGED[column.kind]}{cast}")
+        await connection.execute(
+            f"UPDATE {self._table} t SET {', '.join(words)} "
+            "WHERE t.tableoid = $1::bigint::oid AND t.ctid = $2::tid",
+            *found.place,
+            *(value for _, value in sets),
+        )
+
+    async def keep_typed_over(
+        self,
+        connection: asyncpg.Connection,
+        writes: Sequence[tuple[RecordId, bytes]],
+        now_us: int,
+    ) -> None:
+        """Keeps what somebody typed into these rows since the bus wrote them, before it does again.
+        `writes`: records and the rows (encoded) that they are about to fill. Locks the rows."""
+        target = self._target
+        lines = await connection.fetch(
+            "SELECT source_unit, key, row_key, written FROM deptbus.ledger "
+            "JOIN unnest($2::text[], $3::bytea[], $4::bytea[]) AS a(source_unit, key, row_key) "
+            "USING (source_unit, key, row_key) WHERE dataset = $1 AND held AND written IS NOT NULL",
+            target.dataset,
+            [rid.source_unit for rid, _ in writes],
+            [rid.key for rid, _ in writes],
+            [row for _, row in writes],
+        )
+        if not lines:
+            return
+        keys = [tuple(decode_values(line["row_key"])) for line in lines]
+        sql = f"SELECT s.number, {self._listed} {self._by(target.key_positions)} FOR UPDATE OF t"
+        edited: dict[RecordId, tuple[bytes, tuple[Any, ...]]] = {}
+        for number, *row in await connection.fetch(sql, *zip(*keys, strict=True)):
+            line, values = lines[number - 1], self._found(row).values
+            if row_digest(values) != line["written"]:
+                rid = RecordId(target.dataset, line["source_unit"], line["key"])
+                edited[rid] = line["row_key"], values
+        written = await self._written(connection, list(edited))
+        kept = [
+            KeptRow(rid, key, Origin.DELIVERY, own)
+            for rid, (key, values) in edited.items()
+            if (own := typed_over(target, values, written.get(rid)))
+        ]
+        await connection.executemany(_KEEP, [one.words(now_us) for one in kept])
+
+    async def spared(
+        self, connection: asyncpg.Connection, removes: Sequence[Action], now_us: int
+    ) -> Sequence[Action]:
+        """Marks the rows of these that are not to be deleted; returns the others. Raises RowRefused
+        where a person has to remove one."""
+        target = self._target
+        if target.on_remove == "delete":
+            return removes
+        keys = [tuple(decode_values(action.row.key)) for action in removes]
+        sql = f"SELECT s.number, {self._listed} {self._by(target.key_positions)} FOR UPDATE OF t"
+        rows = await connection.fetch(sql, *zip(*keys, strict=True))
+        if rows and target.on_remove == "park":
+            raise RowRefused(PARKED_REMOVAL)
+        ids = [action.id for action in removes]
+        before = await self._last(connection, ids, Origin.ADOPTION)
+        written = await self._written(connection, ids)
+        for number, *row in rows:
+            rid, now = ids[number - 1], self._found(row)
+            own = typed_over(target, now.values, written.get(rid))
+            own |= {c.name: v for (c, _), v in zip(target.marks, now.marks, strict=True)}
+            values = left_behind(target, now.values, before.get(rid))
+            await self._set(
+                connection, now, [*zip(target.columns, values, strict=True), *target.marks]
+            )
+            if own:
+                kept = KeptRow(rid, row_of(target, tuple(values)), Origin.REMOVAL, own)
+                await connection.execute(_KEEP, *kept.words(now_us))
+        return ()
+
+    async def _last(
+        self, connection: asyncpg.Connection, ids: Sequence[RecordId], origin: Origin
+    ) -> dict[RecordId, Own]:
+        """What was kept last of these records' rows, where that was by `origin`."""
+        rows = await connection.fetch(
+            "SELECT DISTINCT ON (dataset, source_unit, key) dataset, source_unit, key, origin, own "
+            "FROM deptbus.kept WHERE dataset = $1 AND key = ANY($2::bytea[]) "
+            "AND origin IN ('adoption', 'removal') "
+            "ORDER BY dataset, source_unit, key, number DESC",
+            self._target.dataset,
+            [rid.key for rid in ids],
+        )
+        return {
+            RecordId(*row[:3]): own_of(row["own"]) for row in rows if row["origin"] == origin.value
+        }
+
+    async def _written(
+        self, connection: asyncpg.Connection, ids: Sequence[RecordId]
+    ) -> dict[RecordId, tuple[Any, ...]]:
+        """What the bus wrote last into the rows of these records, where they hold just that."""
+        rows = await connection.fetch(
+            f"SELECT {COLUMN_LIST} FROM deptbus.ledger JOIN unnest($2::text[], $3::bytea[]) "
+            "AS a(source_unit, key) USING (source_unit, key) WHERE dataset = $1",
+            self._target.dataset,
+            [rid.source_unit for rid in ids],
+            [rid.key for rid in ids],
+        )
+        found = {}
+        for entry in map(Entry._make, rows):
+            if entry.record is not None and entry.written is not None and entry.held:
+                fit = self._target.prepare_always(entry)
+                if isinstance(fit, Prepared):
+                    found[entry.id] = fit.values
+        return found
+
+
+# -- the catalogue ---------------------------------------------------------------------------------
+
+
+async def note_existing(
+    connection: asyncpg.Connection, dataset: str, table: str, *, is_new: bool
+) -> None:
+    """Once for a dataset, before its table is made: whether it has rows. A dataset that was
+    received before anybody noted this is asked nothing (`is_new` false), nor is one that goes into
+    a view: its rows have no places."""
+    known = "SELECT true FROM deptbus.existing WHERE dataset = $1"
+    if await connection.fetchval(known, dataset):
+        return
+    name = quoted_table(table)
+    had_rows = bool(
+        is_new
+        and await connection.fetchval(
+            "SELECT relkind IN ('r', 'p') FROM pg_class WHERE oid = to_regclass($1)", name
+        )
+        and await connection.fetchval(f"SELECT true FROM {name} LIMIT 1")
+    )
+    await connection.execute(
+        "INSERT INTO deptbus.existing VALUES ($1, $2, $2, $3)",
+        dataset,
+        had_rows,
+        time.time_ns() // 1000,
+    )
+
+
+async def read_existing(connection: asyncpg.Connection) -> dict[str, Existing]:
+    rows = await connection.fetch("SELECT dataset, had_rows, waits FROM deptbus.existing")
+    return {dataset: Existing(had_rows, waits) for dataset, had_rows, waits in rows}
+
+
+async def is_referred_to(connection: asyncpg.Connection, table: str, key: Sequence[str]) -> bool:
+    """Whether a foreign key of some table points at one of these columns."""
+    return await connection.fetchval(
+        "SELECT EXISTS (SELECT FROM pg_constraint c JOIN pg_attribute a "
+        "ON a.attrelid = c.confrelid AND a.attnum = ANY(c.confkey) WHERE c.contype = 'f' "
+        "AND c.confrelid = to_regclass($1) AND a.attname = ANY($2))",
+        quoted_table(table),
+        list(key),
+    )
+
+
+async def postgres_existing_status(
+    connection: asyncpg.Connection, dataset: str
+) -> tuple[bool, dict[str, int]]:
+    """Whether its first load waits; how many rows are kept and not restored, by origin."""
+    if await connection.fetchval("SELECT to_regclass('deptbus.kept')") is None:
+        return False, {}  # its adapter has not run since
+    waits = await connection.fetchval(
+        "SELECT waits FROM deptbus.existing WHERE dataset = $1", dataset
+    )
+    kept = await connection.fetch(
+        "SELECT origin, count(*) FROM deptbus.kept WHERE dataset = $1 AND restored_at_us IS NULL "
+        "GROUP BY origin",
+        dataset,
+    )
+    return bool(waits), dict(map(tuple, kept))

@@ -1,0 +1,294 @@
+"""Rows that were here before the bus, in an SQLite file: found, adopted, and spared when their
+record goes. Rules: `adoption`, `kept_rows`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deptbus.department.adoption import Existing, Found, found_of
+from deptbus.department.bookkeeping import COLUMN_LIST, ENTRY_COLUMNS
+from deptbus.department.decide import Action, Write
+from deptbus.department.kept_rows import (
+    KEPT_LIST,
+    KeptRow,
+    Origin,
+    Own,
+    before_adoption,
+    left_behind,
+    own_of,
+    typed_over,
+)
+from deptbus.department.layout import quoted, quoted_table
+from deptbus.department.ledger import Entry, Prepared, RecordId
+from deptbus.department.seen import row_digest, row_of
+from deptbus.department.target import Column, MappedTarget
+from deptbus.errors import DatabaseBusy, RowRefused
+from deptbus.wire.digest import decode_values
+
+PARKED_REMOVAL = "on_remove: park: its row is still there"
+_HELD = ENTRY_COLUMNS.index("held")
+_KEEP = f"INSERT INTO deptbus_kept ({KEPT_LIST}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+
+
+def moved(table: str) -> DatabaseBusy:
+    from deptbus.department.store import RowsMoved
+
+    return RowsMoved(f"a row of {table} was changed while it was being adopted")
+
+
+class SqliteRows:
+    """The statements of one target."""
+
+    def __init__(self, target: MappedTarget, place: Sequence[str]) -> None:
+        """`place`: the columns by which a row is found again (`row_name`)."""
+        self._target, self._place = target, [quoted(name) for name in place]
+        self._table = quoted_table(target.table)
+        self._names = [quoted(c.name) for c in target.columns]
+        self._marks = [quoted(c.name) for c, _ in target.marks]
+        listed = ", ".join([*self._place, *self._names, *self._marks])
+        self._select = f"SELECT {listed} FROM {self._table}"
+        self._at_place = " AND ".join(f"{name} = ?" for name in self._place)
+        self._by_key = " AND ".join(f"{self._names[at]} = ?" for at in target.key_positions)
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def look_for(
+        self,
+        connection: sqlite3.Connection,
+        positions: Sequence[int],
+        words: Sequence[tuple[Any, ...]],
+    ) -> dict[tuple[Any, ...], list[Found]]:
+        where = " AND ".join(f"{self._names[at]} = ?" for at in positions)
+        sql = f"{self._select} WHERE {where}"
+        return {
+            some: [self._found(row) for row in connection.execute(sql, some)]
+            for some in dict.fromkeys(words)
+        }
+
+    def read(self, connection: sqlite3.Connection, positions: Sequence[int]) -> sqlite3.Cursor:
+        names = ", ".join(self._names[at] for at in positions)
+        return connection.execute(f"SELECT {names} FROM {self._table}")
+
+    def _found(self, row: Sequence[Any]) -> Found:
+        first, behind = len(self._place), len(self._place) + len(self._names)
+        values = tuple(row[first:behind])
+        return found_of(self._target, tuple(row[:first]), values, tuple(row[behind:]))
+
+    # -- writing, within the transaction ---------------------------------------------------------
+
+    def adopt(self, connection: sqlite3.Connection, writes: Sequence[Write], now_us: int) -> None:
+        """Has each row become the one that its write then fills. Raises RowsMoved."""
+        for write in writes:
+            was: Found = write.adopts
+            row = connection.execute(f"{self._select} WHERE {self._at_place}", was.place).fetchone()
+            if row is None or self._found(row) != was:
+                raise moved(self._target.table)
+            kept = KeptRow(
+                write.id, write.row.key, Origin.ADOPTION, before_adoption(self._target, was.values)
+            )
+            sets = self._unmarked(connection, write.id, was.marks)
+            if was.row != write.row.key:
+                keys = [self._names[at] for at in self._target.key_positions]
+                sets |= dict(zip(keys, decode_values(write.row.key), strict=True))
+            if sets:
+                connection.execute(
+                    f"UPDATE {self._table} SET {', '.join(f'{name} = ?' for name in sets)} "
+                    f"WHERE {self._at_place}",
+                    (*sets.values(), *was.place),
+                )
+            connection.execute(_KEEP, kept.words(now_us))
+
+    def _unmarked(
+        self, connection: sqlite3.Connection, rid: RecordId, marks: Sequence[Any]
+    ) -> dict[str, Any]:
+        """Columns of the mark that a former removal of this record set."""
+        before = _last(connection, rid, Origin.REMOVAL)
+        return {
+            quoted(column.name): before[column.name]
+            for (column, _), now in zip(self._target.marks, marks, strict=True)
+            if before is not None and column.name in before and now != before[column.name]
+        }
+
+    def keep_typed_over(
+        self,
+        connection: sqlite3.Connection,
+        writes: Sequence[tuple[RecordId, bytes]],
+        now_us: int,
+    ) -> None:
+        """Keeps what somebody typed into these rows since the bus wrote them, before it does again.
+        `writes`: records and the rows (encoded) that they are about to fill."""
+        target = self._target
+        for rid, row in writes:
+            line = connection.execute(
+                "SELECT written FROM deptbus_ledger WHERE dataset = ? AND source_unit = ? "
+                "AND key = ? AND row_key = ? AND held",
+                (*rid, row),
+            ).fetchone()
+            if line is None or line[0] is None:
+                continue
+            real = connection.execute(
+                f"{self._select} WHERE {self._by_key}", decode_values(row)
+            ).fetchone()
+            if real is None or row_digest(values := self._found(real).values) == line[0]:
+                continue
+            own = typed_over(target, values, _written(connection, target, rid))
+            if own:
+                connection.execute(_KEEP, KeptRow(rid, row, Origin.DELIVERY, own).words(now_us))
+
+    def spared(
+        self, connection: sqlite3.Connection, removes: Sequence[Action], now_us: int
+    ) -> Sequence[Action]:
+        """Marks the rows of these that are not to be deleted; returns the others. Raises RowRefused
+        where a person has to remove one."""
+        target = self._target
+        if target.on_remove == "delete":
+            return removes
+        for action in removes:
+            key = decode_values(action.row.key)
+            row = connection.execute(f"{self._select} WHERE {self._by_key}", key).fetchone()
+            if row is None:
+                continue
+            if target.on_remove == "park":
+                raise RowRefused(PARKED_REMOVAL)
+            self._mark(connection, action, self._found(row), now_us)
+        return ()
+
+    def _mark(
+        self, connection: sqlite3.Connection, action: Action, now: Found, now_us: int
+    ) -> None:
+        target, rid = self._target, action.id
+        before = _last(connection, rid, Origin.ADOPTION)
+        own = typed_over(target, now.values, _written(connection, target, rid))
+        own |= {c.name: v for (c, _), v in zip(target.marks, now.marks, strict=True)}
+        values = left_behind(target, now.values, before)
+        sets = dict(zip(self._names, values, strict=True))
+        sets |= dict(zip(self._marks, (value for _, value in target.marks), strict=True))
+        connection.execute(
+            f"UPDATE {self._table} SET {', '.join(f'{name} = ?' for name in sets)} "
+            f"WHERE {self._at_place}",
+            (*sets.values(), *now.place),
+        )
+        if own:
+            kept = KeptRow(rid, row_of(target, tuple(values)), Origin.REMOVAL, own)
+            connection.execute(_KEEP, kept.words(now_us))
+
+
+def _last(connection: sqlite3.Connection, rid: RecordId, origin: Origin) -> Own | None:
+    """What was kept last of this record's row, where that was by `origin`."""
+    row = connection.execute(
+        "SELECT origin, own FROM deptbus_kept WHERE dataset = ? AND source_unit = ? AND key = ? "
+        "AND origin IN ('adoption', 'removal') ORDER BY number DESC LIMIT 1",
+        rid,
+    ).fetchone()
+    return own_of(row[1]) if row is not None and row[0] == origin else None
+
+
+def _written(
+    connection: sqlite3.Connection, target: MappedTarget, rid: RecordId
+) -> tuple[Any, ...] | None:
+    """What the bus wrote last into the row of this record; None: it holds none."""
+    row = connection.execute(
+        f"SELECT {COLUMN_LIST} FROM deptbus_ledger "
+        "WHERE dataset = ? AND source_unit = ? AND key = ?",
+        rid,
+    ).fetchone()
+    if row is None:
+        return None
+    entry = Entry._make((*row[:_HELD], bool(row[_HELD]), *row[_HELD + 1 :]))
+    if entry.record is None or entry.written is None or not entry.held:
+        return None
+    fit = target.prepare_always(entry)
+    return fit.values if isinstance(fit, Prepared) else None
+
+
+# -- the catalogue ---------------------------------------------------------------------------------
+
+
+def note_existing(
+    connection: sqlite3.Connection, dataset: str, table: str, *, is_new: bool
+) -> None:
+    """Once for a dataset, before its table is made: whether it has rows. A dataset that was
+    received before anybody noted this is asked nothing (`is_new` false), nor is one that goes into
+    a view: its rows have no places."""
+    there = connection.execute(
+        "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE",
+        (table,),
+    ).fetchone()[0]
+    had_rows = bool(
+        is_new
+        and there
+        and connection.execute(f"SELECT 1 FROM {quoted_table(table)} LIMIT 1").fetchone()
+    )
+    connection.execute(
+        "INSERT OR IGNORE INTO deptbus_existing VALUES (?, ?, ?, ?)",
+        (dataset, had_rows, had_rows, time.time_ns() // 1000),
+    )
+
+
+def row_name(
+    connection: sqlite3.Connection, table: str, catalogue: Mapping[str, Column]
+) -> list[str]:
+    """The columns by which a row is told from all others: the row's number, where there is one."""
+    taken = {name.lower() for name in catalogue}
+    for name in ("rowid", "_rowid_", "oid"):
+        if name in taken:
+            continue
+        try:
+            connection.execute(f"SELECT {name} FROM {quoted_table(table)} LIMIT 0")
+        except sqlite3.OperationalError:
+            break  # WITHOUT ROWID, or a view
+        return [name]
+    primary = connection.execute(
+        "SELECT name FROM pragma_table_xinfo(?) WHERE pk > 0 ORDER BY pk", (table,)
+    ).fetchall()
+    return [name for (name,) in primary] or list(catalogue)
+
+
+def is_referred_to(connection: sqlite3.Connection, table: str, key: Sequence[str]) -> bool:
+    """Whether a foreign key of some table points at one of these columns."""
+    wanted = {name.lower() for name in key}
+    primary = {
+        name.lower()
+        for (name,) in connection.execute(
+            "SELECT name FROM pragma_table_xinfo(?) WHERE pk > 0", (table,)
+        )
+    }
+    rows = connection.execute(
+        'SELECT f."to" FROM sqlite_master m, pragma_foreign_key_list(m.name) f '
+        "WHERE m.type = 'table' AND f.\"table\" = ? COLLATE NOCASE",
+        (table,),
+    ).fetchall()
+    return any(
+        (to.lower() in wanted) if to is not None else bool(primary & wanted) for (to,) in rows
+    )
+
+
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    there = "SELECT count(*) FROM sqlite_master WHERE name = ?"
+    return bool(connection.execute(there, (name,)).fetchone()[0])
+
+
+def existing_of(connection: sqlite3.Connection) -> dict[str, Existing]:
+    rows = connection.execute("SELECT dataset, had_rows, waits FROM deptbus_existing")
+    return {dataset: Existing(bool(had_rows), bool(waits)) for dataset, had_rows, waits in rows}
+
+
+def sqlite_existing_status(
+    connection: sqlite3.Connection, dataset: str
+) -> tuple[bool, dict[str, int]]:
+    """Whether its first load waits; how many rows are kept and not restored, by origin."""
+    if not has_table(connection, "deptbus_kept"):
+        return False, {}  # its adapter has not run since
+    waits = connection.execute(
+        "SELECT waits FROM deptbus_existing WHERE dataset = ?", (dataset,)
+    ).fetchone()
+    kept = connection.execute(
+        "SELECT origin, count(*) FROM deptbus_kept WHERE dataset = ? AND restored_at_us IS NULL "
+        "GROUP BY origin",
+        (dataset,),
+    ).fetchall()
+    return bool(waits and waits[0]), dict(kept)

@@ -1,0 +1,544 @@
+"""What a store does with rows that were here before the bus; each database's tests subclass it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inbox_feed import department_file
+from recipient_contract import CONTRACT, gone, person
+from store_rooms import NOW, StoreRoom
+
+from deptbus.change import DeliveryOp
+from deptbus.contract.department import Department, load_department
+from deptbus.department import adoption, adoption_act, adoption_desk
+from deptbus.department.adoption import Looked
+from deptbus.department.compare import compare_dataset
+from deptbus.department.kept_rows import own_of
+from deptbus.department.ledger import WAITS_FOR_JOIN, Prepared, RecordId
+from deptbus.department.repairs import REMOVE, Order, OrderId
+from deptbus.department.store import Store
+from deptbus.department.target import MappedTarget
+from deptbus.errors import DatabaseBusy, DeptbusError
+
+PEOPLE = (
+    "CREATE TABLE people (n {number} PRIMARY KEY, id VARCHAR(40), name VARCHAR(20), born TEXT, "
+    "phone VARCHAR(20), remark VARCHAR(20), state VARCHAR(20))"
+)
+INDEX = "CREATE INDEX people_id ON people (id)"
+TENANCIES = "CREATE TABLE tenancies (t INTEGER PRIMARY KEY, person INTEGER REFERENCES people (n))"
+COLUMNS = {"id": "id", "name": "name", "born": "born", "phone": "phone"}
+WORDS: dict[str, Any] = {"columns": COLUMNS, "key": ("id",), "mark": {"state": "gone"}}
+BY_NAME = {
+    "columns": {"$key": "id", **{f: c for f, c in COLUMNS.items() if f != "id"}},
+    "key": ("id",),
+    "match": ("name", "born"),
+    "forms": {"born": "date YYYY/M/D"},
+    "mark": {"state": "gone"},
+}
+ALL_OF_IT = "n, id, name, born, phone, remark, state"
+LI = (1, "id000001", "李雷", "1990-01-01", "021", "old tenant", None)
+
+
+class AdoptionSuite(StoreRoom):
+    number = "INTEGER"  # of a column that the database numbers by itself
+
+    async def typed(self, database: Any, *rows: tuple[Any, ...]) -> None:
+        for statement in (PEOPLE.format(number=self.number), INDEX, TENANCIES):
+            await self.sql(database, statement)
+        for row in rows:
+            words = ", ".join("NULL" if v is None else repr(v) for v in row)
+            await self.sql(database, f"INSERT INTO people VALUES ({words})")
+            await self.sql(database, f"INSERT INTO tenancies VALUES ({row[0]}, {row[0]})")
+
+    async def all_of_it(self, database: Any) -> list[tuple[Any, ...]]:
+        return await self.sql(database, f"SELECT {ALL_OF_IT} FROM people ORDER BY n")
+
+    async def tenancies(self, database: Any) -> list[tuple[Any, ...]]:
+        return await self.sql(database, "SELECT t, person FROM tenancies ORDER BY t")
+
+    async def kept_of(self, database: Any) -> list[tuple[str, dict[str, Any]]]:
+        rows = await self.sql(database, f"SELECT origin, own FROM {self.kept} ORDER BY number")
+        return [(origin, own_of(own)) for origin, own in rows]
+
+    async def reasons(self, database: Any) -> list[str]:
+        rows = await self.sql(
+            database, f"SELECT parked FROM {self.ledger} WHERE parked IS NOT NULL ORDER BY key"
+        )
+        return [reason for (reason,) in rows]
+
+    # -- the first load waits ----------------------------------------------------------------------
+
+    async def test_nothing_is_written_before_the_yes(self, database: Any) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS, joins=False)
+        assert store.targets["person"].waits
+        await self.feed(store, person(1), person(2), person(3))
+        await self.feed(store, person(2, 2), gone(3, 2))
+        await store.apply({}, NOW + 10**15)
+        assert await self.all_of_it(database) == [LI]
+        assert await self.reasons(database) == [WAITS_FOR_JOIN] * 2
+        assert await self.kept_of(database) == []
+        (status, _) = await store.status(NOW)
+        assert (status.waits_for_join, status.kept) == (True, {})
+        assert store.retry_in_seconds(NOW) is None
+        await store.close()
+
+    async def test_what_waited_is_adopted_in_the_end_and_nothing_doubled(
+        self, database: Any
+    ) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS, joins=False)
+        await self.feed(store, person(1), person(2), person(3))
+        await self.feed(store, person(2, 2, name="韩梅梅"), gone(3, 2))
+        assert await self.join(database, store) == ["person"]
+        assert store.retry_in_seconds(NOW) == 0
+        await store.apply({}, NOW)
+        rows = await self.all_of_it(database)
+        assert rows[0] == (1, "id000001", "李雷", "1990-01-01", "13800000000", "old tenant", None)
+        assert [row[1:3] for row in rows] == [("id000001", "李雷"), ("id000002", "韩梅梅")]
+        assert await self.kept_of(database) == [
+            ("adoption", {"id": "id000001", "name": "李雷", "born": "1990-01-01", "phone": "021"})
+        ]
+        assert await self.tenancies(database) == [(1, 1)]
+        await store.apply({}, NOW)
+        assert store.retry_in_seconds(NOW) is None
+        await store.close()
+
+    async def test_the_yes_survives_a_restart_in_the_midst_of_it(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("deptbus.department.store.ADOPTED_AT_ONCE", 3)
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS, joins=False)
+        await self.feed(store, *(person(n) for n in range(1, 9)))
+        await self.join(database, store)
+        await store.apply({}, NOW)
+        assert len(await self.all_of_it(database)) == 3
+        await store.close()
+        again = await self.opened(database, WORDS, joins=False)
+        while again.existing.adopting:
+            await again.apply({}, NOW)
+        assert len(await self.all_of_it(database)) == 8
+        assert [row[1] for row in await self.all_of_it(database)].count("id000001") == 1
+        await again.close()
+
+    async def test_a_first_load_whose_transaction_fails_goes_on(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS, joins=False)
+        await self.feed(store, person(1), person(2))
+        await self.join(database, store)
+        commit = store.commit
+
+        async def busy(work: Any) -> None:
+            raise DatabaseBusy("somebody holds a lock")
+
+        monkeypatch.setattr(store, "commit", busy)
+        with pytest.raises(DatabaseBusy):
+            await store.apply({}, NOW)
+        monkeypatch.setattr(store, "commit", commit)
+        assert store.retry_in_seconds(NOW) == 0
+        await store.apply({}, NOW)
+        assert len(await self.all_of_it(database)) == 2
+        assert await self.reasons(database) == []
+        await store.close()
+
+    async def test_an_empty_table_and_one_of_ours_wait_for_nobody(self, database: Any) -> None:
+        await self.typed(database)
+        store = await self.opened(database, WORDS, joins=False)
+        assert not any(target.waits or target.had_rows for target in store.targets.values())
+        await self.feed(store, person(1))
+        await self.feed(store, gone(1, 2))
+        assert await self.all_of_it(database) == []
+        await store.close()
+        again = await self.opened(database, WORDS, joins=False)
+        assert not again.targets["person"].waits
+        await again.close()
+
+    async def test_who_received_before_this_was_noted_is_asked_nothing(self, database: Any) -> None:
+        store = await self.opened(database, joins=False)
+        await self.feed(store, person(1))
+        await store.close()
+        await self.sql(database, f"DELETE FROM {self.existing}")
+        again = await self.opened(database, joins=False)
+        assert not again.targets["person"].waits
+        await self.feed(again, gone(1, 2))
+        assert await self.people(database, "id") == []
+        await again.close()
+
+    # -- which row -------------------------------------------------------------------------------
+
+    async def test_a_row_is_known_in_other_letters_and_gets_the_bus_key(
+        self, database: Any
+    ) -> None:
+        await self.typed(database, (1, None, "李雷", "19900101", None, "mine", None))
+        store = await self.opened(database, BY_NAME)
+        await self.feed(store, person(1))
+        key = (1).to_bytes(16, "big").hex()
+        assert await self.all_of_it(database) == [
+            (1, key, "李雷", "1990/1/1", "13800000000", "mine", None)
+        ]
+        await self.feed(store, person(1, 2, phone="1"))
+        assert [row[4] for row in await self.all_of_it(database)] == ["1"]
+        await store.close()
+
+    async def test_ambiguous_ones_are_parked_whichever_comes_first(self, database: Any) -> None:
+        rows = [(n, f"id{n:06}", "李雷", "1990-01-01", None, None, None) for n in (1, 2)]
+        await self.typed(database, *rows, (3, "id000002", "x", None, None, None, None))
+        store = await self.opened(database, WORDS)
+        await self.feed(store, person(1), person(2))
+        assert await self.reasons(database) == ["existing: several rows of people match it"]
+        assert (await self.all_of_it(database))[1:] == [
+            rows[1], (3, "id000002", "x", None, None, None, None),
+        ]  # fmt: skip
+        # A clerk takes one of the two away.
+        await self.sql(database, "DELETE FROM tenancies WHERE t = 3")
+        await self.sql(database, "DELETE FROM people WHERE n = 3")
+        await store.apply({}, NOW + 10**9)
+        assert await self.reasons(database) == []
+        assert [row[4] for row in await self.all_of_it(database)] == ["13800000000"] * 2
+        await store.close()
+
+    @pytest.mark.parametrize("first", [1, 2])
+    async def test_records_that_match_one_row_wait_for_a_person(
+        self, database: Any, first: int
+    ) -> None:
+        """In the first load none of them gets it; later on the one that has it keeps it."""
+        row = (1, None, "李雷", "1990/1/1", None, None, None)
+        await self.typed(database, row)
+        store = await self.opened(database, BY_NAME, joins=False)
+        await self.feed(store, person(first))
+        await self.feed(store, person(3 - first))
+        await self.join(database, store)
+        await store.apply({}, NOW)
+        assert await self.all_of_it(database) == [row]
+        assert (
+            await self.reasons(database)
+            == ["existing: several records match its row of people"] * 2
+        )
+        await store.close()
+
+    async def test_a_row_that_another_record_holds_is_not_taken(self, database: Any) -> None:
+        await self.typed(database, (1, None, "李雷", "1990/1/1", None, None, None))
+        store = await self.opened(database, BY_NAME)
+        await self.feed(store, person(2))
+        await self.feed(store, person(1))
+        assert len(await self.all_of_it(database)) == 1
+        (reason,) = await self.reasons(database)
+        assert reason == "existing: another record holds the row of people that matches it"
+        await store.close()
+
+    async def test_existing_park(self, database: Any) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, {**WORDS, "existing": "park"})
+        await self.feed(store, person(1), person(2))
+        rows = await self.all_of_it(database)
+        assert rows[0] == LI
+        assert [row[1] for row in rows] == ["id000001", "id000002"]
+        assert await self.reasons(database) == ["existing: a row of people matches it"]
+        await store.close()
+
+    async def test_a_key_that_others_refer_to_is_not_changed(self, database: Any) -> None:
+        await self.sql(
+            database, "CREATE TABLE people (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20))"
+        )
+        await self.sql(
+            database,
+            "CREATE TABLE pets (owner VARCHAR(30) REFERENCES people (id) ON UPDATE CASCADE)",
+        )
+        await self.sql(database, "INSERT INTO people VALUES ('ID000001', '李雷'), ('ID2', 'x')")
+        await self.sql(database, "INSERT INTO pets VALUES ('ID000001')")
+        words = {"columns": {"id": "id", "name": "name"}, "match": ("name",)}
+        store = await self.opened(database, words)
+        await self.feed(store, person(1))
+        assert await self.sql(database, "SELECT owner FROM pets") == [("ID000001",)]
+        (reason,) = await self.reasons(database)
+        assert reason.startswith("existing: other tables refer to the row")
+        await store.close()
+
+    async def test_a_record_without_a_match_is_parked(self, database: Any) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, {**WORDS, "match": ("phone",)})
+        await self.feed(store, person(7, phone=None))
+        assert await self.all_of_it(database) == [LI]
+        (reason,) = await self.reasons(database)
+        assert reason == "existing: people.phone would be empty, by which rows are matched"
+        await store.close()
+
+    async def test_a_row_that_bears_the_key_of_another_is_not_overwritten(
+        self, database: Any
+    ) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, {**WORDS, "match": ("name",)})
+        await self.feed(store, person(1, name="韩梅梅"))
+        assert await self.all_of_it(database) == [LI]
+        assert await self.reasons(database) == ["existing: another row of people has its key"]
+        await store.close()
+
+    async def test_a_row_that_is_changed_meanwhile_is_looked_at_again(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS)
+        wrote = await self.between_look_and_write(database, store, monkeypatch)
+        await self.feed(store, person(1))
+        assert wrote == [1]
+        assert await self.kept_of(database) == [
+            ("adoption", {"id": "id000001", "name": "李雷", "born": "1990-01-01", "phone": "new"})
+        ]
+        await store.close()
+
+    async def between_look_and_write(
+        self, database: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> list[int]:
+        """A clerk writes once, behind the look at the rows and before the transaction."""
+        wrote: list[int] = []
+        commit = store.commit
+
+        async def slowly(work: Any) -> None:
+            if not wrote:
+                wrote.append(1)
+                await self.sql(database, "UPDATE people SET phone = 'new' WHERE n = 1")
+            await commit(work)
+
+        monkeypatch.setattr(store, "commit", slowly)
+        return wrote
+
+    # -- when the record goes --------------------------------------------------------------------
+
+    async def test_a_row_gets_back_what_it_had_and_is_marked(self, database: Any) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS)
+        await self.feed(store, person(1), person(2))
+        await self.feed(store, person(1, 2, name="李四"))
+        await self.feed(store, gone(1, 3), gone(2, 3))
+        rows = await self.all_of_it(database)
+        assert rows[0] == (*LI[:-1], "gone")
+        assert rows[1][1:] == (None, None, None, None, None, "gone")
+        assert await self.tenancies(database) == [(1, 1)]
+        await store.close()
+
+    async def test_what_was_typed_over_is_kept_when_it_goes(self, database: Any) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS)
+        await self.feed(store, person(1))
+        await self.sql(database, "UPDATE people SET phone = 'typed', state = 's' WHERE n = 1")
+        await self.feed(store, gone(1, 3))
+        assert (await self.kept_of(database))[-1] == ("removal", {"phone": "typed", "state": "s"})
+        await store.close()
+
+    async def test_who_comes_back_gets_his_row_and_loses_the_mark(self, database: Any) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS)
+        for version in (1, 3):
+            await self.feed(store, person(1, version))
+            assert [(r[4], r[6]) for r in await self.all_of_it(database)] == [("13800000000", None)]
+            await self.feed(store, gone(1, version + 1))
+            assert await self.all_of_it(database) == [(*LI[:-1], "gone")]
+        await store.close()
+
+    async def test_on_remove_delete_is_done_where_it_is_said(self, database: Any) -> None:
+        await self.typed(database, (*LI[:1], "id000009", *LI[2:]))
+        store = await self.opened(database, {**WORDS, "on_remove": "delete", "mark": {}})
+        await self.feed(store, person(1))
+        await self.feed(store, gone(1, 2))
+        assert [row[1] for row in await self.all_of_it(database)] == ["id000009"]
+        await store.close()
+
+    async def test_on_remove_park_waits_for_a_person(self, database: Any) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, {**WORDS, "on_remove": "park", "mark": {}})
+        await self.feed(store, person(1), person(2))
+        before = await self.all_of_it(database)
+        await self.feed(store, gone(1, 2, op=DeliveryOp.DELETE), gone(2, 2))
+        rows = await self.all_of_it(database)
+        assert rows[0] == before[0]
+        assert rows[1][1:] == ("id000002", None, None, None, None, None)  # its right has ended
+        assert await self.reasons(database) == ["on_remove: park: its row is still there"] * 2
+        await self.sql(database, "DELETE FROM tenancies")
+        await self.sql(database, "DELETE FROM people")
+        await store.apply({}, NOW + 10**9)
+        assert await self.reasons(database) == []
+        await store.close()
+
+    async def test_a_repair_removes_no_row_of_the_departments_own(self, database: Any) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS)
+        store.stranger = lambda dataset, name: b"row"
+        order = Order(OrderId("j", "person", b"n" * 16), b"", REMOVE, True)
+        assert (await store.look_at([order]))[order.id].row is None
+        await store.close()
+
+    @pytest.mark.parametrize("count", [1, 300])
+    async def test_what_is_typed_over_is_kept_before_a_delivery(
+        self, database: Any, count: int
+    ) -> None:
+        """One row, and in a bulk that is not looked up."""
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS)
+        for version in (1, 2):
+            await self.feed(store, *(person(n, version) for n in range(1, count + 1)))
+        await self.sql(database, "UPDATE people SET phone = 'typed', remark = 'r' WHERE n = 1")
+        await self.feed(store, *(person(n, 3, phone="3") for n in range(1, count + 1)))
+        assert (await self.kept_of(database))[1:] == [("delivery", {"phone": "typed"})]
+        assert (await self.all_of_it(database))[0][4:6] == ("3", "r")
+        await self.feed(store, *(person(n, 4) for n in range(1, count + 1)))
+        assert len(await self.kept_of(database)) == 2
+        await store.close()
+
+    async def test_nothing_is_looked_at_where_the_mapping_says_so(self, database: Any) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, {**WORDS, "keeps": False})
+        await self.feed(store, person(1))
+        await self.sql(database, "UPDATE people SET phone = 'typed' WHERE n = 1")
+        await self.feed(store, person(1, 2))
+        assert [origin for origin, _ in await self.kept_of(database)] == ["adoption"]
+        await store.close()
+
+    # -- what people do ----------------------------------------------------------------------------
+
+    def department(self, tmp_path: Path, database: Any) -> Department:
+        url = database if isinstance(database, str) else f"sqlite:///{database}"
+        words = {**WORDS, "key": ["id"]}
+        return load_department(department_file(tmp_path, "housing@330106", url, **words))
+
+    async def test_compare_says_what_is_where_and_writes_nothing(
+        self, database: Any, tmp_path: Path
+    ) -> None:
+        rows = [
+            (1, "id000001", "李雷", "1990-01-01", "13800000000", None, None),
+            (2, "id000002", "李雷", "1990/1/1", "13800000000", None, None),  # the same day
+            (3, "id000003", "韩梅", "1990-01-01", None, None, None),
+            *((n, "id000004", "x", None, None, None, None) for n in (4, 5)),
+            (6, "own", "x", None, None, None, None),
+            (7, None, "x", None, None, None, None),
+        ]
+        await self.typed(database, *rows)
+        store = await self.opened(database, WORDS, joins=False)
+        await self.feed(store, *(person(n) for n in range(1, 6)))
+        department = self.department(tmp_path, database)
+        found = await compare_dataset(department, "main", "person", CONTRACT)
+        assert (found.records, found.rows, found.same, found.different) == (5, 7, 2, 1)
+        assert (found.only_here, found.unreadable_rows, found.only_on_bus) == (2, 1, 1)
+        assert (found.ambiguous_records, found.ambiguous_rows) == (1, 2)
+        assert {n: c.different for n, c in found.columns.items() if c.different} == {
+            "name": 1, "phone": 1,
+        }  # fmt: skip
+        (sample,) = found.columns["name"].samples
+        assert sample == ("i******3", "**", "**", "")
+        assert not found.is_alike
+        assert await self.all_of_it(database) == rows
+        await store.close()
+
+    async def test_nothing_can_be_compared_where_no_adapter_has_run(
+        self, database: Any, tmp_path: Path
+    ) -> None:
+        await self.typed(database, LI)
+        department = self.department(tmp_path, database)
+        with pytest.raises(DeptbusError, match="nothing has come"):
+            await compare_dataset(department, "main", "person", CONTRACT)
+        assert await adoption_act.waiting_loads(department, "main", CONTRACT) == []
+
+    async def test_the_yes_needs_an_index(self, database: Any, tmp_path: Path) -> None:
+        await self.typed(database, LI)
+        await self.sql(database, "DROP INDEX people_id")
+        store = await self.opened(database, WORDS, joins=False)
+        department = self.department(tmp_path, database)
+        (waiting,) = await adoption_act.waiting_loads(department, "main", CONTRACT)
+        assert "no index that begins with id" in waiting.obstacle
+        await self.sql(database, INDEX)
+        (waiting,) = await adoption_act.waiting_loads(department, "main", CONTRACT)
+        assert waiting == ("person", "")
+        assert await adoption_act.say_yes(department, "main", "person")
+        assert not await adoption_act.say_yes(department, "main", "person")
+        assert await store.look_at_existing() == ["person"]
+        await store.close()
+
+    async def test_what_is_kept_is_put_back_by_its_number(
+        self, database: Any, tmp_path: Path
+    ) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS)
+        await self.feed(store, person(1, name="韩梅梅"))
+        department = self.department(tmp_path, database)
+        (line,) = await adoption_act.kept_lines(department, "main", None, 9)
+        assert (line.dataset, line.origin, line.restored_at_us) == ("person", "adoption", None)
+        assert await adoption_act.restore(department, "main", line.number, CONTRACT)
+        assert await self.all_of_it(database) == [LI]
+        (line,) = await adoption_act.kept_lines(department, "main", "person", 9)
+        assert line.restored_at_us is not None
+        (status, _) = await store.status(NOW)
+        assert status.kept == {}
+        with pytest.raises(DeptbusError, match="nothing is kept under number 99"):
+            await adoption_act.restore(department, "main", 99, CONTRACT)
+        await self.sql(database, "DELETE FROM tenancies")
+        await self.sql(database, "DELETE FROM people")
+        assert not await adoption_act.restore(department, "main", line.number, CONTRACT)
+        await store.close()
+
+    # -- planted bugs ------------------------------------------------------------------------------
+
+    async def test_planted_bug_rows_are_not_looked_for(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The match is not the key here: who does not look doubles the person."""
+
+        async def finds_nothing(*_: Any) -> dict[Any, Any]:
+            return {}
+
+        await self.typed(database, (1, None, "李雷", "1990/1/1", None, None, None))
+        store = await self.opened(database, BY_NAME)
+        monkeypatch.setattr(store, "look_for", finds_nothing)
+        await self.feed(store, person(1))
+        assert len(await self.all_of_it(database)) == 2
+        await store.close()
+
+    async def test_planted_bug_the_first_of_several_rows_is_taken(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def first(rid: RecordId, fit: Prepared, target: MappedTarget, looked: Looked, **_: Any):
+            return looked.matching[0] if looked.matching else None
+
+        monkeypatch.setattr(adoption_desk, "verdict", first)
+        rows = [(n, "id000001", "李雷", None, None, None, None) for n in (1, 2)]
+        await self.typed(database, *rows)
+        store = await self.opened(database, WORDS)
+        await self.feed(store, person(1))
+        assert [row[4] for row in await self.all_of_it(database)] == ["13800000000"] * 2
+        await store.close()
+
+    async def test_planted_bug_the_row_is_not_looked_at_under_its_lock(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS)
+        await self.between_look_and_write(database, store, monkeypatch)
+        monkeypatch.setattr(adoption.Found, "__eq__", lambda a, b: True)
+        monkeypatch.setattr(adoption.Found, "__ne__", lambda a, b: False)
+        await self.feed_carelessly(store)
+        assert (await self.kept_of(database))[-1][1]["phone"] == "021"  # what was typed is lost
+        await store.close()
+
+    async def feed_carelessly(self, store: Store) -> None:
+        await self.feed(store, person(1))
+
+
+def test_own_values_read_back_as_they_were() -> None:
+    from datetime import UTC, date, datetime, time
+    from decimal import Decimal
+
+    from deptbus.department.kept_rows import own_text
+
+    own = {
+        "a": None, "b": "一\udcff", "c": 7, "d": 0.5, "e": True, "f": b"\x00\xff",
+        "g": Decimal("1.20"),
+        "h": date(1990, 1, 1), "i": datetime(2026, 1, 1, tzinfo=UTC), "j": time(1, 2),
+    }  # fmt: skip
+    text = own_text(own)
+    assert own_of(text) == own
+    assert isinstance(json.loads(text), dict)
+    assert str(own_of(text)["g"]) == "1.20"
