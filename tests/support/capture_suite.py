@@ -367,6 +367,40 @@ class CaptureSuite:
         await self.desk.do(person("later"))
         assert [r.raw[0] for r in await capture.read(CAP)] == ["later"]
 
+    async def test_beyond_the_cap_in_bytes_the_write_goes_through_and_it_is_said(
+        self, capture: Capture
+    ) -> None:
+        await capture.install(LAYOUTS, CAP, 1)
+        token = await self.token(capture)
+        for n in range(30):
+            await self.desk.do(person(n, "长" * 33_000))  # 99,000 bytes
+        rows = await capture.read(CAP)
+        assert 9 <= len(rows) <= 11
+        status = await capture.status()
+        # SQLite counts the one that filled it too.
+        assert 30 - len(rows) <= status.gave_way <= 31 - len(rows)
+        assert (status.cap_kib, fill_percent(status) >= 90) == (1024, True)
+        await capture.delete(token, [r.position for r in rows])
+        await capture.state()
+        assert fill_percent(await capture.status()) == 0.0
+        await self.desk.do(person("later"), 'DELETE FROM "居民 Table" WHERE "证件号" = \'1\'')
+        assert [r.op for r in await capture.read(CAP)] == ["u", "d"]
+        assert 90_000 < (await capture.status()).outbox_kib * 1024 + 2048 < 110_000
+
+    async def test_what_others_enqueue_does_not_forget_the_bytes_that_wait(
+        self, capture: Capture
+    ) -> None:
+        await capture.install(LAYOUTS, CAP, 1)
+        token = await self.token(capture)
+        await self.desk.do(person(1, "长" * 340_000))
+        await capture.want([Wanted("resident", '["1"]', None, "resend", None)])
+        await capture.work_off(10)
+        version = await capture.reserve(token, 1)
+        await capture.enqueue_deletes(token, "resident", [(b"k" * 16, version)], "resend", "j")
+        await self.desk.do(person(2, "长" * 33_000))  # SQLite looks before it adds this one
+        await self.desk.do(person(3, "长" * 33_000))
+        assert (await capture.state()).gave_way >= 1
+
     async def test_status_tells_how_near_capture_is_to_giving_way(self, capture: Capture) -> None:
         await capture.install(LAYOUTS, 40)
         token = await self.token(capture)

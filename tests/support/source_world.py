@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from deptbus.change import Incarnation
-from deptbus.contract.department import Department, Publish, System
+from deptbus.contract.department import Department, HoldRemovals, Publish, System
 from deptbus.contract.model import Check, Contract, Dataset, Line, Policy, Sharing, Unit
 from deptbus.department.capture import Known, OutboxRow
 from deptbus.department.publication import Batch, Publication, Stamp
@@ -61,6 +61,7 @@ PUBLISH = Publish(
         "company": "firm",
     },
     values={"sex": {"1": "male", "2": "female"}},
+    hold_removals=HoldRemovals(percent=100),  # tests of removals ask for what they need
 )
 TABLE = (
     "CREATE TABLE people (身份证 TEXT PRIMARY KEY, area TEXT, 姓名 TEXT, sex INTEGER, born TEXT, "

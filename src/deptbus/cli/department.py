@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deptbus.cli import department_join
+from deptbus.cli import department_guard, department_join
 from deptbus.cli.department_service import service
 from deptbus.cli.options import (
     Bootstrap,
@@ -159,14 +159,29 @@ def status(
 
 
 @app.command()
-def uninstall(config: Config, owner: Owner = None, system: OneSystem = None) -> None:
+def uninstall(
+    config: Config,
+    owner: Owner = None,
+    system: OneSystem = None,
+    pause_capture: Annotated[
+        bool,
+        typer.Option(
+            "--pause-capture",
+            help="Capture nothing from now on, and leave all else; `install` lets it go on.",
+        ),
+    ] = False,
+) -> None:
     """Remove triggers and every table of deptbus; own tables stay as they are. Works at once."""
     from deptbus.department import install as source
 
     department = _load(config)
     for name in _systems(department, system):
-        asyncio.run(source.uninstall_system(department, name, owner))
-        print(f"{name}: nothing of deptbus is left")
+        if not pause_capture:
+            asyncio.run(source.uninstall_system(department, name, owner))
+            print(f"{name}: nothing of deptbus is left")
+        elif department.systems[name].publishes:
+            asyncio.run(source.pause_system(department, name, owner))
+            print(f"{name}: nothing is captured until `deptbus department install`")
 
 
 @app.command()
@@ -260,6 +275,7 @@ def key(config: Config) -> None:
 
 
 department_join.add_to(app)
+department_guard.add_to(app)
 
 
 class _Progress:

@@ -46,6 +46,8 @@ async def document(department: Department, system: str) -> dict[str, Any]:
             "oldest_age_seconds": capture.oldest_age_seconds,
             "outbox_cap_rows": capture.cap_rows,
             "outbox_room_rows": capture.room_rows,
+            "outbox_cap_mib": capture.cap_kib // 1024,
+            "outbox_mib": capture.outbox_kib // 1024,
             "outbox_fill_percent": pressure.fill_percent,
             "publishing": {
                 "state": pressure.publishing,
@@ -58,6 +60,7 @@ async def document(department: Department, system: str) -> dict[str, Any]:
             "parked": dict(capture.parked),
             "resync_needed": capture.gave_way > 0,
             "captures_missed": capture.gave_way,
+            "held_removals": [asdict(hold) for hold in capture.holds],
             "snapshots": [asdict(snapshot) for snapshot in capture.snapshots],
             "findings": [finding._asdict() for finding in pressure.findings],
         }
@@ -165,6 +168,10 @@ def _source_line(source: Mapping[str, Any]) -> str:
     words += [f"{n} parked: {reason}" for reason, n in source["parked"].items()]
     if source["resync_needed"]:
         words.append(f"capture gave way {source['captures_missed']} times: resync needed")
+    words += [
+        f"{h['keys']} removals of {h['dataset']} are held: hold {h['number']}"
+        for h in source["held_removals"]
+    ]
     publishing = source["publishing"]
     if publishing["state"] in _PUBLISHING_WORDS:
         words.append(_PUBLISHING_WORDS[publishing["state"]])

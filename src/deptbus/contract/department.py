@@ -21,6 +21,7 @@ from deptbus.errors import FileProblems, Problem
 
 # In `receives.<dataset>.columns`: the 16 bytes of the bus key as 32 hexadecimal digits.
 KEY_FIELD = "$key"
+CAP_MIB = 1024
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _INTEGER = re.compile(r"[-+]?[0-9]+")
@@ -58,6 +59,15 @@ class Behind(_Frozen):
     on: dict[str, str] = {}  # column of this table -> column of `through` that equals it
 
 
+class HoldRemovals(_Frozen):
+    """When removals are held at the source: more of them than `percent` of a dataset's records, and
+    at the least `at_least`, within `minutes` by the clock of the department's database."""
+
+    percent: float = Field(default=10, gt=0, le=100)  # 100: never
+    at_least: int = Field(default=50, ge=1)
+    minutes: int = Field(default=60, ge=1, le=1440)
+
+
 class Publish(_Frozen):
     """One table of the unit's own that is a dataset which it publishes."""
 
@@ -70,6 +80,7 @@ class Publish(_Frozen):
     unique: bool = False
     tables: dict[str, Behind] = {}  # of a view: every table that it reads
     encoding: str | None = None  # of text in SQLite that is no UTF-8, as Python calls it
+    hold_removals: HoldRemovals = HoldRemovals()
 
 
 class Beside(_Frozen):
@@ -118,6 +129,7 @@ class System(_Frozen):
     publishes: dict[str, Publish] = {}
     receives: dict[str, Receive] = {}
     outbox_cap_rows: int = Field(default=1_000_000, ge=1)
+    outbox_cap_mib: int = Field(default=CAP_MIB, ge=1)
 
     @property
     def kind(self) -> Literal["sqlite", "postgresql", "folder"]:

@@ -176,6 +176,8 @@ def _write_department(department: Department, contract: Contract) -> None:
     publishes, receives = {}, {}
     for name in department.publishes:
         publishes[name] = _mapping(department, name, contract.field_names(name))
+        # In minutes a demonstration moves as many people as a county does in years.
+        publishes[name]["hold_removals"] = {"percent": 100}
     for name, fields in department.receives.items():
         mapping = _mapping(department, name, fields)
         mapping["replaces"] = dialects.form(department.dialect, name)

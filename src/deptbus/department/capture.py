@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from deptbus.change import Cause
+from deptbus.contract.department import CAP_MIB
 from deptbus.department.capture_check import Broken
 from deptbus.department.connect import Database
 from deptbus.department.layout import Layout
@@ -21,7 +22,7 @@ from deptbus.errors import SourceRefused
 T = TypeVar("T")
 
 RawKey = tuple[Any, ...]  # own key columns' values, as the database gives them
-LIVE = Cause.LIVE.value
+LIVE, RESEND = Cause.LIVE.value, Cause.RESEND.value
 MOST_REMEMBERED = 100_000  # keys held in memory: about 10 MB
 MOST_SOUGHT = 20_000  # bus keys whose rows are looked for in one walk over the table
 
@@ -39,7 +40,8 @@ class OutboxRow(NamedTuple):
     key: bytes | None  # bus key, given instead of `raw` where the row is gone and its key with it
     raw: RawKey
     columns: tuple[str, ...] = ()  # own columns of `cells`: one object for all rows of a layout
-    cells: Sequence[Any] = ()  # their values; none in a delete
+    # Their values; of a delete those that were removed, where capture knows them.
+    cells: Sequence[Any] = ()
 
     @property
     def values(self) -> dict[str, Any]:
@@ -103,6 +105,42 @@ class Sought(NamedTuple):
     is_remembered: bool  # the source remembers to have named the key
 
 
+class HeldRemoval(NamedTuple):
+    """A key whose removal is held: on the bus it is as it was before. See `removal_guard`."""
+
+    hold: int  # the number of the hold that it belongs to
+    dataset: str
+    key: bytes
+    raw: str  # `raw_text`; empty where the bus key is all that is known
+    place: str  # where it lies on the bus; empty: not known
+    state: str  # own columns and values that it had there; empty: not known
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Removals of one dataset that wait for a person's word."""
+
+    number: int
+    dataset: str
+    began_us: int
+    size: int  # records that the dataset had when it began, as far as they were counted
+    is_released: bool = False
+    keys: int = 0  # whose removal is held
+
+
+@dataclass(slots=True)
+class Holding:
+    """What a batch changes of what is held."""
+
+    begun: list[Hold] = field(default_factory=list)
+    held: list[HeldRemoval] = field(default_factory=list)
+    given_back: list[tuple[str, bytes]] = field(default_factory=list)  # (dataset, key)
+    removals: dict[tuple[str, int], int] = field(
+        default_factory=dict
+    )  # (dataset, minute) -> how many
+    forget_before: int = 0  # minutes that nobody asks for any more
+
+
 @dataclass(slots=True)
 class Prepared:
     """What has to be durable before a batch is sent."""
@@ -114,13 +152,14 @@ class Prepared:
     unpark: list[tuple[str, str]] = field(default_factory=list)  # (dataset, raw_text)
     wanted: list[Wanted] = field(default_factory=list)
     version: int = 0  # the highest that the batch publishes
+    holding: Holding | None = None
 
     @property
     def needs_writing(self) -> bool:
         """True when something beside the publication number has to be written."""
         return bool(
             self.drop or self.places or self.variants or self.park or self.unpark or self.wanted
-        )
+        ) or (self.holding is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +204,10 @@ class CaptureStatus:
     snapshots: tuple[Snapshot, ...] = ()
     cap_rows: int = 0
     room_rows: int = 0  # changes until capture gives way, if nothing is published meanwhile
+    cap_kib: int = 0
+    outbox_kib: int = 0  # counted from the oldest row that waits, as rows are
     pulse: Pulse | None = None  # None: no adapter has spoken yet
+    holds: tuple[Hold, ...] = ()
 
 
 def is_asked(layout: Layout) -> bool:
@@ -214,17 +256,26 @@ class Capture(ABC):
         """Why these layouts cannot be captured here, one line each; empty when they can."""
 
     @abstractmethod
-    async def sql(self, layouts: Sequence[Layout], cap_rows: int) -> list[str]:
+    async def sql(
+        self, layouts: Sequence[Layout], cap_rows: int, cap_mib: int = CAP_MIB
+    ) -> list[str]:
         """The statements that `install` runs, for a person to read before (`--dry-run`)."""
 
     @abstractmethod
-    async def install(self, layouts: Sequence[Layout], cap_rows: int) -> None:
+    async def install(
+        self, layouts: Sequence[Layout], cap_rows: int, cap_mib: int = CAP_MIB
+    ) -> None:
         """Creates tables and triggers; idempotent; triggers of datasets that are no longer named
         are removed. Raises SourceRefused with the first line of `examine`."""
 
     @abstractmethod
     async def uninstall(self) -> None:
         """Removes every trigger, function and table of the source side. Works at any time."""
+
+    @abstractmethod
+    async def pause(self) -> None:
+        """Capture does nothing any more, at once and at any time, and it is noted that it gave way;
+        what waits stays. `install` lets it go on."""
 
     @abstractmethod
     async def broken(self) -> list[Broken]:
@@ -408,6 +459,58 @@ class Capture(ABC):
     @abstractmethod
     async def forgive(self, token: bytes, count: int) -> None:
         """So many of the times that capture gave way are made good."""
+
+    # --- removals that are held (see `removal_guard`) -------------------------------------
+
+    @abstractmethod
+    async def holds(self) -> tuple[Hold, ...]: ...
+
+    @abstractmethod
+    async def held(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], HeldRemoval]:
+        """Those of these (dataset, key) whose removal is held."""
+
+    @abstractmethod
+    async def removals_lately(self) -> dict[tuple[str, int], int]:
+        """(dataset, minute) -> removals that were read from the outbox, as `Holding` told them."""
+
+    @abstractmethod
+    async def removals_ahead(
+        self, dataset: str, position: int
+    ) -> tuple[dict[int, tuple[int, int]], int]:
+        """minute -> (removals, deletes among them) of what waits in the outbox from this position
+        on, those that a release asked for left out; and the last position that was looked at."""
+
+    @abstractmethod
+    async def count(self, dataset: str, at_most: int) -> int:
+        """How many rows the own table has, counted no further than `at_most`."""
+
+    @abstractmethod
+    async def next_hold(self) -> int:
+        """A number that no hold has had."""
+
+    @abstractmethod
+    async def release(self, number: int) -> Hold | None:
+        """A person says that these removals are meant: the adapter publishes the keys' present
+        state. None: nothing is held under that number."""
+
+    @abstractmethod
+    async def released(self, at_most: int) -> list[HeldRemoval]:
+        """Keys of the oldest hold that was released."""
+
+    @abstractmethod
+    async def publish_released(
+        self, token: bytes, version: int, some: Sequence[HeldRemoval], cause: str, job: str
+    ) -> None:
+        """Enqueues the present state of these keys of one dataset, each under its row's lock; of a
+        row that is gone a delete, at a version from `version` on (from `reserve`, one for each of
+        `some`). A row that others hold, and one of which only the bus key is known, is wanted. They
+        are held no more. In one short transaction: give it some hundred at most."""
+
+    @abstractmethod
+    async def want_released(
+        self, token: bytes, some: Sequence[HeldRemoval], wanted: Sequence[Wanted]
+    ) -> None:
+        """As `publish_released`, of keys that several rows bear: `wanted` names those."""
 
     # --- state ----------------------------------------------------------------------------
 

@@ -69,6 +69,10 @@ async def broken_postgres(c: asyncpg.Connection, layouts: Iterable[Layout]) -> l
         if unwatched is not None:
             found.append(_without_triggers(layout, unwatched))
             continue
+        if await _is_paused(c, layout):
+            reason = f"dataset {layout.dataset}: capture is paused"
+            found.append(Broken(layout.dataset, reason, True))
+            continue
         blind = [] if layout.is_view else await _unwatched_partitions(c, layout)
         if blind:
             # What is written by way of the partitioned table is captured.
@@ -87,6 +91,19 @@ async def _unwatched(c: asyncpg.Connection, layout: Layout) -> str | None:
         if not await _is_watched(c, layout, table, suffix):
             return table
     return None
+
+
+async def _is_paused(c: asyncpg.Connection, layout: Layout) -> bool:
+    """One of its trigger functions does nothing; all of them are paused together."""
+    return bool(
+        await c.fetchval(
+            "SELECT EXISTS (SELECT 1 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid "
+            "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'deptbus' "
+            "AND starts_with(t.tgname, $1) AND p.prosrc = $2)",
+            f"deptbus_{layout.dataset}_",
+            postgres_triggers.PAUSED,
+        )
+    )
 
 
 def _names(layout: Layout, suffix: str = "") -> list[str]:

@@ -16,14 +16,18 @@ from typing import Any
 
 import asyncpg
 
+from deptbus.contract.department import CAP_MIB
 from deptbus.department import fence, pulse
 from deptbus.department import postgres_rows as rows_of
 from deptbus.department import postgres_triggers as sql
+from deptbus.department import removal_guard_postgres as removals
 from deptbus.department.capture import (
     LIVE,
     MOST_SOUGHT,
     Capture,
     CaptureStatus,
+    HeldRemoval,
+    Hold,
     Known,
     OutboxRow,
     Prepared,
@@ -39,10 +43,15 @@ from deptbus.department.capture import (
 )
 from deptbus.department.capture_check import Broken, broken_postgres
 from deptbus.department.connect import PostgresDatabase, postgres_translated
-from deptbus.department.layout import Layout, quoted
-from deptbus.department.postgres_install import drop_statements, install_statements
+from deptbus.department.layout import Layout, quoted, quoted_table
+from deptbus.department.postgres_install import (
+    drop_statements,
+    install_statements,
+    pause_statements,
+)
 from deptbus.department.postgres_schema import doubled_keys, examine_table, table_facts
 from deptbus.department.raw import raw_of, raw_text
+from deptbus.department.removal_guard import RELEASE
 from deptbus.errors import DatabaseBusy, Fenced, SourceRefused
 
 _POLL_SECONDS = (0.001, 0.02)  # while writers hold the doorbell, from the first to the longest
@@ -106,11 +115,15 @@ class PostgresCapture(Capture):
         async with self._durable() as c:
             return [wrong for layout in layouts for wrong in await examine_table(c, layout)]
 
-    async def sql(self, layouts: Sequence[Layout], cap_rows: int) -> list[str]:
+    async def sql(
+        self, layouts: Sequence[Layout], cap_rows: int, cap_mib: int = CAP_MIB
+    ) -> list[str]:
         async with self._durable() as c:
-            return await install_statements(c, layouts, cap_rows)
+            return await install_statements(c, layouts, cap_rows, cap_mib)
 
-    async def install(self, layouts: Sequence[Layout], cap_rows: int) -> None:
+    async def install(
+        self, layouts: Sequence[Layout], cap_rows: int, cap_mib: int = CAP_MIB
+    ) -> None:
         wrong = await self.examine(layouts)
         if wrong:
             raise SourceRefused(f"{self._place}: {wrong[0]}", mend="Mend it, then install again")
@@ -121,7 +134,7 @@ class PostgresCapture(Capture):
             )
 
         async def run(c: asyncpg.Connection) -> None:
-            for statement in await install_statements(c, layouts, cap_rows):
+            for statement in await install_statements(c, layouts, cap_rows, cap_mib):
                 await c.execute(statement)
 
         await self._with_locks(run)
@@ -132,6 +145,11 @@ class PostgresCapture(Capture):
                 await c.execute(statement)
 
         await self._with_locks(run)
+
+    async def pause(self) -> None:
+        async with self._durable(transaction=True) as c:
+            for statement in await pause_statements(c):
+                await c.execute(statement)
 
     async def _with_locks(self, run: Any) -> None:
         """One transaction that needs locks on the department's tables. It never waits in their
@@ -662,6 +680,79 @@ class PostgresCapture(Capture):
                 "UPDATE deptbus.published SET gave_way_seen = gave_way_seen + $1", count
             )
 
+    # --- removals that are held -----------------------------------------------------------
+
+    async def holds(self) -> tuple[Hold, ...]:
+        async with self._durable() as c:
+            return await removals.holds(c)
+
+    async def next_hold(self) -> int:
+        async with self._durable() as c:
+            return await removals.next_hold(c)
+
+    async def held(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], HeldRemoval]:
+        async with self._durable() as c:
+            return await removals.held(c, keys)
+
+    async def removals_lately(self) -> dict[tuple[str, int], int]:
+        async with self._durable() as c:
+            return await removals.lately(c)
+
+    async def removals_ahead(
+        self, dataset: str, position: int
+    ) -> tuple[dict[int, tuple[int, int]], int]:
+        async with self._durable() as c:
+            return await removals.ahead(c, self._numbers[dataset], position, RELEASE)
+
+    async def count(self, dataset: str, at_most: int) -> int:
+        layout = (await self.layouts())[dataset]
+        async with self._durable() as c:
+            counted = f"SELECT 1 FROM {quoted_table(layout.table)} LIMIT $1"
+            return int(await c.fetchval(f"SELECT count(*) FROM ({counted}) AS s", at_most))
+
+    async def release(self, number: int) -> Hold | None:
+        async with self._durable(transaction=True) as c:
+            return await removals.release(c, number)
+
+    async def released(self, at_most: int) -> list[HeldRemoval]:
+        async with self._durable() as c:
+            return await removals.released(c, at_most)
+
+    async def publish_released(
+        self, token: bytes, version: int, some: Sequence[HeldRemoval], cause: str, job: str
+    ) -> None:
+        dataset = some[0].dataset
+        layout = (await self.layouts())[dataset]
+        stamp = time.time_ns() // 1000
+        async with self._durable(transaction=True) as c:
+            await fence.check_postgres(c, token)
+            raws = [raw_of(one.raw) for one in some if one.raw]
+            outcomes = await self._enqueue(c, dataset, raws, cause, job)
+            await c.executemany(
+                "INSERT INTO deptbus.outbox "
+                "(position, layout, op, cause, job, source_time_us, raw) "
+                "VALUES ($1, $2, 'd', $3, $4, $5, $6)",
+                [
+                    (version + n, layout.number, cause, job, stamp, list(raw_of(one.raw)))
+                    for n, one in enumerate(some)
+                    if outcomes.get(one.raw) == "gone"
+                ],
+            )
+            locked = [raw for raw, outcome in outcomes.items() if outcome == "locked"]
+            await rows_of.want(c, [Wanted(dataset, raw, None, cause, job) for raw in locked])
+            nameless = [one.key for one in some if not one.raw]
+            await rows_of.want(c, [Wanted(dataset, None, key, cause, job) for key in nameless])
+            await removals.give_back(c, [(dataset, one.key) for one in some])
+            await c.execute("SELECT pg_notify($1, '')", sql.CHANNEL)
+
+    async def want_released(
+        self, token: bytes, some: Sequence[HeldRemoval], wanted: Sequence[Wanted]
+    ) -> None:
+        async with self._durable(transaction=True) as c:
+            await fence.check_postgres(c, token)
+            await rows_of.want(c, wanted)
+            await removals.give_back(c, [(one.dataset, one.key) for one in some])
+
     # --- state ----------------------------------------------------------------------------
 
     async def check(self, token: bytes) -> None:
@@ -690,8 +781,9 @@ class PostgresCapture(Capture):
                 "(SELECT count(*) FROM deptbus.outbox) AS outbox_rows, "
                 "(SELECT source_time_us FROM deptbus.outbox ORDER BY position LIMIT 1) AS oldest, "
                 "(SELECT count(*) FROM deptbus.wanted) AS wanted, cap_rows, "
-                "greatest(0, limit_position - (SELECT last_value FROM deptbus.position)) AS room "
-                "FROM deptbus.published"
+                "greatest(0, limit_position - (SELECT last_value FROM deptbus.position)) AS room, "
+                "cap_kib, greatest(0, (SELECT last_value FROM deptbus.volume) "
+                "- limit_kib + cap_kib) AS kib FROM deptbus.published"
             )
             parked = await c.fetch("SELECT reason, count(*) FROM deptbus.parked GROUP BY reason")
             runs = await rows_of.snapshots(c, "")
@@ -699,6 +791,7 @@ class PostgresCapture(Capture):
             has_views = await c.fetchval("SELECT to_regclass('deptbus.touched')") is not None
             touched = "SELECT count(*) FROM deptbus.touched"
             noted = await c.fetchval(touched) if has_views else 0
+            held = await removals.holds(c, counted=True)
         oldest = row["oldest"]
         return CaptureStatus(
             installed=True,
@@ -712,7 +805,10 @@ class PostgresCapture(Capture):
             snapshots=runs,
             cap_rows=row["cap_rows"],
             room_rows=row["room"],
+            cap_kib=row["cap_kib"],
+            outbox_kib=row["kib"],
             pulse=said,
+            holds=held,
         )
 
     async def close(self) -> None:

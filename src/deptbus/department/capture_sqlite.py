@@ -12,12 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+from deptbus.contract.department import CAP_MIB
 from deptbus.department import fence, pulse, sqlite_show
+from deptbus.department import removal_guard_sqlite as removals
 from deptbus.department import sqlite_rows as rows_of
 from deptbus.department import sqlite_triggers as sql
 from deptbus.department.capture import (
     Capture,
     CaptureStatus,
+    HeldRemoval,
+    Hold,
     Known,
     OutboxRow,
     Prepared,
@@ -35,11 +41,14 @@ from deptbus.department.capture import (
 from deptbus.department.capture_check import Broken, broken_sqlite
 from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.layout import Layout, comma, quoted
-from deptbus.department.raw import raw_text
+from deptbus.department.raw import raw_of, raw_text
+from deptbus.department.removal_guard import RELEASE
 from deptbus.department.sqlite_schema import doubled_keys, examine_table
 from deptbus.department.sqlite_view import TABLE_NAMES as VIEW_TABLES
 from deptbus.department.sqlite_watch import Watch, end_watch, watch_database
 from deptbus.errors import SourceRefused
+
+log = structlog.get_logger(__name__)
 
 # Once we are told of a write, its commit is looked for: at first every millisecond, then ever less
 # often, for the file is written to before the disk has it and the commit can be seen.
@@ -79,10 +88,16 @@ class SqliteCapture(Capture):
     async def examine(self, layouts: Sequence[Layout]) -> list[str]:
         return await self._database.run(lambda c: [w for x in layouts for w in examine_table(c, x)])
 
-    async def sql(self, layouts: Sequence[Layout], cap_rows: int) -> list[str]:
-        return await self._database.run(lambda c: rows_of.install_sql(c, layouts, cap_rows))
+    async def sql(
+        self, layouts: Sequence[Layout], cap_rows: int, cap_mib: int = CAP_MIB
+    ) -> list[str]:
+        return await self._database.run(
+            lambda c: rows_of.install_sql(c, layouts, cap_rows, cap_mib)
+        )
 
-    async def install(self, layouts: Sequence[Layout], cap_rows: int) -> None:
+    async def install(
+        self, layouts: Sequence[Layout], cap_rows: int, cap_mib: int = CAP_MIB
+    ) -> None:
         def work(c: sqlite3.Connection) -> None:
             wrong = [w for x in layouts for w in examine_table(c, x)]
             if wrong:
@@ -90,7 +105,7 @@ class SqliteCapture(Capture):
                     f"{self._place}: {wrong[0]}", mend="Mend it, then install again"
                 )
             refuse_doubled(self._place, {x: doubled_keys(c, x) for x in layouts if is_asked(x)})
-            for statement in rows_of.install_sql(c, layouts, cap_rows):
+            for statement in rows_of.install_sql(c, layouts, cap_rows, cap_mib):
                 c.execute(statement)
 
         await self._database.transaction(work)
@@ -101,7 +116,10 @@ class SqliteCapture(Capture):
         def work(c: sqlite3.Connection) -> None:
             for statement in [
                 *rows_of.drop_triggers(c),
-                *(f"DROP TABLE IF EXISTS {t}" for t in (*sql.TABLE_NAMES, *VIEW_TABLES)),
+                *(
+                    f"DROP TABLE IF EXISTS {t}"
+                    for t in (*sql.TABLE_NAMES, *VIEW_TABLES, *removals.TABLE_NAMES)
+                ),
                 "DROP TABLE IF EXISTS deptbus_shape",
             ]:
                 c.execute(statement)
@@ -110,7 +128,35 @@ class SqliteCapture(Capture):
         self._layouts.clear()
         self._known_views = None
 
+    async def pause(self) -> None:
+        def work(c: sqlite3.Connection) -> None:
+            for statement in rows_of.drop_triggers(c):
+                c.execute(statement)
+            if rows_of.is_installed(c):
+                c.execute("UPDATE deptbus_published SET gave_way = gave_way + 1")
+
+        await self._database.transaction(work)
+
+    async def _let_go(self) -> None:
+        """See `sqlite_rows.orphaned`."""
+        if not await self._database.run(rows_of.orphaned):
+            return
+
+        def work(c: sqlite3.Connection) -> None:
+            for statement in rows_of.orphaned(c):
+                c.execute(statement)
+
+        await self._database.transaction(work)
+        log.error(
+            "capture_torn",
+            place=self._place,
+            reason="tables of deptbus were dropped: its triggers are removed, so that writes go on",
+            mend="Run `deptbus department install`, then `deptbus department resync`",
+        )
+
     async def layouts(self) -> dict[str, Layout]:
+        await self._let_go()
+
         def work(c: sqlite3.Connection) -> dict[str, Layout]:
             if not rows_of.is_installed(c):
                 return {}
@@ -160,10 +206,12 @@ class SqliteCapture(Capture):
                     rows_of.pick([at[n] for n in sql.names("v", len(layout.columns))]),
                 )
             layout, keys, cells = way
-            columns = layout.columns if r[2] == "u" else ()
             position, _, op, cause, job, stamp, was, key = r[:8]
             head = position, layout.dataset, op, cause, job, stamp, was, key
-            found.append(OutboxRow(*head, keys(r), columns, cells(r) if columns else ()))
+            columns, values = layout.columns, cells(r)
+            if op == "d" and all(value is None for value in values):
+                columns = values = ()
+            found.append(OutboxRow(*head, keys(r), columns, values))
         return found
 
     def _load_layout(self, c: sqlite3.Connection, number: int) -> Layout:
@@ -263,6 +311,8 @@ class SqliteCapture(Capture):
                 [(*p, time.time_ns() // 1000) for p in prepared.park],
             )
             rows_of.want(c, prepared.wanted)
+            if prepared.holding is not None:
+                removals.write(c, prepared.holding)
             if prepared.drop:
                 c.execute(sql.LIFT_LIMIT)
             if not sends:
@@ -450,8 +500,8 @@ class SqliteCapture(Capture):
             fence.check_sqlite(c, token)
             c.executemany(
                 "INSERT INTO deptbus_outbox "
-                "(position, layout, op, cause, job, source_time_us, bus_key) "
-                f"VALUES (?, {layout.number}, 'd', ?, ?, {sql.NOW_US}, ?)",
+                "(position, layout, op, cause, job, source_time_us, bus_key, mark) "
+                f"VALUES (?, {layout.number}, 'd', ?, ?, {sql.NOW_US}, ?, {sql.MARK})",
                 [(position, cause, job, key) for key, position in keys],
             )
 
@@ -468,6 +518,62 @@ class SqliteCapture(Capture):
         def work(c: sqlite3.Connection) -> None:
             fence.check_sqlite(c, token)
             c.execute("UPDATE deptbus_published SET gave_way_seen = gave_way_seen + ?", (count,))
+
+        await self._database.transaction(work)
+
+    # --- removals that are held -----------------------------------------------------------
+
+    async def holds(self) -> tuple[Hold, ...]:
+        return await self._database.run(removals.holds)
+
+    async def next_hold(self) -> int:
+        return await self._database.run(removals.next_hold)
+
+    async def held(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], HeldRemoval]:
+        return await self._database.run(lambda c: removals.held(c, keys))
+
+    async def removals_lately(self) -> dict[tuple[str, int], int]:
+        return await self._database.run(removals.lately)
+
+    async def removals_ahead(
+        self, dataset: str, position: int
+    ) -> tuple[dict[int, tuple[int, int]], int]:
+        return await self._database.run(lambda c: removals.ahead(c, dataset, position, RELEASE))
+
+    async def count(self, dataset: str, at_most: int) -> int:
+        layout = (await self.layouts())[dataset]
+        query = f"SELECT count(*) FROM (SELECT 1 FROM {quoted(layout.table)} LIMIT ?)"
+        return await self._database.run(lambda c: int(c.execute(query, (at_most,)).fetchone()[0]))
+
+    async def release(self, number: int) -> Hold | None:
+        return await self._database.transaction(lambda c: removals.release(c, number))
+
+    async def released(self, at_most: int) -> list[HeldRemoval]:
+        return await self._database.run(lambda c: removals.released(c, at_most))
+
+    async def publish_released(
+        self, token: bytes, version: int, some: Sequence[HeldRemoval], cause: str, job: str
+    ) -> None:
+        layout = (await self.layouts())[some[0].dataset]
+
+        def work(c: sqlite3.Connection) -> None:
+            fence.check_sqlite(c, token)
+            for one in some:
+                if one.raw:
+                    rows_of.enqueue_one(c, layout, raw_of(one.raw), cause, job)
+                else:
+                    rows_of.want(c, [Wanted(one.dataset, None, one.key, cause, job)])
+            removals.give_back(c, [(one.dataset, one.key) for one in some])
+
+        await self._database.transaction(work)
+
+    async def want_released(
+        self, token: bytes, some: Sequence[HeldRemoval], wanted: Sequence[Wanted]
+    ) -> None:
+        def work(c: sqlite3.Connection) -> None:
+            fence.check_sqlite(c, token)
+            rows_of.want(c, wanted)
+            removals.give_back(c, [(one.dataset, one.key) for one in some])
 
         await self._database.transaction(work)
 

@@ -1,4 +1,5 @@
-"""What the publisher does beside live changes: rows wanted afresh, snapshots, resend requests.
+"""What the publisher does beside live changes: rows wanted afresh, snapshots, resend requests, and
+removals that were held and are meant after all.
 
 Everything asked for is written to the database first, so that whoever asked may forget it.
 """
@@ -7,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import structlog
 
-from deptbus.department.capture import Capture, RawKey, Sought, Wanted
+from deptbus.department.capture import GONE, RESEND, Capture, RawKey, Sought, Wanted
 from deptbus.department.publication import Publication
 from deptbus.department.raw import raw_of
+from deptbus.department.removal_guard import RELEASE
 from deptbus.department.speakers import holder_of
 from deptbus.errors import DatabaseBusy
 
@@ -31,13 +33,20 @@ _LIVE_SECONDS = 2.0  # after a live change another is likely to come
 _IDLE_SECONDS = 1.0
 _SCAN_ROWS = 2_000
 _RESOLVED_ROWS = 200  # in one short transaction
+_RELEASED_KEYS = 4_000  # for which versions are drawn at a time
 
 
 class Chores:
     """`run` beside the publisher's loop; the rest may be called from any task of that process."""
 
-    def __init__(self, capture: Capture, publications: Mapping[str, Publication]) -> None:
+    def __init__(
+        self,
+        capture: Capture,
+        publications: Mapping[str, Publication],
+        token: Callable[[], bytes],
+    ) -> None:
         self._capture = capture
+        self._token = token
         self._publications = publications
         self._woken = asyncio.Event()
         self._awaits_room = False
@@ -82,6 +91,7 @@ class Chores:
             try:
                 busy = await self._work_off()
                 busy = await self._advance() or busy
+                busy = await self._release() or busy
             except DatabaseBusy:
                 busy = False  # somebody holds a lock for long: what is wanted is written down
             if not busy:
@@ -168,6 +178,29 @@ class Chores:
                     log.info("snapshot_enqueued", dataset=after.dataset, rows=after.enqueued)
                     break
         return not beside_live  # else what leaves the outbox wakes us
+
+    async def _release(self) -> bool:
+        """The next keys whose removal was held and is meant: their present state is published."""
+        some = await self._capture.released(_RELEASED_KEYS)
+        if self.rests or not some or some[0].dataset not in self._publications:
+            return False
+        if await self._capture.backlog(BACKLOG_ROWS) >= BACKLOG_ROWS:
+            self._awaits_room = True
+            return False
+        dataset, token, job = some[0].dataset, self._token(), f"{RELEASE}{some[0].hold}"
+        known = await self._capture.known([(dataset, one.key) for one in some])
+        shared = {key: memory.variants for (_, key), memory in known.items() if memory.variants}
+        version = await self._capture.reserve(token, len(some))
+        alone = [one for one in some if one.key not in shared]
+        for start in range(0, len(alone), _RESOLVED_ROWS):
+            part = alone[start : start + _RESOLVED_ROWS]
+            await self._capture.publish_released(token, version + start, part, RESEND, job)
+        for one in some:
+            if one.key in shared:
+                raws = {one.raw, *(v.raw for v in shared[one.key] if v.state != GONE)} - {""}
+                wanted = [Wanted(dataset, raw, None, RESEND, job) for raw in sorted(raws)]
+                await self._capture.want_released(token, [one], wanted)
+        return True
 
     async def _rest(self, least: float) -> None:
         """After the last rows have left, for as long as they took; at the least until so many

@@ -18,7 +18,7 @@ from deptbus.connection import Connection
 from deptbus.contract.department import Department, System
 from deptbus.contract.department_check import check_department
 from deptbus.contract.model import Contract
-from deptbus.department.capture import Capture, CaptureStatus, Snapshot, Wanted
+from deptbus.department.capture import Capture, CaptureStatus, Hold, Snapshot, Wanted
 from deptbus.department.connect import PostgresDatabase, SqliteDatabase, target_of
 from deptbus.department.fence import read_adapter
 from deptbus.department.folder_tables import make_folder_tables
@@ -111,7 +111,7 @@ async def install_sql(
             wrong = await capture.examine(layouts)
             if wrong:
                 raise SourceRefused(f"{capture.database.place}: {wrong[0]}", mend="Mend it first")
-            made = await capture.sql(layouts, settings.outbox_cap_rows)
+            made = await capture.sql(layouts, settings.outbox_cap_rows, settings.outbox_cap_mib)
         if isinstance(capture.database, PostgresDatabase):
             made += await recipient_sql(
                 capture.database, settings, layouts, contract, has_owner=owner is not None
@@ -180,7 +180,7 @@ async def _install_capture(
             "seconds (PRAGMA busy_timeout = 5000)"
         )
     broken = await capture.broken()
-    await capture.install(layouts, settings.outbox_cap_rows)
+    await capture.install(layouts, settings.outbox_cap_rows, settings.outbox_cap_mib)
     if any(one.is_blind or one.is_retyped for one in broken):
         await capture.give_way()
         notes.append(
@@ -234,6 +234,17 @@ async def uninstall_system(department: Department, system: str, owner: str | Non
         await remove_all(database)
     finally:
         await database.close()
+
+
+async def pause_system(department: Department, system: str, owner: str | None = None) -> None:
+    """Capture does nothing until `install_system`; at once, whatever else goes on."""
+    async with capture_of(as_owner(department, system, owner), system) as capture:
+        if not await capture.layouts():
+            raise SourceRefused(
+                f"{capture.database.place}: capture is not installed",
+                mend="There is nothing to pause",
+            )
+        await capture.pause()
 
 
 async def snapshot_dataset(
@@ -362,6 +373,18 @@ async def ask_resend(
         else:
             await capture.want([Wanted(dataset, None, found.key, "resend", None)])
         return found.key
+
+
+async def release_removals(
+    department: Department, system: str, number: int, *, is_meant: bool
+) -> Hold | None:
+    """The hold of this number; where the removals are meant, its adapter publishes them from now
+    on. None: nothing is held under that number."""
+    async with capture_of(department, system) as capture:
+        if is_meant:
+            return await capture.release(number)
+        holds = (await capture.status()).holds
+        return next((hold for hold in holds if hold.number == number), None)
 
 
 async def source_status(department: Department, system: str) -> SourceStatus:

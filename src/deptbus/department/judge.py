@@ -9,7 +9,7 @@ behind it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from deptbus.change import Cause
 from deptbus.department.capture import OutboxRow, Prepared
@@ -18,6 +18,9 @@ from deptbus.department.raw import raw_text
 from deptbus.errors import WireRefused
 from deptbus.wire.codecs import Codecs
 from deptbus.wire.outgoing import UpsertWriter
+
+if TYPE_CHECKING:
+    from deptbus.department.removal_guard import Sifted
 
 
 class Ready(NamedTuple):
@@ -92,6 +95,13 @@ class Judge:
             ready.append(Ready(row.position, key, value))
             version = max(version, row.position)
         batch.prepared.version = max(batch.prepared.version, version)
+
+    def take_held(self, sifted: Sifted) -> None:
+        """What the guard against mass removals left out of the batch (`removal_guard`)."""
+        for dataset, key, place in sifted.remember:
+            self._batch.remember(dataset, key, place)
+        self.prepared.drop += sifted.drop
+        self.prepared.holding = sifted.holding
 
     def _by_rule(self, row: OutboxRow, found: KeyOf) -> None:
         batch = self._batch

@@ -8,6 +8,7 @@ import asyncpg
 
 from deptbus.department import fence, postgres_view, shape
 from deptbus.department import postgres_triggers as sql
+from deptbus.department import removal_guard_postgres as removals
 from deptbus.department.layout import Layout, quoted, text_literal
 from deptbus.department.postgres_schema import relations, table_facts
 from deptbus.department.postgres_schema import shape as shape_of
@@ -29,15 +30,21 @@ _OUR_FUNCTIONS = (
 
 
 async def install_statements(
-    c: asyncpg.Connection, layouts: Sequence[Layout], cap_rows: int
+    c: asyncpg.Connection, layouts: Sequence[Layout], cap_rows: int, cap_mib: int
 ) -> list[str]:
     """Everything that `install` runs in one transaction, given what is there already."""
-    made = [*fence.POSTGRES_TABLES, *sql.TABLES, *postgres_view.TABLES, shape.POSTGRES_TABLE]
+    made = [*fence.POSTGRES_TABLES, *sql.TABLES, *removals.TABLES]
+    made += [*postgres_view.TABLES, shape.POSTGRES_TABLE]
+    cap_kib = int(cap_mib) * 1024
     made += [
-        f"INSERT INTO deptbus.published (cap_rows, limit_position) VALUES ({int(cap_rows)}, 0) "
-        f"ON CONFLICT (only_row) DO UPDATE SET cap_rows = {int(cap_rows)}",
+        *await _widened(c),
+        "INSERT INTO deptbus.published (cap_rows, limit_position, cap_kib) "
+        f"VALUES ({int(cap_rows)}, 0, {cap_kib}) ON CONFLICT (only_row) "
+        f"DO UPDATE SET cap_rows = {int(cap_rows)}, cap_kib = {cap_kib}",
         "UPDATE deptbus.published SET limit_position = cap_rows + coalesce((SELECT min(position) "
-        "FROM deptbus.outbox), (SELECT last_value FROM deptbus.position))",
+        "FROM deptbus.outbox), (SELECT last_value FROM deptbus.position)), "
+        "limit_kib = cap_kib + coalesce((SELECT kib FROM deptbus.outbox WHERE kib IS NOT NULL "
+        "ORDER BY position LIMIT 1), (SELECT last_value FROM deptbus.volume))",
         "UPDATE deptbus.layout SET is_current = false",
     ]
     there = {(r["tgname"], r["on_table"]): r["is_on"] for r in await c.fetch(OUR_TRIGGERS)}
@@ -89,6 +96,42 @@ async def _watched(c: asyncpg.Connection, layout: Layout) -> list[tuple[str, str
     return [(table, event, suffix) for table, suffix in tables for event in sql.EVENTS]
 
 
+async def _widened(c: asyncpg.Connection) -> list[str]:
+    """Columns that an older install had not. Only then: it is a lock that captures give way to."""
+    wanted = (("published", "cap_kib"), ("published", "limit_kib"), ("outbox", "kib"))
+    there = {
+        (row[0], row[1])
+        for row in await c.fetch(
+            "SELECT k.relname::text, a.attname::text FROM pg_class k JOIN pg_attribute a "
+            "ON a.attrelid = k.oid WHERE k.relnamespace = to_regnamespace('deptbus')"
+        )
+    }
+    tables = {table for table, _ in there}
+    return [
+        f"ALTER TABLE deptbus.{table} ADD COLUMN {column} bigint"
+        + (" NOT NULL DEFAULT 0" if table == "published" else "")
+        for table, column in wanted
+        if table in tables and (table, column) not in there
+    ]
+
+
+async def pause_statements(c: asyncpg.Connection) -> list[str]:
+    """Capture does nothing from the commit on, in sessions that are open too. Takes no lock that a
+    write of the department's meets, so it need not wait for any."""
+    if await c.fetchval("SELECT to_regclass('deptbus.gave_way')") is None:
+        noted = []
+    else:
+        noted = ["SELECT nextval('deptbus.gave_way')"]
+    functions = await c.fetch(
+        f"{_OUR_FUNCTIONS} AND p.prorettype = 'trigger'::regtype AND p.prosrc <> $1", sql.PAUSED
+    )
+    return noted + [
+        f"CREATE OR REPLACE FUNCTION {row['signature']} RETURNS trigger LANGUAGE plpgsql "
+        f"AS {text_literal(sql.PAUSED)}"
+        for row in functions
+    ]
+
+
 async def drop_statements(c: asyncpg.Connection) -> list[str]:
     """Everything of the source side; the schema too when nothing else of ours is in it."""
     made = [
@@ -96,9 +139,9 @@ async def drop_statements(c: asyncpg.Connection) -> list[str]:
         for r in await c.fetch(OUR_TRIGGERS)
     ]
     made += [f"DROP FUNCTION {r['signature']}" for r in await c.fetch(_OUR_FUNCTIONS)]
-    tables = (*sql.TABLE_NAMES, *postgres_view.TABLE_NAMES, "shape", "granted")
-    made += [f"DROP TABLE IF EXISTS deptbus.{table}" for table in tables]
-    made += [f"DROP SEQUENCE IF EXISTS deptbus.{s}" for s in ("position", "gave_way")]
+    tables = (*sql.TABLE_NAMES, *removals.TABLE_NAMES, *postgres_view.TABLE_NAMES)
+    made += [f"DROP TABLE IF EXISTS deptbus.{table}" for table in (*tables, "shape", "granted")]
+    made += [f"DROP SEQUENCE IF EXISTS deptbus.{s}" for s in ("position", "gave_way", "volume")]
     if await c.fetchval("SELECT to_regnamespace('deptbus')") is None:
         return []
     return made

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 
+from deptbus.department import removal_guard_postgres as removals
 from deptbus.department.capture import (
     OutboxRow,
     Prepared,
@@ -62,10 +63,13 @@ FORGET = (
 # The cap counts from the oldest row that waits; an empty outbox has all its room again. (Positions
 # are also used up by transactions that roll back.)
 LIFT = (
-    "UPDATE deptbus.published SET limit_position = cap_rows + waiting.least FROM ("
+    "UPDATE deptbus.published SET limit_position = cap_rows + waiting.least, "
+    "limit_kib = cap_kib + waiting.kib FROM ("
     "SELECT coalesce((SELECT min(position) FROM deptbus.outbox), "
-    "(SELECT last_value FROM deptbus.position)) AS least) AS waiting "
-    "WHERE limit_position < cap_rows + waiting.least - cap_rows / 10"
+    "(SELECT last_value FROM deptbus.position)) AS least, coalesce((SELECT kib FROM deptbus.outbox "
+    "WHERE kib IS NOT NULL ORDER BY position LIMIT 1), (SELECT last_value FROM deptbus.volume)) "
+    "AS kib) AS waiting WHERE limit_position < cap_rows + waiting.least - cap_rows / 10 "
+    "OR limit_kib < cap_kib + waiting.kib - cap_kib / 10"
 )
 # Every transaction that may have drawn a version below the one reserved has ended.
 SETTLED = "coalesce(after_xid <= pg_snapshot_xmin(pg_current_snapshot()), false)"
@@ -107,6 +111,8 @@ async def write_prepared(c: asyncpg.Connection, prepared: Prepared) -> None:
             [(*p, time.time_ns() // 1000) for p in prepared.park],
         )
     await want(c, prepared.wanted)
+    if prepared.holding is not None:
+        await removals.write(c, prepared.holding)
 
 
 async def want(c: asyncpg.Connection, wanted: Iterable[Wanted]) -> None:

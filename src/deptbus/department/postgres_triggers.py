@@ -7,8 +7,10 @@ The functions run inside the department's own transactions, with definer's right
    the version. Positions of one key grow in the order of its commits.
 2. No delete is written while another row bears the key: the table is looked at, and the row that
    bears it is written instead, with the place that the key had.
-3. Nothing waits: `lock_timeout` is 20 ms. Nothing fails: an exception counts `gave_way` instead. It
-   is a sequence, because a sequence needs no row lock and outlives a rollback.
+3. Nothing waits: where somebody locks our tables capture gives way at once, for others may wait
+   in a row for what this transaction holds; any other lock is waited for 20 ms, once in a
+   transaction. Nothing fails: an exception counts `gave_way` instead. It is a sequence, because a
+   sequence needs no row lock and outlives a rollback.
 4. A plan for one row is a disaster for 100,000 (nested loops over transition tables, which have no
    index) and the other way round, and plpgsql keeps the first: statements of many rows are planned
    anew each time.
@@ -41,14 +43,18 @@ CHANNEL = "deptbus"
 TABLES = (
     "CREATE SEQUENCE IF NOT EXISTS deptbus.position AS bigint",
     "CREATE SEQUENCE IF NOT EXISTS deptbus.gave_way AS bigint",
-    # Only one row. A write beyond limit_position is not captured.
+    # KiB that were ever captured. A sequence too: nobody waits for its row.
+    "CREATE SEQUENCE IF NOT EXISTS deptbus.volume AS bigint",
+    # Only one row. A write beyond limit_position or limit_kib is not captured.
     """CREATE TABLE IF NOT EXISTS deptbus.published (
   only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
   publication bigint NOT NULL DEFAULT 0,
   version bigint NOT NULL DEFAULT 0,
   cap_rows bigint NOT NULL,
   limit_position bigint NOT NULL,
-  gave_way_seen bigint NOT NULL DEFAULT 0
+  gave_way_seen bigint NOT NULL DEFAULT 0,
+  cap_kib bigint NOT NULL DEFAULT 0,
+  limit_kib bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 20)""",
     """CREATE TABLE IF NOT EXISTS deptbus.layout (
   number integer PRIMARY KEY,
@@ -67,7 +73,8 @@ TABLES = (
   was text,
   bus_key bytea,
   raw text[] NOT NULL,
-  vals text[]
+  vals text[],
+  kib bigint
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000)""",
     # Vacuum gives the end of an emptied table back under a lock that nobody writes beside, for
     # longer than a capture waits: behind a bulk, live changes were not captured.
@@ -140,6 +147,11 @@ SETTINGS = (
     "extra_float_digits = 1",
 )
 _FEW = 8
+_ROW_OCTETS = 160  # of a row whose values are all short, beside those that may be long
+_SHORT = (
+    *("smallint", "integer", "bigint", "boolean", "date", "time", "uuid", "real", "double"),
+    "numeric",
+)
 _BY_INDEX = ("enable_seqscan = off", "jit = off")
 
 _STAMP = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
@@ -152,6 +164,9 @@ _TAG = "$deptbus$"
 _UPSERT = "'u'"
 
 EVENTS = ("insert", "update", "delete", "truncate")
+# All of a trigger function while capture is paused: it is put in place without any lock on the
+# department's tables.
+PAUSED = "BEGIN RETURN NULL; END /* deptbus: paused */"
 # What the adapter calls, with the types of the arguments.
 HELPERS = {
     "enqueue": "(jsonb, text, text)",
@@ -188,11 +203,11 @@ def _set(*settings: str) -> str:
 
 
 def _few_or_many(few: Sequence[str], many: Sequence[str], present: Sequence[str] = ()) -> str:
-    """Rule 4: the plan that is kept is one for few rows; `many` has the time stamp as $1.
-    `present`, with the stamp as $1 too, is done instead where rule 6 asks for it."""
+    """Rule 4: the plan that is kept is one for few rows; `many` has the time stamp as $1 and the
+    volume as $2. `present`, with both too, is done instead where rule 6 asks for it."""
 
     def anew(statements: Sequence[str]) -> str:
-        return "".join(f"    EXECUTE $many${s}$many$ USING stamp;\n" for s in statements)
+        return "".join(f"    EXECUTE $many${s}$many$ USING stamp, mark;\n" for s in statements)
 
     planned = "".join(f"    {statement};\n" for statement in few)
     first = f"IF written_again THEN\n{anew(present)}    ELS" if present else ""
@@ -250,9 +265,9 @@ class Functions:
     def _row(self, op: str, stamp: str, was: str, raw: str, vals: str) -> str:
         return (
             "INSERT INTO deptbus.outbox "
-            "(position, layout, op, cause, source_time_us, was, raw, vals)\n"
+            "(position, layout, op, cause, source_time_us, was, raw, vals, kib)\n"
             f"    SELECT nextval('deptbus.position'), {self._layout.number}, {op}, 'live', "
-            f"{stamp}, {was}, {raw}, {vals}"
+            f"{stamp}, {was}, {raw}, {vals}, {'$2' if stamp == '$1' else 'mark'}"
         )
 
     def _added(self, stamp: str, alias: str) -> str:
@@ -262,19 +277,21 @@ class Functions:
     def _inserted(self) -> str:
         present = f"{self._added('$1', 't')} JOIN {self._facts.table} t ON {self._same('t', 'n')}"
         return (
-            f"IF written_again THEN\n    EXECUTE $many${present}$many$ USING stamp;\n    ELSE\n"
-            f"    {self._added('stamp', 'n')};\n    END IF;"
+            f"IF written_again THEN\n    EXECUTE $many${present}$many$ USING stamp, mark;\n"
+            f"    ELSE\n    {self._added('stamp', 'n')};\n    END IF;"
         )
 
     def _left(self, stamp: str, where: str) -> str:
-        """Keys of old rows: deletes, or the rows that bear them now (rule 2)."""
+        """Keys of old rows: deletes with what was there (a row that comes back just so is no
+        change), or the rows that bear them now (rule 2)."""
         first = f"t.{quoted(self._layout.keys[0])}"
         row = self._row(
             f"CASE WHEN {first} IS NULL THEN 'd' ELSE 'u' END",
             stamp,
             self._place("o"),
             self._text("o", self._layout.keys),
-            f"CASE WHEN {first} IS NOT NULL THEN {self._text('t', self._layout.columns)} END",
+            f"CASE WHEN {first} IS NOT NULL THEN {self._text('t', self._layout.columns)} "
+            f"ELSE {self._text('o', self._layout.columns)} END",
         )
         return (
             f"{row}\n    FROM old_rows o LEFT JOIN {self._facts.table} t ON {self._same('t', 'o')}"
@@ -314,25 +331,41 @@ class Functions:
     def _removed(self) -> str:
         return _few_or_many((self._left("stamp", ""),), (self._left("$1", ""),))
 
+    def _octets(self, alias: str) -> str:
+        """So much some rows take in the outbox, roughly; what is long is never expanded for it."""
+        sizes = [str(_ROW_OCTETS)]
+        for column in self._layout.columns:
+            declared, name = self._facts.types[column], f"{alias}.{quoted(column)}"
+            if declared.startswith(("text", "character", "bytea")):
+                sizes.append(f"coalesce(octet_length({name}), 0)")
+            elif not declared.startswith(_SHORT):
+                sizes.append(f"coalesce(octet_length({name}::text), 0)")
+        return f"coalesce(sum({' + '.join(sizes)}), 0)"
+
     # --- functions ------------------------------------------------------------------------
 
     def _trigger(self, event: str, rows: str, body: str, *, by_index: bool = False) -> str:
-        return self._guarded(event, f"SELECT count(*) INTO counted FROM {rows};", body, by_index)
+        return self._guarded(
+            event,
+            f"SELECT count(*), {self._octets('n')} INTO counted, octets FROM {rows} n;",
+            body,
+            by_index,
+        )
 
     def _truncate(self) -> str:
         """The keys are read before they are gone. A transaction whose snapshot is older than the
         lock does not see all of them, so it cannot be captured. A partition may be emptied alone,
         so the table is the one whose trigger this is."""
-        row = self._row(
-            "'d'", "$1", self._place("t"), self._text("t", self._layout.keys), "NULL::text[]"
-        )
+        keys, values = (self._text("t", c) for c in (self._layout.keys, self._layout.columns))
+        row = self._row("'d'", "$1", self._place("t"), keys, values)
         count = (
             "IF current_setting('transaction_isolation') NOT IN "
             "('read committed', 'read uncommitted') THEN\n"
             "    PERFORM nextval('deptbus.gave_way');\n    RETURN NULL;\n    END IF;\n"
-            "    EXECUTE 'SELECT count(*) FROM ' || TG_RELID::regclass INTO counted;"
+            f"    EXECUTE $many$SELECT count(*), {self._octets('t')} FROM $many$ "
+            "|| TG_RELID::regclass || ' t' INTO counted, octets;"
         )
-        body = f"EXECUTE $many${row} FROM $many$ || TG_RELID::regclass || ' t' USING stamp;"
+        body = f"EXECUTE $many${row} FROM $many$ || TG_RELID::regclass || ' t' USING stamp, mark;"
         return self._guarded("truncate", count, body, False)
 
     def _guarded(self, event: str, count: str, body: str, by_index: bool) -> str:
@@ -346,7 +379,10 @@ AS {_TAG}
 #variable_conflict use_variable
 DECLARE
   counted bigint;
+  octets bigint;
   room bigint;
+  room_kib bigint;
+  mark bigint;
   stamp bigint := {_STAMP};
   written_again boolean := {str(self._facts.cascades or bool(self._facts.unseen)).lower()};
 BEGIN
@@ -354,6 +390,11 @@ BEGIN
     RETURN NULL;
   END IF;
   BEGIN
+    IF current_setting('deptbus.gives_way', true) = 'yes' THEN
+      PERFORM nextval('deptbus.gave_way');
+      RETURN NULL;
+    END IF;
+    LOCK TABLE deptbus.outbox, deptbus.published IN ROW EXCLUSIVE MODE NOWAIT;
     IF pg_trigger_depth() > 1 THEN
       PERFORM set_config('deptbus.nested', 'yes', true);
     END IF;
@@ -362,16 +403,25 @@ BEGIN
     IF counted = 0 THEN
       RETURN NULL;
     END IF;
-    SELECT p.limit_position - s.last_value INTO STRICT room
-    FROM deptbus.published p, deptbus.position s;
-    IF counted > room THEN
+    SELECT p.limit_position - s.last_value, p.limit_kib - v.last_value, v.last_value
+    INTO STRICT room, room_kib, mark
+    FROM deptbus.published p, deptbus.position s, deptbus.volume v;
+    IF counted > room OR octets / 1024 > room_kib THEN
       PERFORM nextval('deptbus.gave_way');
       RETURN NULL;
     END IF;
     {body}
+    -- Of a small row a part of a KiB, which chance makes a whole one as often as is due.
+    octets := floor(octets / 1024.0 + random());
+    IF octets > 0 THEN
+      PERFORM nextval('deptbus.volume') FROM generate_series(1, octets);
+    END IF;
     {_RING}
   EXCEPTION WHEN OTHERS THEN
     BEGIN
+      IF SQLSTATE = '55P03' THEN
+        PERFORM set_config('deptbus.gives_way', 'yes', true);
+      END IF;
       PERFORM nextval('deptbus.gave_way');
     EXCEPTION WHEN OTHERS THEN
       RAISE WARNING 'deptbus: a change was not captured and this could not be noted';

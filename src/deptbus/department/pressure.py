@@ -7,7 +7,8 @@ Rules, in the order in which they are told; each names what is to be done:
 3. Publishing has stopped (a person must act) or stalled (tried again by itself).
 4. Rows wait, and no adapter has given a sign of life for a minute.
 5. The rows of a dataset are held: they stay in the outbox until that is mended.
-6. Rows wait for long although the adapter lives and nothing is held: the bus is slower than the
+6. Removals are held that are too many at once to be meant (`removal_guard`).
+7. Rows wait for long although the adapter lives and nothing is held: the bus is slower than the
    department writes.
 """
 
@@ -16,13 +17,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from deptbus.department.capture import CaptureStatus
+from deptbus.department.capture import CaptureStatus, Hold
 from deptbus.department.pulse import SILENT_SECONDS, Publishing
 
 NEARLY_FULL_PERCENT = 80.0
 WAITS_LONG_SECONDS = 60.0
 
-RESYNC = "Run `deptbus department resync`, then start the adapter again"
+RESYNC = (
+    "The adapter makes it good by itself where it runs and the data office answers; or run "
+    "`deptbus department resync`, then start the adapter again"
+)
 START = "Start it: `deptbus department run`"
 
 
@@ -61,6 +65,7 @@ def pressure_of(status: CaptureStatus, now_us: int) -> Pressure:
     found = [*_missed(status, fill), *_not_taken(status, publishing, reason, since)]
     held = pulse.held if pulse is not None else {}
     found += [Finding(f"dataset {name} is held: {why}", "") for name, why in held.items()]
+    found += [_held_removals(hold, now_us) for hold in status.holds]
     age = status.oldest_age_seconds
     if not found and age is not None and age > WAITS_LONG_SECONDS:
         found.append(
@@ -77,7 +82,8 @@ def fill_percent(status: CaptureStatus) -> float:
     if not status.outbox_rows or not status.cap_rows:
         return 0.0
     used = status.cap_rows - min(status.room_rows, status.cap_rows)
-    return round(100.0 * used / status.cap_rows, 1)
+    of_volume = status.outbox_kib / status.cap_kib if status.cap_kib else 0.0
+    return round(100.0 * max(used / status.cap_rows, of_volume), 1)
 
 
 def _missed(status: CaptureStatus, fill: float) -> list[Finding]:
@@ -87,7 +93,7 @@ def _missed(status: CaptureStatus, fill: float) -> list[Finding]:
     if fill >= 100.0:
         found.append(
             Finding(
-                f"the outbox is full ({status.cap_rows} rows): what is written now is not captured",
+                f"the outbox is full ({_caps(status)}): what is written now is missed",
                 "See that the adapter publishes, then resync",
             )
         )
@@ -95,10 +101,16 @@ def _missed(status: CaptureStatus, fill: float) -> list[Finding]:
         found.append(
             Finding(
                 f"the outbox is {fill:.0f} % full: at 100 % changes are not captured any more",
-                "See that the adapter publishes, or raise `outbox_cap_rows` and install again",
+                "See that the adapter publishes, or raise `outbox_cap_rows` and `outbox_cap_mib` "
+                "and install again",
             )
         )
     return found
+
+
+def _caps(status: CaptureStatus) -> str:
+    mib = f" or {status.cap_kib // 1024} MiB" if status.cap_kib else ""
+    return f"{status.cap_rows} rows{mib}"
 
 
 def _not_taken(
@@ -115,6 +127,18 @@ def _not_taken(
     if publishing == "not_seen":
         return [Finding(f"rows wait, and its adapter was last seen {spoken(since)} ago", START)]
     return []
+
+
+def _held_removals(hold: Hold, now_us: int) -> Finding:
+    since = spoken(max(0.0, (now_us - hold.began_us) / 1e6))
+    what = f"{hold.keys} removals of {hold.dataset} are held since {since} ago (hold {hold.number})"
+    if hold.is_released:
+        return Finding(f"{what} and released: the adapter publishes them", "")
+    return Finding(
+        what,
+        f"If they are meant: `deptbus department release --held {hold.number} --yes`. If not, put "
+        "the rows back: those that are as they were are not sent",
+    )
 
 
 def spoken(seconds: float | None) -> str:

@@ -181,6 +181,18 @@ class Publication:
             return None
         return place if self._places.where(place) is Where.WITHIN else None
 
+    def lies(self, row: OutboxRow) -> tuple[Where, str]:
+        """Where the row of an upsert lies, and the place; all else of it may yet be refused."""
+        column = self._publish.columns.get(self._division)
+        if column is None:
+            place = self._constants.get(self._division)
+        else:
+            try:
+                place = self._value(self._division, column, row.values.get(column))
+            except (_Refused, Unfit):
+                return Where.NOWHERE, ""
+        return self._places.where(place), str(place)
+
     def state(self, row: OutboxRow) -> tuple[Where, str, dict[str, Any]]:
         """(where it lies, the place, values by field) of an upsert; raises _Refused (rule 2)."""
         values: dict[str, Any] = dict(self._constants)
@@ -389,6 +401,10 @@ class Batch:
     parked: set[tuple[str, str]]
     changes: list[Change] = field(default_factory=list)
     prepared: Prepared = field(default_factory=Prepared)
+
+    def remember(self, dataset: str, key: bytes, place: str) -> None:
+        """A key whose removal is held lies there on the bus: what comes of it has to name it."""
+        self._remember((dataset, key), place)
 
     def take(self, row: OutboxRow, found: KeyOf) -> None:
         """Judge one row; `found` is `key_of(row)`."""

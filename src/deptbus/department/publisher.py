@@ -37,6 +37,7 @@ from deptbus.department.layout import layout_of
 from deptbus.department.presence import Presence
 from deptbus.department.publication import Batch, KeyOf, Publication, Stamp
 from deptbus.department.pulse import Signs
+from deptbus.department.removal_desk import RemovalDesk
 from deptbus.department.rivals import Rivals
 from deptbus.errors import BusUnreachable, DatabaseBusy, DeptbusError, Fenced, SourceRefused
 from deptbus.metrics.counts import Counts
@@ -67,8 +68,8 @@ _CAPTURE_MEND = (
 )
 _NOT_PUBLISHED = "it is not published any more"
 _RESYNC_MEND = (
-    "Something was written that could not be captured: run `deptbus department resync`, and then "
-    "start the adapter again"
+    "Something was written that could not be captured. Nothing need be done: it is made good when "
+    "the data office's operations answer (`deptbus department resync` does it at once)"
 )
 
 T = TypeVar("T")
@@ -156,7 +157,8 @@ class Publisher:
         # Whoever changes what is remembered of keys holds it from reading to writing.
         self._remembering = asyncio.Lock()
         self.memory = BusMemory()  # what the bus knew of this system when it was taken over
-        self.chores = Chores(capture, self._publications)
+        self.removals = RemovalDesk(capture, self._publications, self._settings.publishes)
+        self.chores = Chores(capture, self._publications, lambda: self.incarnation.token)
         self.cuts = Cuts(self.presence)
         self._signs = Signs(capture.tell)
         self._rivals = Rivals(
@@ -186,6 +188,11 @@ class Publisher:
     def publications(self) -> Mapping[str, Publication]:
         """How `datasets` are published, as it is now: it follows contract and tables."""
         return self._publications
+
+    @property
+    def has_missed(self) -> bool:
+        """Capture gave way, as was last seen, and no table is one that it cannot see."""
+        return self._gave_way > 0 and not self._broken
 
     def why_held(self, dataset: str) -> str:
         """Why rows of this dataset stay where they are."""
@@ -222,11 +229,6 @@ class Publisher:
             raise
 
     async def _take_over(self, resync: bool) -> Incarnation:
-        if not await self._capture.layouts():
-            raise SourceRefused(
-                f"{self._capture.database.place}: capture is not installed",
-                mend="Run `deptbus department install`",
-            )
         await self._look_at_capture()
         await self._follow_policy()
         memory, begins = await self.presence.recall(self._codecs)
@@ -262,6 +264,7 @@ class Publisher:
         self._version = state.version
         self._parked = await self._capture.parked()
         await self._capture.recollect()
+        await self.removals.recall()
         if self._parked:
             # Contract or mapping may have been mended while no adapter ran.
             await self._capture.retry_parked("live")
@@ -402,6 +405,11 @@ class Publisher:
     async def _look_at_capture(self) -> None:
         """Says once what is wrong with capture and once that it is well again. Rows of a dataset
         whose table was altered wait; the other datasets go on."""
+        if not await self._capture.layouts():
+            raise SourceRefused(
+                f"{self._capture.database.place}: capture is not installed",
+                mend="Run `deptbus department install`",
+            )
         found = {broken.dataset: broken for broken in await self._capture.broken()}
         for dataset, broken in found.items():
             if self._broken.get(dataset) != broken:
@@ -524,7 +532,13 @@ class Publisher:
         for some in _slices(len(rows)):
             found += find_keys(publications, rows[some])
             await asyncio.sleep(0)
+        sifted = await self.removals.sift(rows, found, is_all=len(rows) < BATCH_ROWS)
+        read = len(rows)
+        if sifted is not None:
+            rows, found = sifted.rows, sifted.found
         asked = self._worth_asking(rows, found)
+        if sifted is not None:
+            asked += [(dataset, key) for dataset, key, _ in sifted.remember]
         known = await self._capture.known(asked) if asked else {}
         borne = {
             (r.dataset, k.key): await self._capture.bears(r.dataset, k.plain)
@@ -538,11 +552,15 @@ class Publisher:
         for some in _slices(len(rows)):
             judge.take(rows[some], found[some])
             await asyncio.sleep(0)
+        if sifted is not None:
+            judge.take_held(sifted)
         ready = judge.ready
         number = await self._capture.prepare(
             self.incarnation.token, judge.prepared, sends=bool(ready)
         )
         self._parked = parked
+        if sifted is not None:
+            await self.removals.settle(sifted)
         if ready:
             if number != stamp.publication:
                 raise SourceRefused(
@@ -551,7 +569,7 @@ class Publisher:
                 )
             self._publication = number
         is_live = any(row.cause == LIVE for row in rows)
-        return Turn(len(rows), ready, number, bool(judge.prepared.wanted), is_live)
+        return Turn(read, ready, number, bool(judge.prepared.wanted), is_live)
 
     def _worth_asking(
         self, rows: Sequence[OutboxRow], found: Sequence[Found]
@@ -614,6 +632,7 @@ class Publisher:
                 await self._beat()
                 if time.monotonic() > look_at:
                     await self._look_at_capture()
+                    await self.removals.look()
                     look_at = time.monotonic() + LOOK_SECONDS
             except (BusUnreachable, DatabaseBusy):
                 continue  # the loop that publishes says it

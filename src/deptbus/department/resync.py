@@ -87,25 +87,25 @@ async def resync(
     await publisher.start(resync=True)
     running = asyncio.create_task(publisher.run())
     try:
-        await _beside(running, run.make_equal())
-        left_out = tuple(sorted(department.systems[system].publishes.keys() - run.datasets))
-        if not left_out:
-            token, count = publisher.incarnation.token, missed + run.lifted
-            await publisher.when_free(partial(publisher.capture.forgive, token, count))
-        missed_again = (await publisher.when_free(publisher.capture.state)).gave_way > 0
+        return await _beside(running, run.run(missed))
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    done = Resynced(run.published, run.deleted, run.equal, left_out, missed_again and not left_out)
-    log.info(
-        "source_resynced",
-        unit=department.unit,
-        system=system,
-        published=done.published,
-        deleted=done.deleted,
-        equal=done.equal,
-    )
-    return done
+
+
+async def make_up(
+    connection: Connection,
+    department: Department,
+    system: str,
+    publisher: Publisher,
+    *,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> Resynced:
+    """Publishes what capture missed, beside a publisher that runs: steps 2 to 4, and of step 1 that
+    older transactions have ended. Raises as `resync`."""
+    run = _Resync(connection, department, system, publisher, patience_seconds)
+    state = await publisher.when_free(publisher.capture.state)
+    return await run.run(state.gave_way)
 
 
 async def _beside(running: asyncio.Task[None], work: Coroutine[Any, Any, T]) -> T:
@@ -138,6 +138,8 @@ class _Resync:
         self._publisher = publisher
         self._capture = publisher.capture
         self._patience_seconds = patience_seconds
+        self._system = system
+        self._publishes = department.systems[system].publishes.keys()
         cap = department.systems[system].outbox_cap_rows
         # Versions that are drawn for deletes count as if rows waited.
         self._held_keys = max(1, min(_HELD_KEYS, cap // 4))
@@ -152,6 +154,28 @@ class _Resync:
     async def _free(self, work: Callable[..., Awaitable[T]], *words: Any) -> T:
         """Waits in place for a lock that the department's program holds."""
         return await self._publisher.when_free(partial(work, *words))
+
+    async def run(self, missed: int) -> Resynced:
+        """All of it; so many of the times that capture gave way are forgiven in the end."""
+        try:
+            await self.make_equal()
+        finally:
+            for dataset in self._publishes:
+                self._publisher.removals.expect(dataset, 0)
+        left_out = tuple(sorted(self._publishes - self.datasets))
+        if not left_out:
+            await self._free(self._capture.forgive, self._token, missed + self.lifted)
+        missed_again = (await self._free(self._capture.state)).gave_way > 0
+        log.info(
+            "source_resynced",
+            unit=self._unit,
+            system=self._system,
+            published=self.published,
+            deleted=self.deleted,
+            equal=self.equal,
+        )
+        again = missed_again and not left_out
+        return Resynced(self.published, self.deleted, self.equal, left_out, again)
 
     async def make_equal(self) -> None:
         """Returns when all that differed is acked."""
@@ -240,12 +264,16 @@ class _Resync:
                 await self._act(publication, differences, version)
                 await asyncio.sleep(0)
         left = comparison.left
+        # Enqueued some hundred at a time: the guard has to know at the first how many they are.
+        gone = sum(1 for key in left if held[key].digest)
+        self._publisher.removals.expect(dataset, gone)
         for start in range(0, len(left), _ENQUEUED_ROWS):
             keys = left[start : start + _ENQUEUED_ROWS]
             found = comparison.rest(await self._known(dataset, keys), keys)
             version = await self._act(publication, found, version)
-        gone = Differences(enqueue=comparison.gone_holders())
-        await self._act(publication, gone, version)
+            gone -= len(found.delete)
+            self._publisher.removals.expect(dataset, gone)
+        await self._act(publication, Differences(enqueue=comparison.gone_holders()), version)
 
     async def _known(self, dataset: str, keys: list[bytes]) -> dict[bytes, Any]:
         known = await self._free(self._capture.known, [(dataset, key) for key in keys])

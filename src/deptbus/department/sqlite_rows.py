@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 from deptbus.department import fence, shape, sqlite_view
+from deptbus.department import removal_guard_sqlite as removals
 from deptbus.department import sqlite_triggers as sql
 from deptbus.department.capture import (
     MOST_SOUGHT,
@@ -28,11 +29,19 @@ from deptbus.department.sqlite_schema import key_collations, unique_columns
 from deptbus.department.sqlite_schema import shape as shape_of
 from deptbus.department.sqlite_show import show
 
+_NEEDED = ("published", "outbox", "replaced", "layout", "applying")  # by triggers and readers
+
 
 def is_installed(c: sqlite3.Connection) -> bool:
-    return bool(
-        c.execute("SELECT count(*) FROM sqlite_master WHERE name = 'deptbus_outbox'").fetchone()[0]
-    )
+    names = tuple(f"deptbus_{name}" for name in _NEEDED)
+    counted = f"SELECT count(*) FROM sqlite_master WHERE name IN ({comma('?' for _ in names)})"
+    return bool(c.execute(counted, names).fetchone()[0] == len(names))
+
+
+def orphaned(c: sqlite3.Connection) -> list[str]:
+    """What takes triggers away whose tables somebody has dropped: until then each write of the
+    department's fails, because in SQLite a trigger can neither look first nor catch an error."""
+    return [] if is_installed(c) else drop_triggers(c)
 
 
 Pick = Callable[[tuple[Any, ...]], tuple[Any, ...]]
@@ -73,13 +82,32 @@ def _column_count(c: sqlite3.Connection, table: str, letter: str) -> int:
     )
 
 
-def install_sql(c: sqlite3.Connection, layouts: Sequence[Layout], cap_rows: int) -> list[str]:
+def install_sql(
+    c: sqlite3.Connection, layouts: Sequence[Layout], cap_rows: int, cap_mib: int
+) -> list[str]:
     """Everything that `install` runs in one transaction, given what is there already."""
     key_width = max((len(x.keys) for x in layouts), default=1)
     value_width = max((len(x.columns) for x in layouts), default=1)
-    made = [*fence.SQLITE_TABLES, *sql.TABLES, *sqlite_view.TABLES, shape.SQLITE_TABLE]
-    made.append(sql.first_row(cap_rows))
-    made += [f"UPDATE deptbus_published SET cap_rows = {int(cap_rows)}", sql.LIFT_LIMIT]
+    made = [*fence.SQLITE_TABLES, *sql.TABLES, *removals.TABLES]
+    made += [*sqlite_view.TABLES, shape.SQLITE_TABLE, sql.first_row(cap_rows)]
+    # Columns that an older install had not.
+    for table, column in (
+        ("published", "cap_octets"),
+        ("published", "limit_octets"),
+        ("outbox", "mark"),
+    ):
+        names = [
+            row[0]
+            for row in c.execute("SELECT name FROM pragma_table_info(?)", (f"deptbus_{table}",))
+        ]
+        if names and column not in names:
+            rest = " NOT NULL DEFAULT 0" if table == "published" else ""
+            made.append(f"ALTER TABLE deptbus_{table} ADD COLUMN {column} INTEGER{rest}")
+    made += [
+        f"UPDATE deptbus_published SET cap_rows = {int(cap_rows)}, "
+        f"cap_octets = {int(cap_mib) * 1024 * 1024}",
+        sql.LIFT_LIMIT,
+    ]
     for table, letter, need in (
         ("deptbus_outbox", "k", key_width),
         ("deptbus_outbox", "v", value_width),
@@ -185,8 +213,8 @@ def enqueue(layout: Layout, where: str) -> str:
     """INSERT of present rows; its first two values are cause and job, then those of `where`."""
     values = comma(map(quoted, (*layout.keys, *layout.columns)))
     return (
-        f"{sql.insert_head(layout)} SELECT {layout.number}, 'u', ?, ?, {sql.NOW_US}, NULL, "
-        f"{values} FROM {quoted(layout.table)} WHERE {where}"
+        f"{sql.insert_head(layout)} SELECT {layout.number}, 'u', ?, ?, {sql.NOW_US}, {sql.MARK}, "
+        f"NULL, {values} FROM {quoted(layout.table)} WHERE {where}"
     )
 
 
@@ -221,7 +249,7 @@ def enqueue_one(
         marks = comma("?" for _ in layout.keys)
         c.execute(
             f"{sql.insert_head(layout, delete=True)} "
-            f"VALUES ({layout.number}, 'd', ?, ?, {sql.NOW_US}, NULL, {marks})",
+            f"VALUES ({layout.number}, 'd', ?, ?, {sql.NOW_US}, {sql.MARK}, NULL, {marks})",
             (cause, job, *raw),
         )
 
@@ -296,8 +324,8 @@ def resolve(c: sqlite3.Connection, layout: Layout, sought: Iterable[Sought]) -> 
         elif is_remembered:
             c.execute(
                 "INSERT INTO deptbus_outbox "
-                "(position, layout, op, cause, job, source_time_us, bus_key) "
-                f"SELECT position, ?, 'd', cause, job, {sql.NOW_US}, bus_key "
+                "(position, layout, op, cause, job, source_time_us, bus_key, mark) "
+                f"SELECT position, ?, 'd', cause, job, {sql.NOW_US}, bus_key, {sql.MARK} "
                 "FROM deptbus_wanted WHERE raw IS NULL AND dataset = ? AND bus_key = ? LIMIT 1",
                 (layout.number, dataset, key),
             )
@@ -445,9 +473,9 @@ def status(c: sqlite3.Connection) -> CaptureStatus:
         "SELECT count(*), (SELECT source_time_us FROM deptbus_outbox ORDER BY position LIMIT 1) "
         "FROM deptbus_outbox"
     ).fetchone()
-    publication, version, gave_way, cap, limit = c.execute(
-        "SELECT publication, version, gave_way - gave_way_seen, cap_rows, limit_position "
-        "FROM deptbus_published"
+    publication, version, gave_way, cap, limit, cap_octets, octets = c.execute(
+        "SELECT publication, version, gave_way - gave_way_seen, cap_rows, limit_position, "
+        f"cap_octets, max(0, {sql.MARK} - limit_octets + cap_octets) FROM deptbus_published"
     ).fetchone()
     (drawn,) = c.execute(
         "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'deptbus_outbox'"
@@ -467,5 +495,8 @@ def status(c: sqlite3.Connection) -> CaptureStatus:
         snapshots=snapshots(c, ""),
         cap_rows=cap,
         room_rows=max(0, limit - drawn),
+        cap_kib=cap_octets // 1024,
+        outbox_kib=octets // 1024,
         pulse=read_sqlite(c),
+        holds=removals.holds(c, counted=True),
     )

@@ -29,13 +29,19 @@ from deptbus.department.layout import Layout, comma, quoted, text_literal
 # Milliseconds of the database's clock, as microseconds: all that SQLite tells.
 NOW_US = "CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) * 1000"
 
+# Bytes that were captured up to the last row that waits; an empty outbox begins anew.
+MARK = "coalesce((SELECT mark FROM deptbus_outbox ORDER BY position DESC LIMIT 1), 0)"
+_ROW_OCTETS = 60
+
 _ROOM = (
     "coalesce((SELECT max(position) FROM deptbus_outbox), 0)"
     " < (SELECT limit_position FROM deptbus_published)"
+    f" AND {MARK} < (SELECT limit_octets FROM deptbus_published)"
 )
 
 TABLES = (
-    # Only one row. A write beyond limit_position is not captured; gave_way counts those.
+    # Only one row. A write beyond limit_position or limit_octets is not captured; gave_way counts
+    # those.
     """CREATE TABLE IF NOT EXISTS deptbus_published (
   only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
   publication INTEGER NOT NULL,
@@ -43,7 +49,9 @@ TABLES = (
   cap_rows INTEGER NOT NULL,
   limit_position INTEGER NOT NULL,
   gave_way INTEGER NOT NULL,
-  gave_way_seen INTEGER NOT NULL
+  gave_way_seen INTEGER NOT NULL,
+  cap_octets INTEGER NOT NULL DEFAULT 0,
+  limit_octets INTEGER NOT NULL DEFAULT 0
 )""",
     """CREATE TABLE IF NOT EXISTS deptbus_layout (
   number INTEGER PRIMARY KEY,
@@ -59,7 +67,8 @@ TABLES = (
   job TEXT,
   source_time_us INTEGER NOT NULL,
   was,
-  bus_key BLOB
+  bus_key BLOB,
+  mark INTEGER
 )""",
     # Rows that a statement is about to replace; see rule 1. Left-overs (`INSERT OR IGNORE` fires
     # no AFTER trigger) are harmless; when there are too many the next statement clears them.
@@ -129,14 +138,16 @@ TABLE_NAMES = (
 LIFT_LIMIT = (
     "UPDATE deptbus_published SET limit_position = cap_rows + coalesce("
     "(SELECT min(position) FROM deptbus_outbox), "
-    "(SELECT seq FROM sqlite_sequence WHERE name = 'deptbus_outbox'), 0)"
+    "(SELECT seq FROM sqlite_sequence WHERE name = 'deptbus_outbox'), 0), "
+    "limit_octets = cap_octets + "
+    "coalesce((SELECT mark FROM deptbus_outbox ORDER BY position LIMIT 1), 0)"
 )
 
 
 def first_row(cap_rows: int) -> str:
     return (
         "INSERT INTO deptbus_published SELECT 1, 0, 0, "
-        f"{cap_rows}, {cap_rows}, 0, 0 WHERE NOT EXISTS (SELECT 1 FROM deptbus_published)"
+        f"{cap_rows}, {cap_rows}, 0, 0, 0, 0 WHERE NOT EXISTS (SELECT 1 FROM deptbus_published)"
     )
 
 
@@ -158,7 +169,7 @@ def same_key(layout: Layout, left: str, right: Sequence[str]) -> str:
 
 
 def insert_head(layout: Layout, *, delete: bool = False) -> str:
-    columns = ["layout", "op", "cause", "job", "source_time_us", "was"]
+    columns = ["layout", "op", "cause", "job", "source_time_us", "mark", "was"]
     columns += names("k", len(layout.keys))
     if not delete:
         columns += names("v", len(layout.columns))
@@ -218,7 +229,15 @@ def _bodies(
     place = quoted(layout.place) if layout.place else None
     upsert = insert_head(layout)
     remove = insert_head(layout, delete=True)
-    live = f"{layout.number}, '{{op}}', 'live', NULL, {NOW_US}"
+
+    def octets(of: str) -> str:
+        sizes = (f"coalesce(length(CAST({of}.{quoted(c)} AS BLOB)), 0)" for c in layout.columns)
+        return " + ".join((MARK, str(_ROW_OCTETS), *sizes))
+
+    def live_of(of: str) -> str:
+        return f"{layout.number}, '{{op}}', 'live', NULL, {NOW_US}, {octets(of)}"
+
+    live = live_of("NEW")
 
     note = (
         f"INSERT INTO deptbus_replaced (dataset, was, {comma(ks)}) SELECT {d}, "
@@ -266,10 +285,13 @@ def _bodies(
         f"{upsert} SELECT {live.format(op='u')}, {replaced_place}, {values} {as_new} AND {_ROOM}"
     )
 
-    def left(when: str) -> list[str]:
-        """Of the old key: a delete, or the row that bears it now with the place that it had."""
+    old_values = comma((*old_keys, *(f"OLD.{quoted(c)}" for c in layout.columns)))
+
+    def left(when: str, live: str = live) -> list[str]:
+        """Of the old key: a delete with what was there (a row that comes back just so is no
+        change), or the row that bears it now with the place that it had."""
         return [
-            f"{remove} SELECT {live.format(op='d')}, {old_place}, {comma(old_keys)} "
+            f"{upsert} SELECT {live.format(op='d')}, {old_place}, {old_values} "
             f"WHERE ({when}) AND NOT EXISTS (SELECT 1 {as_old}) AND {_ROOM}",
             f"{upsert} SELECT {live.format(op='u')}, {old_place}, {values} {as_old} "
             f"AND ({when}) AND {_ROOM}",
@@ -294,5 +316,5 @@ def _bodies(
             *(gone, *left(moved_key), changed, f"{keyless} AND ({differs})"),
             *(clear_gone, f"{clear_told} AND ({differs})", gave_way),
         ],
-        [*left("1"), clear_old, gave_way],
+        [*left("1", live_of("OLD")), clear_old, gave_way],
     )

@@ -109,7 +109,7 @@ async def test_a_bus_that_takes_nothing_fills_the_outbox_and_is_named(source: So
         status, pressure = await look(source)
         assert status.gave_way > 0
         assert pressure.fill_percent == 100.0
-        assert pressure.findings[0].mend.startswith("Run `deptbus department resync`")
+        assert pressure.findings[0].mend.startswith("The adapter makes it good by itself")
         tap.open.set()
         await source.drained()
         await until(lambda: says(source, "going_on"))

@@ -63,6 +63,7 @@ def source(**changed: Any) -> dict[str, Any]:
         "parked": {},
         "resync_needed": False,
         "snapshots": [],
+        "held_removals": [],
         "findings": [{"what": "publishing has stalled for 61 s: [no] broker", "mend": "Start it"}],
     } | changed
 
@@ -77,6 +78,15 @@ def test_an_outbox_that_is_not_emptied_says_how_full_how_old_and_what_to_do(
     assert "90 % of the outbox" in text
     assert not is_well(system)
     assert is_well({"source": source(findings=[])})
+
+
+def test_removals_that_are_held_are_shown_with_their_number(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    held = {"number": 3, "dataset": "person", "keys": 1200}
+    print_status("housing@330106", [{"system": "main", "source": source(held_removals=[held])}])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "1200 removals of person are held: hold 3" in text
 
 
 @pytest.fixture

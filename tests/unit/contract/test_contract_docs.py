@@ -104,6 +104,8 @@ def test_defaults_are_the_real_ones(heading: str) -> None:
             plain = str(field.default).lower() if field.annotation is bool else field.default
             if isinstance(plain, tuple):
                 plain = "[" + ", ".join(plain) + "]"
+            if isinstance(plain, BaseModel):
+                plain = "{" + ", ".join(f"{k}: {v}" for k, v in plain) + "}"
             assert told == f"`{plain}`", name
 
 

@@ -36,6 +36,9 @@ class Table:
     async def work_off(self, limit: int, hold: Any = ()) -> tuple[int, list[Any]]:
         return 0, []
 
+    async def released(self, at_most: int) -> list[Any]:
+        return []
+
     async def open_snapshots(self) -> tuple[Snapshot, ...]:
         return (Snapshot("person", 0, 0, False),) if self.left else ()
 
@@ -72,7 +75,7 @@ class Pauses:
 
 @asynccontextmanager
 async def running(table: Table) -> AsyncIterator[Chores]:
-    made = Chores(table, {"person": None})  # type: ignore[arg-type, dict-item]
+    made = Chores(table, {"person": None}, lambda: b"")  # type: ignore[arg-type, dict-item]
     task = asyncio.create_task(made.run())
     try:
         yield made
