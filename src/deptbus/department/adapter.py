@@ -29,6 +29,7 @@ from deptbus.department.applied_beat import tell_that_it_lives
 from deptbus.department.applied_days import tell_days
 from deptbus.department.applier import TRANSIENT, Applier
 from deptbus.department.folder_import import folder_import_of
+from deptbus.department.making_up import make_up_by_itself
 from deptbus.department.opening import open_capture, open_system, read_secret
 from deptbus.department.parked import tell_parked
 from deptbus.department.proof_copy import CopyProof, Strangers
@@ -235,6 +236,8 @@ class SystemRun:
                 self._incarnation = publisher.incarnation
                 legs["source"] = SourceProof(self._department, self._system, publisher).answer
                 parts.append(publisher.run())
+                who = self._shared.connection, self._department, self._system, publisher
+                parts.append(make_up_by_itself(*who))
                 if self._settings.kind == "folder":
                     parts.append((await folder_import_of(publisher, self._settings.path)).run())
             else:

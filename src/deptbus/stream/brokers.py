@@ -36,6 +36,7 @@ from deptbus.errors import (
 )
 from deptbus.stream import hang_up, sessions, unpack
 
+_OPENED_SECONDS = 1.0
 REQUEST_TIMEOUT_MS = 10_000
 # New topics and rights need about a second to reach every broker: one "no" is no answer yet.
 PATIENCE_SECONDS = 5.0
@@ -128,13 +129,18 @@ async def explained(
 
 
 async def _start(client: Any, connection: Connection) -> None:
+    starting = asyncio.ensure_future(client.start())
     try:
-        await client.start()
+        await asyncio.shield(starting)
     except (KafkaError, OSError, TimeoutError) as error:
         with suppress(KafkaError, OSError):
             await client.stop()
         raise await explained(error, connection) from None
     except BaseException:
+        # The client never closes a connection whose opening was cancelled: it is given a moment.
+        await asyncio.wait((starting,), timeout=_OPENED_SECONDS)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
         with suppress(KafkaError, OSError):
             await client.stop()
         raise

@@ -1,0 +1,105 @@
+"""What capture missed is made good without anybody's word, while the adapter runs."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+from source_bus import SqliteSource, until
+from structlog.testing import capture_logs
+
+from deptbus.connection import Connection
+from deptbus.department import making_up, publisher
+from deptbus.department.making_up import make_up_by_itself
+from deptbus.department.publisher import Publisher
+
+pytestmark = pytest.mark.service
+
+
+@pytest.fixture(autouse=True)
+def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publisher, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(publisher, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(making_up, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(making_up, "_PAUSE_SECONDS", (0.5, 1.0))
+
+
+@pytest.fixture
+async def source(broker: Connection, tmp_path: Path) -> SqliteSource:
+    made = await asyncio.to_thread(SqliteSource, broker, tmp_path)
+    await made.install(cap_rows=20)
+    return made
+
+
+@asynccontextmanager
+async def adapter(source: SqliteSource) -> AsyncIterator[Publisher]:
+    async with source.running() as running:
+        work = make_up_by_itself(source.connection, source.department, "main", running)
+        task = asyncio.create_task(work)
+        try:
+            yield running
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def table(source: SqliteSource) -> dict[str, str]:
+    with closing(sqlite3.connect(source.path)) as connection:
+        return dict(connection.execute("SELECT 身份证, 姓名 FROM people"))
+
+
+async def until_equal(source: SqliteSource) -> None:
+    async def is_equal() -> bool:
+        return await source.gave_way() == 0 and source.named(await source.canonical()) == table(
+            source
+        )
+
+    await until(is_equal, poll_seconds=0.2)
+
+
+async def test_what_went_beyond_the_cap_is_published_when_the_adapter_is_back(
+    source: SqliteSource,
+) -> None:
+    async with source.bus():
+        async with adapter(source):
+            source.do(*(source.person(n, "old") for n in range(10)))
+            await until_equal(source)
+        for n in range(10, 60):  # nobody publishes meanwhile
+            source.do(source.person(n, "new"))
+        source.do("DELETE FROM people WHERE 身份证 IN ('1', '2')")
+        source.do("UPDATE people SET 姓名 = 'changed' WHERE 身份证 = '3'")
+        assert await source.gave_way() > 0
+        async with adapter(source):
+            await until_equal(source)
+
+
+async def test_it_waits_for_a_data_office_that_does_not_answer(
+    source: SqliteSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deptbus.department.making_up.make_up", impatient)
+    async with source.intake(), adapter(source):
+        source.do(source.person(1, "old"))
+        await source.arrived()
+        with capture_logs() as logs:
+            source.unseen(source.person(2, "missed"))
+            capture = await source.capture()
+            await capture.give_way()
+            await capture.close()
+
+            async def has_tried() -> bool:
+                return any(entry["event"] == "making_up_again_later" for entry in logs)
+
+            await until(has_tried)
+        assert await source.gave_way() > 0
+        async with source.operations():
+            await until_equal(source)
+
+
+async def impatient(*words: object) -> object:
+    from deptbus.department.resync import make_up
+
+    return await make_up(*words, patience_seconds=2.0)  # type: ignore[arg-type]
