@@ -32,7 +32,7 @@ Kind = Literal["postgresql", "sqlite"]
 TABLE, COPY = "residents", "copies"
 OWN_WRITES = "the department's own writes, with capture"
 # Room for a bulk, as a data office would give it; fsync and all that makes commits safe stay on.
-_SERVER_SETTINGS = {
+SERVER_SETTINGS = {
     "track_commit_timestamp": "on",
     "shared_buffers": "256MB",
     "max_wal_size": "2GB",
@@ -167,13 +167,13 @@ async def town(bench: Bench, kind: Kind) -> AsyncIterator[Town]:
         server = None
         if kind == "postgresql":
             folder = bench.folder / f"postgres-{bus.broker.port}"
-            server = PostgresServer(folder, extra_settings=_SERVER_SETTINGS)
+            server = PostgresServer(folder, extra_settings=SERVER_SETTINGS)
             server.start()
         children: list[Child] = []
         try:
             source, copy = (_database(bench.folder, server, name) for name in ("source", "copy"))
-            await _make_table(source, TABLE, kind)
-            await _make_table(copy, COPY, kind)
+            await make_table(source, TABLE, kind)
+            await make_table(copy, COPY, kind)
             columns = {name: name for name in county.NAMES}
             publishes = {county.DATASET: {"table": TABLE, "columns": columns}}
             received = {name: name for name in county.MOST}
@@ -211,7 +211,7 @@ def _database(folder: Path, server: PostgresServer | None, name: str) -> str:
     return f"sqlite:///{folder / name}.db"
 
 
-async def _make_table(url: str, table: str, kind: Kind) -> None:
+async def make_table(url: str, table: str, kind: Kind) -> None:
     at = 0 if kind == "postgresql" else 1
     types = {name: _TYPES.get(name, ("text", "TEXT"))[at] for name in county.NAMES}
     columns = [f"{name} {kind}" for name, kind in types.items()]

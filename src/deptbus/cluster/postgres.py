@@ -84,6 +84,10 @@ class PostgresServer:
     def url(self, database: str) -> str:
         return f"postgresql://{SUPERUSER}@{LOOPBACK}:{self.port}/{database}"
 
+    def program(self, name: str) -> Path:
+        """One of PostgreSQL's own, such as `pgbench`; the server was prepared or started."""
+        return self._binaries / name
+
     def prepare(self) -> list[str]:
         """Makes the cluster if there is none yet; returns the argv of the server, not yet bound."""
         self._user = _unprivileged_user()

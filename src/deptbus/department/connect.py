@@ -29,9 +29,9 @@ from deptbus.errors import DatabaseBusy, DatabaseUnavailable, DeptbusError, RowR
 T = TypeVar("T")
 
 FOLDER_STATE = Path(".deptbus") / "state.db"
-LOCK_TIMEOUT_MS = (
-    250  # below PostgreSQL's deadlock_timeout (1 s): we give way, never the department
-)
+# Below PostgreSQL's deadlock_timeout (1 s), so that we give way and never the department; and so
+# short because whoever wants what we hold, or stands behind us in a queue, waits as long as we do.
+LOCK_TIMEOUT_MS = 20
 BUSY_TIMEOUT_S = 5.0
 LOWEST_POSTGRES = 15  # the lowest version that the tests run on
 LOWEST_SQLITE = (3, 35)  # RETURNING, and what else the adapter's own statements use

@@ -90,7 +90,7 @@ LEAST_BATCH, MOST_BATCH = 200, 2000
 # With so many rows one binary COPY costs less than arrays do (1 us a row against 5).
 COPY_ROWS = 64
 # Somebody who wants a row that a batch has just written waits for its end.
-LONG_SECONDS = 0.050
+LONG_SECONDS = 0.025
 
 
 class PostgresStore(Store):

@@ -14,6 +14,7 @@ from store_rooms import TOPIC, PostgresRoom
 from store_suite import StoreSuite, until
 
 from deptbus.change import Received
+from deptbus.department import connect
 from deptbus.department.postgres_plain import PlainStage
 from deptbus.department.store import Store
 from deptbus.department.store_postgres import COPY_ROWS as PRESUMED
@@ -153,8 +154,11 @@ class TestPostgresStore(PostgresRoom, StoreSuite):
         assert applied.parked == ()
         await store.close()
 
-    async def test_the_departments_transaction_never_loses(self, database: str) -> None:
+    async def test_the_departments_transaction_never_loses(
+        self, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Its transaction and the batch lock the same rows in opposite order: ours gives way."""
+        monkeypatch.setattr(connect, "LOCK_TIMEOUT_MS", 250)  # long enough to be met here
         store = await self.opened(database)
         await self.feed(store, person(1), person(2))
         own = await asyncpg.connect(database)

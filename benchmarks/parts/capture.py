@@ -1,0 +1,175 @@
+"""The department's own single-row transactions, with capture installed and without, in turn.
+
+PostgreSQL is driven by its own pgbench: once with nothing but an update of one row of the published
+table, once with pgbench's own transaction and that update in it. SQLite by one writer that commits
+row after row. No adapter runs: what is measured is what capture costs the department's program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import asyncpg
+
+from benchmarks import county, town
+from benchmarks.bench import Bench, CouldNot
+from benchmarks.clerk import load, load_sqlite
+from benchmarks.figures import Figure, against
+from deptbus.cluster.postgres import PostgresServer
+from deptbus.contract.department import Department, Publish, System
+from deptbus.department.layout import layout_of
+from deptbus.department.opening import open_capture
+
+ABOUT = "the department's own single-row transactions with capture, beside those without"
+
+LEAST_RATIO = 0.85
+ROWS = 20_000
+_CLIENTS, _SCALE = 4, 5
+_CAP_ROWS = 10_000_000
+_UPDATE = f"UPDATE {town.TABLE} SET occupation = 'typed ' || :n, updated_at = now() WHERE n = :n;"
+_ONE_ROW = f"\\set n random(0, {ROWS - 1})\n{_UPDATE}\n"
+# What pgbench does by itself, and one row of ours.
+_MIXED = f"""\\set n random(0, {ROWS - 1})
+\\set aid random(1, {100_000 * _SCALE})
+\\set bid random(1, {_SCALE})
+\\set tid random(1, {10 * _SCALE})
+\\set delta random(-5000, 5000)
+BEGIN;
+UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+UPDATE pgbench_tellers SET tbalance = tbalance + :delta WHERE tid = :tid;
+{_UPDATE}
+UPDATE pgbench_branches SET bbalance = bbalance + :delta WHERE bid = :bid;
+INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (:tid, :bid, :aid, :delta, now());
+END;
+"""
+
+
+async def run(bench: Bench) -> list[Figure]:
+    return [*await _postgres(bench), await _sqlite(bench)]
+
+
+async def install(url: str) -> None:
+    """Capture of the register, as `deptbus department install` makes it."""
+    publish = Publish(table=town.TABLE, columns={name: name for name in county.NAMES})
+    system = System(database=url, publishes={county.DATASET: publish})
+    told = Department(unit=county.SOURCE, secret_file=Path("none"), systems={"main": system})
+    capture = await open_capture(told, "main")
+    try:
+        layout = layout_of(county.DATASET, publish, county.contract(1))
+        await capture.install([layout], _CAP_ROWS)
+    finally:
+        await capture.close()
+
+
+async def _postgres(bench: Bench) -> list[Figure]:
+    seconds = bench.scaled(10, 4)
+    server = PostgresServer(bench.folder / "postgres", extra_settings=town.SERVER_SETTINGS)
+    server.start()
+    try:
+        urls = {name: server.create_database(name) for name in ("with", "without")}
+        pgbench = server.program("pgbench")
+        for name, url in urls.items():
+            await town.make_table(url, town.TABLE, "postgresql")
+            connection = await asyncpg.connect(url)
+            await load(connection, ROWS)
+            await connection.close()
+            await _pgbench(pgbench, url, "-i", "-q", "-s", str(_SCALE))
+            if name == "with":
+                await install(url)
+        figures = []
+        for what, script in (
+            ("PostgreSQL, transactions of one row", _ONE_ROW),
+            ("PostgreSQL, pgbench's own with one row of ours", _MIXED),
+        ):
+            path = bench.folder / "script.sql"
+            path.write_text(script, encoding="utf-8")
+            words = ("-n", "-M", "prepared", "-c", str(_CLIENTS), "-j", "1", "-f", str(path))
+            rates: dict[str, list[float]] = {"with": [], "without": []}
+            for round_ in range(bench.runs + 1):
+                for name, url in urls.items():
+                    length = seconds if round_ else 1
+                    said = await _pgbench(pgbench, url, *words, "-T", str(length))
+                    if round_:
+                        rates[name].append(_rate(said))
+                await _empty(urls["with"])
+            figures.append(_beside(what, rates))
+            bench.say(f"{what}: {figures[-1].ratio:.3f} of the rate without")
+        return figures
+    finally:
+        server.stop()
+        server.destroy()
+
+
+async def _pgbench(program: Path, url: str, *words: str) -> str:
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [str(program), *words, url],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    if done.returncode:
+        raise CouldNot(f"pgbench: {done.stderr.strip()[-500:]}")
+    return done.stdout
+
+
+def _rate(said: str) -> float:
+    failed = re.search(r"failed transactions: (\d+)", said)
+    if failed is not None and int(failed[1]):
+        raise CouldNot(f"pgbench: {failed[1]} transactions failed")
+    found = re.search(r"^tps = ([0-9.]+)", said, re.M)
+    if found is None:
+        raise CouldNot("pgbench did not say its rate")
+    return float(found[1])
+
+
+async def _empty(url: str) -> None:
+    """The outbox, as an adapter would: its cap is not what is measured."""
+    connection = await asyncpg.connect(url)
+    gave_way = await connection.fetchval("SELECT is_called FROM deptbus.gave_way")
+    rows = await connection.fetchval("SELECT count(*) FROM deptbus.outbox")
+    await connection.execute("TRUNCATE deptbus.outbox")
+    await connection.close()
+    if gave_way or not rows:
+        raise CouldNot("capture gave way, or there was none")
+
+
+async def _sqlite(bench: Bench) -> Figure:
+    seconds = bench.scaled(6, 3)
+    files = {name: bench.folder / f"{name}.db" for name in ("with", "without")}
+    for name, path in files.items():
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        connection.close()
+        await town.make_table(f"sqlite:///{path}", town.TABLE, "sqlite")
+        connection = sqlite3.connect(path)
+        load_sqlite(connection, ROWS)
+        connection.close()
+        if name == "with":
+            await install(f"sqlite:///{path}")
+    rates: dict[str, list[float]] = {"with": [], "without": []}
+    for round_ in range(bench.runs + 1):
+        for name, path in files.items():
+            argv = [sys.executable, "-m", "benchmarks.single_rows", str(path), str(seconds)]
+            done = await asyncio.to_thread(
+                subprocess.run, argv, capture_output=True, text=True, check=False, timeout=120
+            )
+            if done.returncode:
+                raise CouldNot(f"the writer: {done.stderr.strip()[-500:]}")
+            if round_:
+                rates[name].append(float(done.stdout))
+    return _beside("SQLite, transactions of one row", rates)
+
+
+def _beside(what: str, rates: dict[str, list[float]]) -> Figure:
+    figure = against(
+        what, rates["with"], "transactions/s", rates["without"], least_ratio=LEAST_RATIO
+    )
+    return figure.with_limit("capture's own statements: the rival writes one row and no outbox")
