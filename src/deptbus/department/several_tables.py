@@ -53,7 +53,7 @@ def as_one(dataset: str, receive: Receive, *, postgres: bool) -> Receive:
 
 def tables_of(receive: Receive, key: Sequence[str]) -> tuple[Into, ...]:
     """The main table, then the others, of a mapping as department.yml has it."""
-    own = dict.fromkeys((*receive.columns.values(), *receive.defaults))
+    own = dict.fromkeys((*receive.columns.values(), *receive.defaults, *receive.mark))
     main = Into(
         receive.table,
         tuple((column, column) for column in own if column not in key),

@@ -101,3 +101,35 @@ async def follow(capture: Capture, own: asyncpg.Connection, odd: Odd, token: byt
         assert fold(rows) == await table_of(own, odd), statements
         moved = {r.raw[0]: r.was for r in rows if r.op == "u" and r.was is not None}
     assert odd.moved.items() <= moved.items()
+
+
+async def test_a_partition_that_comes_after_install_is_told_and_captured_after_another(
+    postgres_server: PostgresServer,
+) -> None:
+    """Directly written to before that, it is not: the planted lack of its triggers is seen."""
+    (odd,) = (odd for odd in POSTGRES if odd.name.startswith("a partitioned table, written"))
+    url = postgres_server.create_database(f"odd_{uuid.uuid4().hex[:16]}")
+    async with aclosing_connection(url) as own:
+        for statement in odd.make:
+            await own.execute(statement)
+        capture = await opened(url)
+        try:
+            await capture.install([odd.layout], CAP)
+            await own.execute("CREATE TABLE parted_c PARTITION OF parted FOR VALUES IN ('c')")
+            (broken,) = await capture.broken()
+            assert (broken.is_blind, broken.is_partly) == (True, True)
+            assert "partition parted_c of table parted" in broken.reason
+            await own.execute("INSERT INTO parted (id, area) VALUES ('1', 'c')")
+            assert fold(await capture.read(CAP)) == await table_of(own, odd)
+            await own.execute("INSERT INTO parted_c (id, area) VALUES ('2', 'c')")
+            assert fold(await capture.read(CAP)) != await table_of(own, odd)
+            await capture.install([odd.layout], CAP)
+            assert await capture.broken() == []
+            await own.execute("UPDATE parted_c SET note = 'seen'")
+            assert fold(await capture.read(CAP)) == await table_of(own, odd)
+            # Emptied alone, it takes no record of another partition away.
+            await own.execute("INSERT INTO parted (id, area) VALUES ('3', 'a')")
+            await own.execute("TRUNCATE parted_c")
+            assert fold(await capture.read(CAP)) == await table_of(own, odd) != {}
+        finally:
+            await capture.close()
