@@ -336,7 +336,11 @@ class Functions:
         sizes = [str(_ROW_OCTETS)]
         for column in self._layout.columns:
             declared, name = self._facts.types[column], f"{alias}.{quoted(column)}"
-            if declared.startswith(("text", "character", "bytea")):
+            if alias != "t" and column in self._facts.unseen:
+                continue
+            if declared.endswith("[]"):
+                sizes.append(f"coalesce(octet_length({name}::text), 0)")
+            elif declared.startswith(("text", "character", "bytea")):
                 sizes.append(f"coalesce(octet_length({name}), 0)")
             elif not declared.startswith(_SHORT):
                 sizes.append(f"coalesce(octet_length({name}::text), 0)")

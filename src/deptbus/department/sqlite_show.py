@@ -13,7 +13,7 @@ from typing import Any
 from deptbus.department.capture import LIVE, RawKey, Wanted
 from deptbus.department.layout import Layout, comma, quoted
 from deptbus.department.raw import is_text, raw_text
-from deptbus.department.sqlite_triggers import NOW_US, insert_head, names
+from deptbus.department.sqlite_triggers import MARK, NOW_US, insert_head, names
 
 
 def look_again(
@@ -73,7 +73,7 @@ def show(c: sqlite3.Connection, layout: Layout, raw: RawKey, cause: str, job: st
         if before is not None:
             c.execute(
                 f"{insert_head(layout, delete=True)} "
-                f"VALUES ({layout.number}, 'd', ?, ?, {NOW_US}, ?, {marks})",
+                f"VALUES ({layout.number}, 'd', ?, ?, {NOW_US}, {MARK}, ?, {marks})",
                 (cause, job, before[0], *raw),
             )
             c.execute("DELETE FROM deptbus_shown WHERE dataset = ? AND raw = ?", name)
@@ -83,7 +83,7 @@ def show(c: sqlite3.Connection, layout: Layout, raw: RawKey, cause: str, job: st
         return True
     was = before[0] if before is not None and before[0] != now else None
     c.execute(
-        f"{insert_head(layout)} SELECT {layout.number}, 'u', ?, ?, {NOW_US}, ?, "
+        f"{insert_head(layout)} SELECT {layout.number}, 'u', ?, ?, {NOW_US}, {MARK}, ?, "
         f"{marks}, {columns} {chosen}",
         (cause, job, was, *raw, *raw),
     )
