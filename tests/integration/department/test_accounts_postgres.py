@@ -96,10 +96,10 @@ class InstalledByOwner(PostgresCapture):
 
     accounts: Accounts
 
-    async def install(self, layouts: Sequence[Layout], cap_rows: int) -> None:
+    async def install(self, layouts: Sequence[Layout], *caps: int) -> None:
         by_owner = await captures_opened(self.accounts.owner)
         try:
-            await by_owner.install(layouts, cap_rows)
+            await by_owner.install(layouts, *caps)
         finally:
             await by_owner.close()
         await give_rights(self.accounts, layouts)
