@@ -152,6 +152,8 @@ def come_and_go(world: World, rng: random.Random, rounds: int) -> None:
         world.tend()
         comer = world.worker(f"comer-{number}")
         stays = rng.choice(["worker-0", "worker-1"])
+        # Started anew a moment ago, it would wake to read policies that it should be told of later.
+        world.children[stays].wait_ready()
         world.children[stays].freeze()
         time.sleep(SESSION_SECONDS + rng.uniform(1.0, 3.0))
         comer.wait_ready()
