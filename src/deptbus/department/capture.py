@@ -301,7 +301,10 @@ class Capture(ABC):
     @abstractmethod
     async def look_again(self, token: bytes, limit: int, hold: Collection[str]) -> int:
         """Enqueues records of views that were touched since, but for held datasets, each as it is
-        now; how many notes of that it took, at most `limit`. To be called before `read`."""
+        now; how many notes of that it took, at most `limit`. To be called before `read`.
+
+        What is as it was shown last is left out, unless capture gave way: then what was shown last
+        need not be what was published last, see `forgive`."""
 
     @abstractmethod
     async def read(
@@ -366,6 +369,11 @@ class Capture(ABC):
     @abstractmethod
     async def advance_snapshot(self, dataset: str, limit: int) -> Snapshot:
         """Enqueues the next rows under their locks, in one short transaction."""
+
+    @abstractmethod
+    async def unshown(self) -> list[str]:
+        """Views of which nothing is remembered as shown. What was published of them before, in
+        another form or by another database, has to be walked over once."""
 
     @abstractmethod
     async def open_snapshots(self) -> tuple[Snapshot, ...]: ...
@@ -458,7 +466,9 @@ class Capture(ABC):
 
     @abstractmethod
     async def forgive(self, token: bytes, count: int) -> None:
-        """So many of the times that capture gave way are made good."""
+        """So many of the times that capture gave way are made good. What a view showed last counts
+        again from then on: of records that are gone it is forgotten first, as their deletes were
+        published by key, and of those that are touched just now too."""
 
     # --- removals that are held (see `removal_guard`) -------------------------------------
 

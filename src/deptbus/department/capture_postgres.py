@@ -50,6 +50,7 @@ from deptbus.department.postgres_install import (
     pause_statements,
 )
 from deptbus.department.postgres_schema import doubled_keys, examine_table, table_facts
+from deptbus.department.postgres_view import AS_TOUCHED, UNSHOWN, forget_unshown
 from deptbus.department.raw import raw_of, raw_text
 from deptbus.department.removal_guard import RELEASE
 from deptbus.errors import DatabaseBusy, Fenced, SourceRefused
@@ -234,8 +235,14 @@ class PostgresCapture(Capture):
             touched: dict[str, dict[RawKey, None]] = defaultdict(dict)
             for _, dataset, raw in notes:
                 touched[dataset][tuple(raw)] = None
+            missed = await c.fetchval(f"SELECT {rows_of.GAVE_WAY} FROM deptbus.published")
+            cause = LIVE if missed else AS_TOUCHED
+            loading = {s.dataset for s in await rows_of.snapshots(c, "WHERE NOT done")}
             for dataset, raws in touched.items():
-                await self._enqueue(c, dataset, list(raws), LIVE, None)
+                outcomes = await self._enqueue(c, dataset, list(raws), cause, None)
+                if dataset in loading:  # it may have been published and not been met yet
+                    gone = [raw for raw, outcome in outcomes.items() if outcome == "gone"]
+                    await rows_of.want(c, [Wanted(dataset, raw, None, LIVE, None) for raw in gone])
             # Not before: what is written meanwhile must stay noted.
             await c.execute(
                 "DELETE FROM deptbus.touched WHERE position = ANY($1::bigint[])",
@@ -405,6 +412,11 @@ class PostgresCapture(Capture):
         asked = json.dumps([list(raw) for raw in raws])
         rows = await c.fetch(f"SELECT * FROM {function}($1, $2, $3)", asked, cause, job)
         return {raw_text(tuple(json.loads(key))): outcome for key, outcome in rows}
+
+    async def unshown(self) -> list[str]:
+        views = list(await self._views())
+        async with self._durable() as c:
+            return [r[0] for r in await c.fetch(UNSHOWN, views)]
 
     async def open_snapshots(self) -> tuple[Snapshot, ...]:
         async with self._durable() as c:
@@ -674,8 +686,13 @@ class PostgresCapture(Capture):
             )
 
     async def forgive(self, token: bytes, count: int) -> None:
+        views = await self._views()
         async with self._durable(transaction=True) as c:
             await fence.check_postgres(c, token)
+            facts = [(layout, await table_facts(c, layout)) for layout in views.values()]
+            await rows_of.set_form(c)  # hides the department's own schema
+            for statement in (s for one in facts for s in forget_unshown(*one)):
+                await c.execute(statement)
             await c.execute(
                 "UPDATE deptbus.published SET gave_way_seen = gave_way_seen + $1", count
             )

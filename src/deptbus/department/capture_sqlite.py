@@ -59,6 +59,7 @@ _POLL_SECONDS = 0.005
 _IDLE_POLL_SECONDS = 0.02
 _ACTIVE_SECONDS = 2.0  # after a commit somebody is likely to commit again soon
 _WORK_OFF_ROWS = 100
+_FORGOTTEN_AT_ONCE = 300  # of what a view showed: in one short transaction
 
 
 class SqliteCapture(Capture):
@@ -406,6 +407,10 @@ class SqliteCapture(Capture):
             lambda c: rows_of.advance_snapshot(c, layout, limit)
         )
 
+    async def unshown(self) -> list[str]:
+        views = await self._views()
+        return await self._database.run(lambda c: sqlite_show.unshown(c, views))
+
     async def open_snapshots(self) -> tuple[Snapshot, ...]:
         return await self._database.run(lambda c: rows_of.snapshots(c, "WHERE NOT done"))
 
@@ -515,11 +520,39 @@ class SqliteCapture(Capture):
         return await self._database.run(lambda c: bool(c.execute(query, (job, job)).fetchone()[0]))
 
     async def forgive(self, token: bytes, count: int) -> None:
+        views = await self._views()
+        for layout in views.values():
+            await self._forget_unshown(layout)
+        last: int | None = 0 if views else None
+
         def work(c: sqlite3.Connection) -> None:
+            nonlocal last
             fence.check_sqlite(c, token)
-            c.execute("UPDATE deptbus_published SET gave_way_seen = gave_way_seen + ?", (count,))
+            if last is not None:
+                last = sqlite_show.forget_touched(c, views, last, _FORGOTTEN_AT_ONCE)
+            if last is None:
+                how = "UPDATE deptbus_published SET gave_way_seen = gave_way_seen + ?"
+                c.execute(how, (count,))
 
         await self._database.transaction(work)
+        while last is not None:
+            await self._database.transaction(work)
+
+    async def _forget_unshown(self, layout: Layout) -> None:
+        """Looks without the write lock, and looks again with it."""
+
+        def absent(c: sqlite3.Connection, raws: Sequence[str]) -> list[str]:
+            return [raw for raw in raws if not rows_of.bears(c, layout, raw_of(raw))]
+
+        def forget(c: sqlite3.Connection, raws: Sequence[str]) -> None:
+            sqlite_show.forget(c, layout.dataset, absent(c, raws))
+
+        look = partial(sqlite_show.shown_after, dataset=layout.dataset, limit=_FORGOTTEN_AT_ONCE)
+        after = ""
+        while raws := await self._database.run(partial(look, after=after)):
+            after = raws[-1]
+            if gone := await self._database.run(partial(absent, raws=raws)):
+                await self._database.transaction(partial(forget, raws=gone))
 
     # --- removals that are held -----------------------------------------------------------
 

@@ -9,7 +9,7 @@ import asyncpg
 from deptbus.department import fence, postgres_view, shape
 from deptbus.department import postgres_triggers as sql
 from deptbus.department import removal_guard_postgres as removals
-from deptbus.department.layout import Layout, quoted, text_literal
+from deptbus.department.layout import Layout, comma, quoted, text_literal
 from deptbus.department.postgres_schema import relations, table_facts
 from deptbus.department.postgres_schema import shape as shape_of
 from deptbus.department.postgres_view import ViewFunctions, part_suffix
@@ -74,6 +74,11 @@ async def install_statements(
             elif not there[place]:
                 made.append(f"ALTER TABLE {table} ENABLE TRIGGER {quoted(place[0])}")
         made += shape.note_sql("deptbus.shape", layout.dataset, await shape_of(c, layout))
+    views = comma(text_literal(layout.dataset) for layout in layouts if layout.is_view)
+    made += [
+        f"DELETE FROM deptbus.{table}" + (f" WHERE dataset NOT IN ({views})" if views else "")
+        for table in postgres_view.TABLE_NAMES  # what is no view now may be one again
+    ]
     made += [f"DROP TRIGGER {quoted(n)} ON {t}" for n, t in there if (n, t) not in kept]
     made += [
         f"DROP FUNCTION {r['signature']}"

@@ -9,8 +9,9 @@ each change another of its tables, and neither sees what the other wrote. Hence:
    seen, and draws its version then. Whoever does that holds an advisory lock of ours from before it
    reads until it has committed, so versions grow in the order of what was read.
 3. What a view showed last is remembered (`deptbus.shown`): its place, which a later change names as
-   a former one, a digest, by which what changed nothing that is published is dropped, and that it
-   was there at all, so that a record which is gone is deleted.
+   a former one, a digest, by which what was touched and is as it was is dropped, and that it was
+   there at all, so that a record which is gone is deleted. It is filled by a snapshot; until that
+   has met all, and while capture has missed something, nothing is concluded from it but places.
 4. A record is found from a row by the joins of the view. A row is in a record for as long as each
    row on the way stands; whoever takes one away touches the record by that row itself.
 """
@@ -47,8 +48,29 @@ TABLES = (
 )""",
 )
 TABLE_NAMES = ("touched", "shown")
+AS_TOUCHED = "touched"  # asked for as `live`, unless it is as it was shown last
+UNSHOWN = (
+    "SELECT l.dataset FROM unnest($1::text[]) AS l(dataset) WHERE NOT EXISTS "
+    "(SELECT 1 FROM deptbus.shown s WHERE s.dataset = l.dataset) ORDER BY 1"
+)
 
 ORDERED = 0x6465707462757332  # "deptbus2": the advisory lock of rule 2; per database by nature
+
+
+def forget_unshown(layout: Layout, facts: TableFacts) -> list[str]:
+    """Statements, under `postgres_rows.FORM`: what is remembered of records that are gone goes, and
+    those that are touched just now are as if never compared."""
+    d = text_literal(layout.dataset)
+    same = " AND ".join(
+        f't.{quoted(k)}::text COLLATE "C" = s.raw[{n}]' for n, k in enumerate(layout.keys, 1)
+    )
+    return [
+        f"SELECT pg_advisory_xact_lock({ORDERED})",
+        f"DELETE FROM deptbus.shown s WHERE s.dataset = {d} "
+        f"AND NOT EXISTS (SELECT 1 FROM {facts.table} t WHERE {same})",
+        "UPDATE deptbus.shown s SET digest = '' FROM deptbus.touched n "
+        f"WHERE s.dataset = {d} AND n.dataset = {d} AND s.raw = n.raw",
+    ]
 
 
 def part_suffix(number: int) -> str:
@@ -130,8 +152,9 @@ class ViewFunctions(Functions):
         return self._guarded(event, count, body, False)
 
     def _enqueue(self) -> str:
-        """As that of a table; what is asked for as `live` is enqueued only where it differs from
-        what was shown last, and a record that was shown and is gone is deleted at once: `done`."""
+        """As that of a table; what is asked for as AS_TOUCHED is enqueued only where it differs
+        from what was shown last, and a record that was shown and is gone is deleted at once:
+        `done`."""
         layout, table, d = self._layout, self._facts.table, text_literal(self._layout.dataset)
         casts = self._casts("a.asked_key")
         joined = " AND ".join(f"t.{quoted(k)} = {cast}" for k, cast in casts.items())
@@ -149,6 +172,7 @@ AS {_TAG}
 #variable_conflict use_column
 DECLARE
   stamp bigint := {_STAMP};
+  said text := CASE why WHEN '{AS_TOUCHED}' THEN 'live' ELSE why END;
 BEGIN
   PERFORM pg_advisory_xact_lock({ORDERED});
   RETURN QUERY
@@ -171,10 +195,10 @@ BEGIN
     WHERE (s.place, s.digest) IS DISTINCT FROM (excluded.place, excluded.digest)
   ), added AS (
     {head}, raw, vals)
-    SELECT nextval('deptbus.position'), {layout.number}, 'u', why, for_job, stamp,
+    SELECT nextval('deptbus.position'), {layout.number}, 'u', said, for_job, stamp,
       CASE WHEN b.place IS DISTINCT FROM n.place THEN b.place END, n.raw, n.vals
     FROM seen n LEFT JOIN before b ON b.asked_key = n.asked_key
-    WHERE why <> 'live' OR b.digest IS DISTINCT FROM md5(n.vals::text)
+    WHERE why <> '{AS_TOUCHED}' OR b.digest IS DISTINCT FROM md5(n.vals::text)
   ), gone AS (
     DELETE FROM deptbus.shown s USING before b
     WHERE s.dataset = {d} AND s.raw = b.raw
@@ -182,7 +206,7 @@ BEGIN
     RETURNING s.raw, s.place
   ), removed AS (
     {head}, raw)
-    SELECT nextval('deptbus.position'), {layout.number}, 'd', why, for_job, stamp, g.place, g.raw
+    SELECT nextval('deptbus.position'), {layout.number}, 'd', said, for_job, stamp, g.place, g.raw
     FROM gone g
   )
   SELECT a.asked_key::text, CASE

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
-from deptbus.change import Incarnation
+from deptbus.change import Cause, Incarnation
 from deptbus.connection import Connection
 from deptbus.contract.department import Department
 from deptbus.contract.model import Policy
@@ -268,6 +268,10 @@ class Publisher:
         if self._parked:
             # Contract or mapping may have been mended while no adapter ran.
             await self._capture.retry_parked("live")
+        if resync or state.publication:
+            for dataset in await self._capture.unshown():
+                # Published before by another mapping or database: its places are to be known.
+                await self._capture.begin_snapshot(dataset, Cause.SNAPSHOT, None)
         await self._beat()
         self._log.info("source_taken_over", incarnation=self.incarnation.number)
         return self.incarnation

@@ -115,6 +115,11 @@ def install_sql(
         ("deptbus_touched", "k", key_width),
     ):
         made += sql.wider(table, letter, _column_count(c, table, letter), need)
+    views = comma(text_literal(layout.dataset) for layout in layouts if layout.is_view)
+    made += [
+        f"DELETE FROM {table} WHERE dataset NOT IN ({views})"
+        for table in sqlite_view.TABLE_NAMES  # what is no view now may be one again
+    ]
     made += drop_triggers(c)
     made.append("UPDATE deptbus_layout SET is_current = 0")
     for layout in layouts:
