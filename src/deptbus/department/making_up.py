@@ -58,6 +58,9 @@ async def _is_due(publisher: Publisher, cap: int) -> bool:
         return False
     half = max(1, cap * _ROOM_PERCENT // 100)
     try:
+        # What the publisher last saw may have been made up since.
+        if (await publisher.capture.state()).gave_way == 0:
+            return False
         return await publisher.capture.backlog(half) < half
     except DatabaseBusy:
         return False

@@ -191,7 +191,8 @@ class Publisher:
 
     @property
     def has_missed(self) -> bool:
-        """Capture gave way, as was last seen, and no table is one that it cannot see."""
+        """Capture gave way, as was last seen some seconds ago, and no table is one that it cannot
+        see."""
         return self._gave_way > 0 and not self._broken
 
     def why_held(self, dataset: str) -> str:
@@ -297,12 +298,14 @@ class Publisher:
     async def ask_inventory(self, request: str, datasets: Sequence[str]) -> None:
         """Cuts `out` in every partition, then asks what the canonical topics have behind the cuts;
         without datasets takes the request back. Raises BusUnreachable, BusRefused."""
+        # A name of the incarnation's own: a late send of an older one must not take its place. Its
+        # markers are told from one another by their moment, which the request names.
+        at_us = time.time_ns() // 1000
         if datasets:
-            # A name of its own: a late send of an older one must not take its place.
             name = f"resync/{self.system}/{self.incarnation.number}"
-            await self.presence.cut(name, "resync")
+            at_us = (await self.presence.cut(name, "resync")).sent_at_us
         who = self.unit, self.system, self.incarnation
-        asked = InventoryRequest(request, *who, tuple(datasets), time.time_ns() // 1000)
+        asked = InventoryRequest(request, *who, tuple(datasets), at_us)
         await self.presence.write(asked)
 
     async def remember(self, named: Mapping[tuple[str, bytes], Sequence[str]]) -> None:

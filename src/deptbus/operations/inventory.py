@@ -125,6 +125,15 @@ class Shelves:
     sign_seconds: float = SIGN_SECONDS
 
 
+def is_marker_of(asked: InventoryRequest, marker: Marker) -> bool:
+    """Whether a marker is the one that was sent for this request: both name one moment. What the
+    same incarnation asked before had others, and the bus was another then."""
+    return (marker.kind, marker.unit, marker.system, marker.incarnation, marker.sent_at_us) == (
+        *("resync", asked.unit, asked.system, asked.incarnation),
+        asked.sent_at_us,
+    )
+
+
 class _NoMarker(Exception):
     pass
 
@@ -228,7 +237,7 @@ class Answer:
                     found = await self._shelves.library.read(record)
                     if isinstance(found, Change):
                         holdings.add(found)
-                    elif found is not None and self._is_ours(found):
+                    elif found is not None and is_marker_of(self._request, found):
                         return holdings
                     if number % _STRETCH == 0:
                         await asyncio.sleep(0)
@@ -251,15 +260,6 @@ class Answer:
             taken_in,
             self._shelves.marker_seconds,
             asyncio.get_running_loop().time,
-        )
-
-    def _is_ours(self, marker: Marker) -> bool:
-        asked = self._request
-        return (marker.unit, marker.system, marker.kind, marker.incarnation) == (
-            asked.unit,
-            asked.system,
-            "resync",
-            asked.incarnation,
         )
 
     async def _end(

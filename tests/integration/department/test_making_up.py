@@ -12,6 +12,7 @@ import pytest
 from source_bus import SqliteSource, until
 from structlog.testing import capture_logs
 
+from deptbus.change import ChangeOp
 from deptbus.connection import Connection
 from deptbus.department import making_up, publisher
 from deptbus.department.making_up import make_up_by_itself
@@ -75,6 +76,40 @@ async def test_what_went_beyond_the_cap_is_published_when_the_adapter_is_back(
         assert await source.gave_way() > 0
         async with adapter(source):
             await until_equal(source)
+
+
+async def test_each_making_up_is_told_what_the_bus_has_by_then(source: SqliteSource) -> None:
+    """By one adapter: what it published since the last one is on the bus too."""
+    async with source.bus(), adapter(source):
+        source.do(source.person(1, "first"), source.person(2, "stays"))
+        await source.arrived()
+        source.unseen(source.person(3, "missed"))
+        await until_equal(source)
+        source.do(source.person(4, "new"), source.person(1, "second"))
+        await source.arrived()
+        source.unseen("DELETE FROM people WHERE 身份证 = '4'", source.person(1, "first"))
+        await until_equal(source)
+
+
+async def test_what_was_made_up_is_not_made_up_once_more(
+    source: SqliteSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "LOOK_SECONDS", 3.0)  # so long it believes what it last saw
+    async with source.bus(), adapter(source) as running:
+        source.do(source.person(1), source.person(2))
+        await source.arrived()
+        with capture_logs() as logs:
+            source.unseen("DELETE FROM people WHERE 身份证 = '2'")
+            await until_equal(source)
+
+            async def has_looked() -> bool:
+                return not running.has_missed
+
+            await until(has_looked)
+        begun = [entry for entry in logs if entry["event"] == "making_up_begun"]
+        assert len(begun) == 1
+    deletes = [change for change in await source.out() if change.op is ChangeOp.DELETE]
+    assert len(deletes) == 1
 
 
 async def test_it_waits_for_a_data_office_that_does_not_answer(

@@ -11,9 +11,16 @@ from wire_samples import SENDER, SOURCE, change
 
 from deptbus.change import Change, Incarnation
 from deptbus.operations import inventory
-from deptbus.operations.inventory import Holdings, Wait
+from deptbus.operations.inventory import Holdings, Wait, is_marker_of
 from deptbus.operations.requests import REQUEST_SECONDS, Asked
-from deptbus.wire.control import Heartbeat, Incarnated, Inventory, InventoryRequest, encode_control
+from deptbus.wire.control import (
+    Heartbeat,
+    Incarnated,
+    Inventory,
+    InventoryRequest,
+    Marker,
+    encode_control,
+)
 from deptbus.wire.digest import record_digest
 
 PLACES = ("330106109051", "330106109052", "330106110")
@@ -75,6 +82,20 @@ def test_chunks_are_bounded_and_whole() -> None:
     chunks = told(*moved)
     assert sum(len(c.keys) for c in chunks) == 100
     assert all(len(encode_control(c)) < 2 * inventory._CHUNK_PLACES_BYTES for c in chunks)
+
+
+def test_the_marker_of_a_request_is_that_of_its_moment_and_no_older_one() -> None:
+    asked = InventoryRequest("r", SOURCE, "main", SENDER, ("person",), 7)
+    marker = Marker("resync/main/1", "resync", SOURCE, "main", SENDER, 7)
+    assert is_marker_of(asked, marker)
+    for other in (
+        replace(marker, sent_at_us=6),  # of what the same incarnation asked before
+        replace(marker, kind="cut"),
+        replace(marker, unit=OTHER),
+        replace(marker, system="other"),
+        replace(marker, incarnation=Incarnation(SENDER.number, b"87654321")),
+    ):
+        assert not is_marker_of(asked, other)
 
 
 class TestWait:
