@@ -259,6 +259,20 @@ def _beside(
     department: Department, contract: Contract, name: str, receive: Receive, place: Place
 ) -> Iterator[Problem]:
     """Further tables of a received dataset."""
+    unfit = {
+        "keeps": receive.keeps is True,
+        "on_remove": receive.on_remove not in (None, "delete"),
+        "mark": bool(receive.mark),
+        "match": bool(receive.match),
+        "existing": receive.existing != "adopt",
+    }
+    for setting, is_said in unfit.items():
+        if receive.tables and is_said:
+            yield department.problem(
+                (*place, setting),
+                f"`{setting}` cannot be had with `tables`: rows of several tables are not kept",
+                "Take it away, or receive the dataset into one table",
+            )
     mapped = set(receive.columns.values())
     seen = set(receive.columns)
     for table, beside in receive.tables.items():

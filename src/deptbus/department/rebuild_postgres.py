@@ -145,7 +145,7 @@ class PostgresShadows(Shadows):
         return [Entry._make(row) for row in rows]
 
     async def real(self, dataset: str, rows: Collection[bytes]) -> dict[bytes, Values]:
-        return await self._store.real(dataset, rows, " FOR UPDATE OF t")
+        return await self._store.real(dataset, rows, locks=True)
 
     async def carry_out(self, decision: Decision, now_us: int) -> None:
         groups = self._store.groups(decision)

@@ -19,7 +19,7 @@ from deptbus.department import bookkeeping, fence, postgres_rights, pulse
 from deptbus.department.connect import PostgresDatabase, postgres_translated
 from deptbus.department.layout import Layout, quoted_table
 from deptbus.department.postgres_table import table_sql
-from deptbus.department.several_tables import make_postgres, tables_of
+from deptbus.department.several_tables import make_postgres, refuse_rows_postgres, tables_of
 from deptbus.errors import DeptbusError, SourceRefused
 from deptbus.wire.types import resolve
 
@@ -39,7 +39,9 @@ async def recipient_statements(
     for dataset, receive in mapped.items():
         if receive.tables:
             key = receive_key(receive, contract.datasets[dataset].key)
-            made += await make_postgres(c, dataset, tables_of(receive, key))
+            tables = tables_of(receive, key)
+            made += await make_postgres(c, dataset, tables)
+            await refuse_rows_postgres(c, dataset, tables, receive)
         elif not await _is_there(c, receive.table):
             made.append(_table_of(dataset, receive, contract))
     return made

@@ -115,7 +115,8 @@ def postgres_select_rows(
     target: MappedTarget, rows: Collection[bytes]
 ) -> tuple[str, list[tuple[Any, ...]]]:
     """Statement and words; `rows` is not empty."""
-    return _postgres_join(target, rows, "")
+    joined, words = postgres_join_rows(target, rows)
+    return f"{postgres_select(target)} {joined}", words
 
 
 def postgres_select_rows_at(
@@ -123,12 +124,14 @@ def postgres_select_rows_at(
 ) -> tuple[str, list[tuple[Any, ...]]]:
     """As `postgres_select_rows`; behind the columns come `place` and which of `rows` it is, counted
     from 1."""
-    return _postgres_join(target, rows, f", {place}, s.number")
+    joined, words = postgres_join_rows(target, rows)
+    return f"{postgres_select(target, f', {place}, s.number')} {joined}", words
 
 
-def _postgres_join(
-    target: MappedTarget, rows: Collection[bytes], further: str
+def postgres_join_rows(
+    target: MappedTarget, rows: Collection[bytes]
 ) -> tuple[str, list[tuple[Any, ...]]]:
+    """What joins a table `t` that has the own key with these rows, as `s`; and its words."""
     columns = [target.columns[at] for at in target.key_positions]
     arrays = ", ".join(f"${n}::{STAGED[c.kind]}[]" for n, c in enumerate(columns, 1))
     names = ", ".join(f"v{n}" for n in range(len(columns)))
@@ -136,9 +139,4 @@ def _postgres_join(
         f"t.{quoted(c.name)} = s.v{n}::{c.declared}" for n, c in enumerate(columns)
     )
     words = list(zip(*(decode_values(row) for row in rows), strict=True))
-    numbered = ("WITH ORDINALITY ", ", number") if further else ("", "")
-    return (
-        f"{postgres_select(target, further)} JOIN unnest({arrays}) {numbered[0]}"
-        f"AS s({names}{numbered[1]}) ON {match}",
-        words,
-    )
+    return f"JOIN unnest({arrays}) WITH ORDINALITY AS s({names}, number) ON {match}", words

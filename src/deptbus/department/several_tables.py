@@ -8,6 +8,8 @@ the tables of the department, and nothing of them but the mapped columns.
 2. Tables that others refer to are written first. A row that the main one refers to may be shared,
    so it is never removed; rows that refer to the main one are, before it.
 3. What is there is updated, what is not is inserted: a row of another table may outlive its record.
+4. Rows that a hand typed are neither matched nor kept here. So where there are some before the bus
+   comes, nothing is written until the mapping says in so many words that they may be lost.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def as_one(dataset: str, receive: Receive, *, postgres: bool) -> Receive:
 
 def tables_of(receive: Receive, key: Sequence[str]) -> tuple[Into, ...]:
     """The main table, then the others, of a mapping as department.yml has it."""
-    own = dict.fromkeys((*receive.columns.values(), *receive.defaults, *receive.mark))
+    # Null is no value of ours: the column keeps the default that its table has.
+    defaults = [column for column, value in receive.defaults.items() if value is not None]
+    own = dict.fromkeys((*receive.columns.values(), *defaults))
     main = Into(
         receive.table,
         tuple((column, column) for column in own if column not in key),
@@ -157,17 +161,7 @@ def sqlite_statements(dataset: str, tables: Sequence[Into], parents: Sequence[In
 async def make_postgres(c: asyncpg.Connection, dataset: str, tables: Sequence[Into]) -> list[str]:
     """What has to be run for the view to be as the mapping says; nothing where it is so. Raises
     DatabaseUnavailable where a table lacks a column, or two of its rows could be of one record."""
-    main = tables[0].table
-    parents = [
-        into
-        for into in tables[1:]
-        if await c.fetchval(
-            "SELECT EXISTS (SELECT 1 FROM pg_constraint WHERE contype = 'f' "
-            "AND conrelid = to_regclass($1) AND confrelid = to_regclass($2))",
-            quoted_table(main),
-            quoted_table(into.table),
-        )
-    ]
+    parents = await _parents_postgres(c, tables)
     for into in tables:
         columns = await c.fetch(
             "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 "
@@ -189,17 +183,95 @@ async def make_postgres(c: asyncpg.Connection, dataset: str, tables: Sequence[In
     return [] if known is not None and text_literal(known) in made[-1] else made
 
 
-def make_sqlite(c: sqlite3.Connection, dataset: str, tables: Sequence[Into]) -> list[str]:
-    """As `make_postgres`."""
+async def _parents_postgres(c: asyncpg.Connection, tables: Sequence[Into]) -> list[Into]:
+    return [
+        into
+        for into in tables[1:]
+        if await c.fetchval(
+            "SELECT EXISTS (SELECT 1 FROM pg_constraint WHERE contype = 'f' "
+            "AND conrelid = to_regclass($1) AND confrelid = to_regclass($2))",
+            quoted_table(tables[0].table),
+            quoted_table(into.table),
+        )
+    ]
+
+
+def _parents_sqlite(c: sqlite3.Connection, tables: Sequence[Into]) -> list[Into]:
     refers = {
         table.lower()
         for (table,) in c.execute(
             'SELECT "table" FROM pragma_foreign_key_list(?)', (tables[0].table,)
         )
     }
+    return [into for into in tables[1:] if into.table.lower() in refers]
+
+
+async def refuse_rows_postgres(
+    c: asyncpg.Connection, dataset: str, tables: Sequence[Into], receive: Receive
+) -> None:
+    """Rule 4, of tables that `make_postgres` found well. Raises DatabaseUnavailable."""
+    if _may_lose_rows(receive):
+        return
+    for books in ("deptbus.existing", "deptbus.ledger"):
+        if await c.fetchval("SELECT to_regclass($1)", books) is not None and await c.fetchval(
+            f"SELECT EXISTS (SELECT 1 FROM {books} WHERE dataset = $1)", dataset
+        ):
+            return  # the bus has come already
+    parents = await _parents_postgres(c, tables)
+    for into in tables:
+        some = f"SELECT EXISTS (SELECT 1 FROM {quoted_table(into.table)})"
+        if into not in parents and await c.fetchval(some):
+            raise _has_rows(dataset, into)
+
+
+def refuse_rows_sqlite(
+    c: sqlite3.Connection, dataset: str, tables: Sequence[Into], receive: Receive
+) -> None:
+    """As `refuse_rows_postgres`; the bookkeeping is there."""
+    if _may_lose_rows(receive):
+        return
+    for books in ("deptbus_existing", "deptbus_ledger"):
+        known = f"SELECT EXISTS (SELECT 1 FROM {books} WHERE dataset = ?)"
+        if c.execute(known, (dataset,)).fetchone()[0]:
+            return
+    parents = _parents_sqlite(c, tables)
+    for into in tables:
+        some = f"SELECT EXISTS (SELECT 1 FROM {quoted_table(into.table)})"
+        if into not in parents and c.execute(some).fetchone()[0]:
+            raise _has_rows(dataset, into)
+
+
+def _may_lose_rows(receive: Receive) -> bool:
+    return receive.keeps is False and receive.on_remove == "delete"
+
+
+def _has_rows(dataset: str, into: Into) -> DatabaseUnavailable:
+    return DatabaseUnavailable(
+        f"table {into.table} has rows before the bus comes, and what goes into several tables is "
+        "not compared with them: they would be overwritten and removed unseen",
+        mend=f"Empty it, or receive {dataset} into one table; or write `keeps: false` and "
+        f"`on_remove: delete` under `receives: {dataset}` in department.yml if just that is meant",
+    )
+
+
+def postgres_locks(tables: Sequence[Into], joined: str) -> list[str]:
+    """Statements that lock the rows behind some rows of the view, whose outer joins cannot be
+    locked. `joined`: what joins the main table `t` with those rows. Rows that are shared are not
+    locked against new references."""
+    main = f"FROM {quoted_table(tables[0].table)} t {joined}"
+    made = [f"SELECT 1 {main} FOR UPDATE OF t"]
+    for other in tables[1:]:
+        same = " AND ".join(f"b.{quoted(own)} = t.{quoted(name)}" for own, name in other.on)
+        beside = f"JOIN {quoted_table(other.table)} b ON {same}"
+        made.append(f"SELECT 1 {main} {beside} FOR NO KEY UPDATE OF b")
+    return made
+
+
+def make_sqlite(c: sqlite3.Connection, dataset: str, tables: Sequence[Into]) -> list[str]:
+    """As `make_postgres`."""
     for into in tables:
         _check(dataset, into, columns_of(c, into.table), unique_columns(c, into.table))
-    parents = [into for into in tables[1:] if into.table.lower() in refers]
+    parents = _parents_sqlite(c, tables)
     made = sqlite_statements(dataset, tables, parents)
     name = view_of(dataset, postgres=False)
     known = [

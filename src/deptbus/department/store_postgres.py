@@ -62,11 +62,12 @@ from deptbus.department.seen import (
     POSTGRES_OF_DATASET,
     Line,
     Values,
+    postgres_join_rows,
     postgres_select_rows,
     row_digest,
     row_of,
 )
-from deptbus.department.several_tables import make_postgres
+from deptbus.department.several_tables import make_postgres, postgres_locks, refuse_rows_postgres
 from deptbus.department.store import (
     BusIdentity,
     DatasetStatus,
@@ -204,7 +205,9 @@ class PostgresStore(Store):
         for dataset, (receive, _) in self._wanted.items():
             try:
                 if dataset in self.several:
-                    await make_postgres(connection, dataset, self.several[dataset])
+                    tables = self.several[dataset]
+                    await make_postgres(connection, dataset, tables)
+                    await refuse_rows_postgres(connection, dataset, tables, receive)
                     continue
                 have = await read_columns(connection, receive.table)
                 check_columns(self._database.place, dataset, receive, have)
@@ -426,13 +429,20 @@ class PostgresStore(Store):
         }
 
     async def real(
-        self, dataset: str, rows: Collection[bytes], suffix: str = ""
+        self, dataset: str, rows: Collection[bytes], *, locks: bool = False
     ) -> dict[bytes, Values]:
+        """`locks`: for the rest of the caller's transaction."""
         if not rows:
             return {}
         target = self.targets[dataset]
         sql, words = postgres_select_rows(target, rows)
-        found = map(tuple, await self._connection.fetch(sql + suffix, *words))
+        if locks and dataset in self.several:
+            joined, _ = postgres_join_rows(target, rows)
+            for statement in postgres_locks(self.several[dataset], joined):
+                await self._connection.execute(statement, *words)
+        elif locks:
+            sql += " FOR UPDATE OF t"
+        found = map(tuple, await self._connection.fetch(sql, *words))
         return {row_of(target, values): values for values in found}
 
     async def _guard(self, repairs: Repairs, now_us: int) -> None:
@@ -440,7 +450,7 @@ class PostgresStore(Store):
         changed = []
         for dataset in {row.dataset for row in repairs.guards}:
             mine = {r.key: d for r, d in repairs.guards.items() if r.dataset == dataset}
-            now = await self.real(dataset, mine, " FOR UPDATE OF t")
+            now = await self.real(dataset, mine, locks=True)
             for key, digest in mine.items():
                 if (row_digest(now[key]) if key in now else None) != digest:
                     changed.append(Row(dataset, key))

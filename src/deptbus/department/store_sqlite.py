@@ -56,7 +56,7 @@ from deptbus.department.seen import (
     row_digest,
     sqlite_select_rows,
 )
-from deptbus.department.several_tables import make_sqlite
+from deptbus.department.several_tables import make_sqlite, refuse_rows_sqlite
 from deptbus.department.store import (
     REFERENCE,
     Applied,
@@ -183,6 +183,7 @@ class SqliteStore(Store):
             try:
                 if dataset in self.several:
                     make_sqlite(connection, dataset, self.several[dataset])
+                    refuse_rows_sqlite(connection, dataset, self.several[dataset], receive)
                     continue
                 have = read_columns(connection, receive.table)
                 check_columns(self._database.place, dataset, receive, have)

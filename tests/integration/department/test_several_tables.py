@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from recipient_contract import gone, person
-from store_rooms import IDENTITY, PostgresRoom, SqliteRoom, StoreRoom
+from store_rooms import IDENTITY, NOW, PostgresRoom, SqliteRoom, StoreRoom
 
+from deptbus.change import Cause
 from deptbus.contract.department import Beside, Receive
 from deptbus.department.capture import Capture
 from deptbus.department.capture_postgres import PostgresCapture
@@ -16,9 +18,12 @@ from deptbus.department.capture_sqlite import SqliteCapture
 from deptbus.department.connect import PostgresDatabase, SqliteDatabase, target_of
 from deptbus.department.layout import Layout
 from deptbus.department.remove import remove_all
+from deptbus.department.repairs import Order, OrderId
+from deptbus.department.seen import seen_of
 from deptbus.department.several_tables import as_one, tables_of
-from deptbus.department.store import Store
+from deptbus.department.store import PartitionBatch, Store
 from deptbus.errors import DatabaseUnavailable
+from deptbus.wire.control import RebuildOrder, RepairOrder
 
 PERSONS = (
     "CREATE TABLE persons (id VARCHAR(30) PRIMARY KEY, name VARCHAR(20), remark VARCHAR(20), "
@@ -34,6 +39,7 @@ RECEIVE = Receive(
     columns={"id": "id", "name": "name"},
     tables={"phones": Beside(columns={"phone": "number"}, on={"owner": "id"})},
 )
+JOB = "rebuild-1"
 
 
 class SeveralSuite(StoreRoom):
@@ -97,14 +103,81 @@ class SeveralSuite(StoreRoom):
         assert len(await self.both(database)) == 2
         await store.close()
 
-    async def test_what_was_there_before_is_taken_up(self, database: Any) -> None:
+    async def test_a_repair_writes_it_in_all_of_them(self, database: Any) -> None:
+        store = await self.room(database)
+        await self.feed(store, person(1, 5, phone="1"), person(2, 5, phone="2"))
+        await self.sql(database, "UPDATE phones SET number = 'typed'")
+        name = OrderId("repair-1", "person", person(1).key)
+        now = (await store.look_at([Order(name, b"", "deliver", False)]))[name]
+        seen = seen_of(now.line, now.values)
+        ordered = RepairOrder("repair-1", "person", (name.key,), (seen,), ("deliver",), True, NOW)
+        at = store.positions[0].next_offset
+        await store.apply({0: PartitionBatch(at + 1, orders=[ordered])}, NOW)
+        mended = person(1, 5, phone="1", cause=Cause.REPAIR)
+        await self.feed(store, replace(mended, job="repair-1"))
+        assert [number for _, _, number in await self.both(database)] == ["1", "typed"]
+        await store.close()
+
+    async def test_it_is_rebuilt(self, database: Any) -> None:
+        store = await self.room(database)
+        assert store.rebuilds is not None
+        store.keep = lambda kept: None
+        some = [person(n, phone=str(n)) for n in (1, 2, 3)]
+        await self.feed(store, *some)
+        await self.sql(database, "UPDATE phones SET number = 'typed' WHERE owner = 'id000001'")
+        await self.sql(database, "DELETE FROM phones WHERE owner = 'id000002'")
+        await store.rebuilds.take(RebuildOrder(JOB, "person", "begin", (), NOW), NOW)
+        at = store.positions[0].next_offset
+        sent = [replace(item, cause=Cause.REPLAY, job=JOB) for item in some]
+        await store.apply({0: PartitionBatch(at + 3, [*sent], has_rebuilt=True)}, NOW)
+        ends = tuple(place.next_offset for _, place in sorted(store.positions.items()))
+        await store.rebuilds.take(RebuildOrder(JOB, "person", "swap", ends, NOW), NOW)
+        done = await store.swap(NOW + 1)
+        assert done is not None
+        assert (done.state, done.reason) == ("swapped", "")
+        assert [number for _, _, number in await self.both(database)] == ["1", "2", "3"]
+        await store.close()
+
+    async def test_what_was_there_before_is_not_lost_unsaid(self, database: Any) -> None:
+        """Neither the main table's rows, nor those that hang on them; shared ones are no matter."""
         for statement in (HOUSES, PERSONS, PHONES):
             await self.sql(database, statement)
+        await self.sql(database, "INSERT INTO houses VALUES ('h', 'shared')")
         await self.sql(database, "INSERT INTO persons (id, remark) VALUES ('id000001', 'own')")
-        store = await self.again(database)
+        with pytest.raises(DatabaseUnavailable, match="persons has rows before the bus comes"):
+            await self.again(database)
+        meant = RECEIVE.model_copy(update={"keeps": False, "on_remove": "delete"})
+        store = await self.again(database, meant)
         await self.feed(store, person(1, phone="1"))
         assert await self.both(database) == [("id000001", "李雷", "1")]
         assert await self.sql(database, "SELECT remark FROM persons") == [("own",)]
+        await store.close()
+        store = await self.again(database)  # the bus has come: what is there is its own
+        await store.close()
+
+    async def test_rows_that_hang_on_nothing_yet_are_not_lost_unsaid(self, database: Any) -> None:
+        houses = Beside(columns={"phone": "note"}, on={"code": "name"})
+        receive = RECEIVE.model_copy(update={"tables": {"houses": houses}})
+        for statement in (HOUSES, PERSONS.replace(" REFERENCES houses (code)", "")):
+            await self.sql(database, statement)
+        await self.sql(database, "INSERT INTO houses VALUES ('h', 'own')")
+        with pytest.raises(DatabaseUnavailable, match="houses has rows before the bus comes"):
+            await self.again(database, receive)
+        await self.sql(database, "DELETE FROM houses")
+        store = await self.again(database, receive)
+        await store.close()
+
+    async def test_a_column_without_a_value_keeps_the_default_of_its_table(
+        self, database: Any
+    ) -> None:
+        typed = PERSONS.replace("remark VARCHAR(20)", "remark VARCHAR(20) NOT NULL DEFAULT 'd'")
+        for statement in (HOUSES, typed, PHONES):
+            await self.sql(database, statement)
+        store = await self.again(
+            database, RECEIVE.model_copy(update={"defaults": {"remark": None}})
+        )
+        assert (await self.feed(store, person(1, phone="1"))).parked == ()
+        assert await self.sql(database, "SELECT remark FROM persons") == [("d",)]
         await store.close()
 
     async def test_a_bulk_is_written_and_renewed(self, database: Any) -> None:

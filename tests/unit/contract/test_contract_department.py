@@ -294,6 +294,32 @@ def test_what_is_said_of_rows_that_were_here_has_to_fit(
     assert any(words in p.what for p in problems), [p.what for p in problems]
 
 
+@pytest.mark.parametrize(
+    ("setting", "count"),
+    [
+        ("keeps: true", 1),
+        ("on_remove: mark", 1),
+        ("on_remove: park", 1),
+        ("mark: {own: gone}", 1),
+        ("match: [bm]", 1),
+        ("existing: park", 1),
+        ("keeps: false", 0),
+        ("on_remove: delete", 0),
+    ],
+)
+def test_rows_of_several_tables_are_not_kept(
+    tmp_path: Path, contract: Contract, setting: str, count: int
+) -> None:
+    beside = "tables: {beside: {columns: {use: u}, on: {b: bm}}}"
+    for more, expected in ((setting, 0), (f"{setting}\n        {beside}", count)):
+        text = POLICE.replace("        replaces:", f"        {more}\n        replaces:")
+        problems = check_department(load_text(tmp_path, text), contract)
+        assert [p.what for p in problems if "cannot be had with `tables`" in p.what] == [
+            f"`{setting.split(':')[0]}` cannot be had with `tables`: "
+            "rows of several tables are not kept"
+        ] * expected
+
+
 def test_a_mapping_for_rows_that_were_here_is_right(tmp_path: Path, contract: Contract) -> None:
     more = (
         "match: [bm]\n        mark: {own: gone}\n        forms: {bm: 'narrow, upper'}\n"
