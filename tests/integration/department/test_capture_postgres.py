@@ -14,12 +14,15 @@ from capture_suite import (
     LAYOUTS,
     PEOPLE,
     PLACE,
+    STEPS,
+    STEPS_SQL,
     CaptureSuite,
     Desk,
     cursor_instead_of_queue,
     person,
 )
 
+from deptbus.cluster.postgres import PostgresServer
 from deptbus.department import fence
 from deptbus.department.capture import Capture, Wanted
 from deptbus.department.capture_postgres import PostgresCapture
@@ -408,3 +411,37 @@ class TestPostgresCapture(CaptureSuite):
             assert await self.desk.rows(catalogue) == []
         finally:
             await capture.close()
+
+
+async def test_what_a_department_prepares_goes_through_and_is_captured(
+    service_folder: Path,
+) -> None:
+    """A transaction that rang a bell cannot be prepared."""
+    server = PostgresServer(
+        service_folder / "postgres-prepares", extra_settings={"max_prepared_transactions": "4"}
+    )
+    with server:
+        url = server.create_database("own")
+        desk, target = await PostgresDesk.open(url), target_of(url)
+        capture = await PostgresCapture.open(
+            await PostgresDatabase.open(target), await PostgresDatabase.open(target)
+        )
+        own = await asyncpg.connect(url)
+        try:
+            await desk.do(STEPS_SQL)
+            await capture.install([STEPS], CAP)
+            assert await capture.wait(0)  # from here on it idles
+            for statement in (
+                "BEGIN",
+                """INSERT INTO "Steps" VALUES (1, 1, 'a')""",
+                "PREPARE TRANSACTION 'two phases'",
+            ):
+                await own.execute(statement)
+            assert await capture.read(CAP) == []
+            await own.execute("COMMIT PREPARED 'two phases'")
+            assert not await capture.wait(0.05)  # nobody rings: it looks by itself
+            assert [row.raw for row in await capture.read(CAP)] == [("1", "1")]
+        finally:
+            await own.close()
+            await capture.close()
+            await desk.close()
