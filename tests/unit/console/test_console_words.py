@@ -10,6 +10,7 @@ from string import Formatter
 
 import pytest
 
+from deptbus import errors
 from deptbus.change import Cause, DeliveryOp, Direction
 from deptbus.console import desk, roles
 from deptbus.console.words import Words, catalogue, sentences
@@ -187,8 +188,8 @@ def _said() -> str:
     """All texts of the modules whose sentences are translated, with their places emptied and their
     pieces put together."""
     modules = (
-        advice, alarms_board, audit, brokers, connect, desk, findings, freshness_report, hold,
-        install, lookout, policies, proposal_desk, target, trace_desk,
+        advice, alarms_board, audit, brokers, connect, desk, errors, findings, freshness_report,
+        hold, install, lookout, policies, proposal_desk, target, trace_desk,
     )  # fmt: skip
     source = "".join(inspect.getsource(module) for module in modules)
     source = source.replace("{_REASON_LETTERS}", str(audit._REASON_LETTERS))
