@@ -36,6 +36,9 @@ _KEEP = f"INSERT INTO deptbus.kept ({KEPT_LIST}) VALUES ($1, $2, $3, $4, $5, $6,
 _READ_AT_ONCE = 2000
 # A table's number and the place in it: of partitions each has places of its own.
 _PLACE = "t.tableoid::bigint, t.ctid"
+# Whoever types a row that refers to one of these need not wait for it; what changes the own key, or
+# removes the row, takes the stronger lock by itself.
+_LOCK = "FOR NO KEY UPDATE OF t"
 
 
 class PostgresRows:
@@ -103,8 +106,7 @@ class PostgresRows:
             return
         target = self._target
         rows = await connection.fetch(
-            f"SELECT {self._listed} FROM {self._table} t WHERE t.ctid = ANY($1::tid[]) "
-            "FOR UPDATE OF t",
+            f"SELECT {self._listed} FROM {self._table} t WHERE t.ctid = ANY($1::tid[]) " + _LOCK,
             [write.adopts.place[1] for write in writes],
         )
         now = {found.place: found for found in map(self._found, rows)}
@@ -168,7 +170,7 @@ class PostgresRows:
         if not lines:
             return
         keys = [tuple(decode_values(line["row_key"])) for line in lines]
-        sql = f"SELECT s.number, {self._listed} {self._by(target.key_positions)} FOR UPDATE OF t"
+        sql = f"SELECT s.number, {self._listed} {self._by(target.key_positions)} {_LOCK}"
         edited: dict[RecordId, tuple[bytes, tuple[Any, ...]]] = {}
         for number, *row in await connection.fetch(sql, *zip(*keys, strict=True)):
             line, values = lines[number - 1], self._found(row).values
@@ -192,7 +194,7 @@ class PostgresRows:
         if target.on_remove == "delete":
             return removes
         keys = [tuple(decode_values(action.row.key)) for action in removes]
-        sql = f"SELECT s.number, {self._listed} {self._by(target.key_positions)} FOR UPDATE OF t"
+        sql = f"SELECT s.number, {self._listed} {self._by(target.key_positions)} {_LOCK}"
         rows = await connection.fetch(sql, *zip(*keys, strict=True))
         if rows and target.on_remove == "park":
             raise RowRefused(PARKED_REMOVAL)

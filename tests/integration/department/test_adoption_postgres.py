@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import asyncpg
 import pytest
 from adoption_suite import AdoptionSuite
-from recipient_contract import person
+from recipient_contract import gone, person
 from store_rooms import PostgresRoom
+
+from deptbus.department.adoption_postgres import PostgresRows
 
 pytestmark = pytest.mark.service
 
@@ -30,5 +35,48 @@ class TestAdoptionPostgres(PostgresRoom, AdoptionSuite):
         await self.feed(store, *(person(n) for n in range(1, 10)))
         assert await self.people(database, "id, name") == [
             (f"id{n:06}", "李雷") for n in range(1, 10)
+        ]
+        await store.close()
+
+    async def test_rows_that_refer_to_one_are_typed_while_it_is_kept_or_marked(
+        self, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for statement in (
+            "CREATE TABLE people (id text PRIMARY KEY, name text)",
+            "CREATE TABLE visits (person text REFERENCES people (id), what text)",
+            "INSERT INTO people VALUES ('id000001', 'x')",
+        ):
+            await self.sql(database, statement)
+        store = await self.opened(
+            database, {"columns": {"id": "id", "name": "name"}, "key": ("id",)}
+        )
+        look, now = PostgresRows._last, "adopted"
+
+        async def clerk() -> None:
+            """Behind the lock; raises where she would have to wait for it."""
+            own = await asyncpg.connect(database, server_settings={"lock_timeout": "500ms"})
+            try:
+                await own.execute(f"INSERT INTO visits VALUES ('id000001', '{now}')")
+            finally:
+                await own.close()
+
+        async def beside(name: str, *words: Any) -> Any:
+            await clerk()
+            return await looks[name](*words)
+
+        looks = {"_last": look, "_written": PostgresRows._written}
+        monkeypatch.setattr(PostgresRows, "_last", lambda *w: beside("_last", *w))
+        await self.feed(store, person(1))
+        monkeypatch.setattr(PostgresRows, "_last", look)
+        monkeypatch.setattr(PostgresRows, "_written", lambda *w: beside("_written", *w))
+        await self.sql(database, "UPDATE people SET name = 'typed'")
+        now = "kept"
+        await self.feed(store, person(1, 2))
+        now = "marked"
+        await self.feed(store, gone(1, 3))
+        assert await self.sql(database, "SELECT what FROM visits") == [
+            ("adopted",),
+            ("kept",),
+            ("marked",),
         ]
         await store.close()
