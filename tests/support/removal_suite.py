@@ -16,7 +16,7 @@ from source_world import AGREED, PLACES, PUBLISH, SECRET, TABLE, UNIT, StandingP
 from deptbus.change import Change, ChangeOp
 from deptbus.contract.department import HoldRemovals
 from deptbus.department import fence, publisher, removal_desk
-from deptbus.department.capture import Capture, Hold
+from deptbus.department.capture import Capture, HeldRemoval, Hold, Holding, Prepared
 from deptbus.department.layout import layout_of
 from deptbus.department.opening import open_capture
 from deptbus.department.pressure import pressure_of
@@ -80,19 +80,26 @@ class QuietSource:
         while not is_done:
             await self.publisher.removals.look()
             is_busy = await chores._work_off() or await chores._release()
-            turn = await self.capture.together(lambda: self.publisher._turn([], []))
-            for version, key, value in turn.changes:
-                change = self.codecs.decode_out(key, value)
-                assert isinstance(change, Change)
-                assert change.version == version
-                sent.append(change)
-            await self.capture.delete(
-                self.publisher.incarnation.token, [version for version, _, _ in turn.changes]
-            )
+            rows, some = await self.turn()
+            sent += some
             status = await self.capture.status()
-            is_done = not (is_busy or turn.rows or status.wanted)
-        self.changes += sent
+            is_done = not (is_busy or rows or status.wanted)
         return sent
+
+    async def turn(self) -> tuple[int, list[Change]]:
+        """One turn of the publisher: how many rows it read, and what it sent."""
+        turn = await self.capture.together(lambda: self.publisher._turn([], []))
+        sent: list[Change] = []
+        for version, key, value in turn.changes:
+            change = self.codecs.decode_out(key, value)
+            assert isinstance(change, Change)
+            assert change.version == version
+            sent.append(change)
+        await self.capture.delete(
+            self.publisher.incarnation.token, [version for version, _, _ in turn.changes]
+        )
+        self.changes += sent
+        return turn.rows, sent
 
     def copy(self) -> dict[str, dict[bytes, str | None]]:
         """place -> key -> name, as recipients of that place end, who are told where a change
@@ -342,6 +349,44 @@ class RemovalSuite:
             await source.capture.release(hold.number)
         await source.drain()
         assert source.copy() == await self.table(source)
+
+    @pytest.mark.parametrize("is_broken", [False, True])
+    async def test_a_hold_of_another_dataset_that_cannot_be_released_now_stops_none(
+        self, source: QuietSource, is_broken: bool
+    ) -> None:
+        number = await source.capture.next_hold()
+        held = HeldRemoval(number, "other", bytes(16), '["1"]', PLACES[0], "")
+        prepared = Prepared(holding=Holding(begun=[Hold(number, "other", 0, 1)], held=[held]))
+        await source.capture.prepare(source.publisher.incarnation.token, prepared, sends=False)
+        assert await source.capture.release(number) is not None
+        if is_broken:
+            source.publisher.chores.rests = {"other"}
+        await self.desk.do("DELETE FROM people")
+        await source.drain()
+        (_, hold) = await source.holds()
+        await source.capture.release(hold.number)
+        await source.drain()
+        assert source.copy() == await self.table(source)
+        (other,) = await source.holds()
+        assert other.number == number
+
+    async def test_a_contract_that_changes_while_a_batch_is_sifted_ends_nothing(
+        self, source: QuietSource, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await self.desk.do(f"UPDATE people SET area = '{PLACES[1]}'")
+        await source.drain()
+        await self.desk.do(f"UPDATE people SET area = '{PLACES[0]}' WHERE 身份证 = '000001'")
+        held = source.capture.held
+
+        async def meanwhile(keys: Any) -> Any:
+            source.publisher._publications.clear()
+            return await held(keys)
+
+        monkeypatch.setattr(source.capture, "held", meanwhile)
+        read, sent = await source.turn()
+        assert (read, len(sent)) == (1, 1)
+        (hold,) = await source.holds()
+        assert hold.keys == ROWS - 1
 
     # --- the tests can fail ---------------------------------------------------------------
 

@@ -504,8 +504,8 @@ class Capture(ABC):
         state. None: nothing is held under that number."""
 
     @abstractmethod
-    async def released(self, at_most: int) -> list[HeldRemoval]:
-        """Keys of the oldest hold that was released."""
+    async def released(self, at_most: int, datasets: Collection[str]) -> list[HeldRemoval]:
+        """Keys of the oldest hold of one of these datasets that was released."""
 
     @abstractmethod
     async def publish_released(

@@ -731,9 +731,9 @@ class PostgresCapture(Capture):
         async with self._durable(transaction=True) as c:
             return await removals.release(c, number)
 
-    async def released(self, at_most: int) -> list[HeldRemoval]:
+    async def released(self, at_most: int, datasets: Collection[str]) -> list[HeldRemoval]:
         async with self._durable() as c:
-            return await removals.released(c, at_most)
+            return await removals.released(c, at_most, datasets)
 
     async def publish_released(
         self, token: bytes, version: int, some: Sequence[HeldRemoval], cause: str, job: str

@@ -581,8 +581,8 @@ class SqliteCapture(Capture):
     async def release(self, number: int) -> Hold | None:
         return await self._database.transaction(lambda c: removals.release(c, number))
 
-    async def released(self, at_most: int) -> list[HeldRemoval]:
-        return await self._database.run(lambda c: removals.released(c, at_most))
+    async def released(self, at_most: int, datasets: Collection[str]) -> list[HeldRemoval]:
+        return await self._database.run(lambda c: removals.released(c, at_most, datasets))
 
     async def publish_released(
         self, token: bytes, version: int, some: Sequence[HeldRemoval], cause: str, job: str

@@ -181,8 +181,9 @@ class Chores:
 
     async def _release(self) -> bool:
         """The next keys whose removal was held and is meant: their present state is published."""
-        some = await self._capture.released(_RELEASED_KEYS)
-        if self.rests or not some or some[0].dataset not in self._publications:
+        able = self._publications.keys() - self.rests
+        some = await self._capture.released(_RELEASED_KEYS, able) if able else []
+        if not some:
             return False
         if await self._capture.backlog(BACKLOG_ROWS) >= BACKLOG_ROWS:
             self._awaits_room = True

@@ -157,7 +157,7 @@ class Publisher:
         # Whoever changes what is remembered of keys holds it from reading to writing.
         self._remembering = asyncio.Lock()
         self.memory = BusMemory()  # what the bus knew of this system when it was taken over
-        self.removals = RemovalDesk(capture, self._publications, self._settings.publishes)
+        self.removals = RemovalDesk(capture, self._settings.publishes)
         self.chores = Chores(capture, self._publications, lambda: self.incarnation.token)
         self.cuts = Cuts(self.presence)
         self._signs = Signs(capture.tell)
@@ -539,7 +539,8 @@ class Publisher:
         for some in _slices(len(rows)):
             found += find_keys(publications, rows[some])
             await asyncio.sleep(0)
-        sifted = await self.removals.sift(rows, found, is_all=len(rows) < BATCH_ROWS)
+        is_all = len(rows) < BATCH_ROWS
+        sifted = await self.removals.sift(publications, rows, found, is_all=is_all)
         read = len(rows)
         if sifted is not None:
             rows, found = sifted.rows, sifted.found

@@ -33,17 +33,16 @@ class RemovalDesk:
     def __init__(
         self,
         capture: Capture,
-        publications: Mapping[str, Publication],
         publishes: Mapping[str, Publish],
     ) -> None:
         self._capture = capture
-        self._publications = publications
         self._rules = {name: publish.hold_removals for name, publish in publishes.items()}
         self._holds: tuple[Hold, ...] = ()
         self._lately: dict[str, Counter[int]] = defaultdict(
             Counter
         )  # dataset -> minute -> how many
         self._clear: dict[str, int] = {}  # position up to which what waits was counted: too few
+        self._since: Counter[str] = Counter()  # removals read since that were below it
         self._expected: Counter[str] = Counter()
 
     async def recall(self) -> None:
@@ -56,12 +55,17 @@ class RemovalDesk:
         self._expected[dataset] = deletes
 
     async def sift(
-        self, rows: Sequence[OutboxRow], found: Sequence[Found], *, is_all: bool
+        self,
+        publications: Mapping[str, Publication],
+        rows: Sequence[OutboxRow],
+        found: Sequence[Found],
+        *,
+        is_all: bool,
     ) -> guard.Sifted | None:
-        """None: the batch may be judged as it is. `is_all`: no more than these rows waits."""
+        """None: the batch may be judged as it is. `publications`: of all that `rows` are of, and
+        nobody changes it meanwhile. `is_all`: no more than these rows waits."""
         if not self._holds and not any(map(guard.may_remove, rows)):
             return None
-        publications = self._publications
         removals = [
             removal
             for at, (row, one) in enumerate(zip(rows, found, strict=True))
@@ -136,7 +140,12 @@ class RemovalDesk:
         counts = self._lately[dataset] + here
         found, size = await self._too_many(dataset, counts, rule, deletes, hold)
         expected = self._expected[dataset]
-        is_counted = is_all or rows[-1].position <= self._clear.get(dataset, 0)
+        self._since[dataset] += here.total()
+        # What commits late lies below a position that was counted: so many are looked at anew.
+        is_counted = is_all or (
+            rows[-1].position <= self._clear.get(dataset, 0)
+            and self._since[dataset] < rule.at_least
+        )
         if found.issuperset(here) or (is_counted and not expected):
             return found, size
         ahead, upto = await self._capture.removals_ahead(dataset, rows[0].position)
@@ -145,7 +154,7 @@ class RemovalDesk:
         deletes = expected + sum(n for _, n in ahead.values())
         found, size = await self._too_many(dataset, counts, rule, deletes, hold)
         if not found and not expected:
-            self._clear[dataset] = upto
+            self._clear[dataset], self._since[dataset] = upto, 0
         return found, size
 
     async def _too_many(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import asyncpg
 
@@ -125,11 +125,14 @@ async def release(c: asyncpg.Connection, number: int) -> Hold | None:
     return found[0]
 
 
-async def released(c: asyncpg.Connection, at_most: int) -> list[HeldRemoval]:
+async def released(
+    c: asyncpg.Connection, at_most: int, datasets: Collection[str]
+) -> list[HeldRemoval]:
     rows = await c.fetch(
         "SELECT d.hold, d.dataset, d.bus_key, d.raw, d.place, d.state FROM deptbus.held d "
-        "WHERE d.hold = (SELECT number FROM deptbus.hold h WHERE h.is_released AND EXISTS "
+        "WHERE d.hold = (SELECT number FROM deptbus.hold h WHERE h.is_released "
+        "AND h.dataset = ANY($2::text[]) AND EXISTS "
         "(SELECT 1 FROM deptbus.held WHERE hold = h.number) ORDER BY number LIMIT 1) LIMIT $1",
-        at_most,
+        *(at_most, list(datasets)),
     )
     return [HeldRemoval(*row) for row in rows]

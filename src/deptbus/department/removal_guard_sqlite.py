@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from deptbus.department.capture import HeldRemoval, Hold, Holding
+from deptbus.department.layout import comma
 
 TABLES = (
     """CREATE TABLE IF NOT EXISTS deptbus_hold (
@@ -119,11 +120,12 @@ def release(c: sqlite3.Connection, number: int) -> Hold | None:
     return found[0]
 
 
-def released(c: sqlite3.Connection, at_most: int) -> list[HeldRemoval]:
+def released(c: sqlite3.Connection, at_most: int, datasets: Collection[str]) -> list[HeldRemoval]:
     rows = c.execute(
         "SELECT d.hold, d.dataset, d.bus_key, d.raw, d.place, d.state FROM deptbus_held AS d "
-        "WHERE d.hold = (SELECT number FROM deptbus_hold AS h WHERE h.is_released AND EXISTS "
+        "WHERE d.hold = (SELECT number FROM deptbus_hold AS h WHERE h.is_released "
+        f"AND h.dataset IN ({comma('?' for _ in datasets)}) AND EXISTS "
         "(SELECT 1 FROM deptbus_held WHERE hold = h.number) ORDER BY number LIMIT 1) LIMIT ?",
-        (at_most,),
+        (*datasets, at_most),
     )
     return [HeldRemoval(*row) for row in rows]

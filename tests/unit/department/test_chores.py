@@ -36,7 +36,7 @@ class Table:
     async def work_off(self, limit: int, hold: Any = ()) -> tuple[int, list[Any]]:
         return 0, []
 
-    async def released(self, at_most: int) -> list[Any]:
+    async def released(self, at_most: int, datasets: Any) -> list[Any]:
         return []
 
     async def open_snapshots(self) -> tuple[Snapshot, ...]:
