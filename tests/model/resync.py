@@ -150,7 +150,10 @@ def _act(source: SourceDatabase, token: bytes, differences: Differences, version
         made = tuple(dict.fromkeys((*before.places, *places)))
         source.known[DATASET, key] = Known(made, before.variants)
     source.want(
-        *(Wanted(DATASET, raw_text(raw), None, _CAUSE, _JOB) for raw in differences.enqueue)
+        *(
+            Wanted(DATASET, raw_text(raw), None, _CAUSE, _JOB)
+            for raw in (*differences.enqueue, *differences.moved)
+        )
     )
     for number, key in enumerate(differences.delete, version):
         source.outbox[number] = OutboxRow(number, DATASET, "d", _CAUSE, _JOB, number, None, key, ())

@@ -21,6 +21,7 @@ from deptbus.department.layout import layout_of
 from deptbus.department.opening import open_capture
 from deptbus.department.pressure import pressure_of
 from deptbus.department.publisher import Publisher
+from deptbus.department.removal_guard import MOVED
 from deptbus.wire.codecs import Codecs
 
 ROWS = 400
@@ -213,6 +214,18 @@ class RemovalSuite:
             source.publisher.removals.expect("person", len(keys) - start - len(some))
             await source.drain()
 
+    async def moves_by_a_resync(self, source: QuietSource) -> None:
+        """All have moved behind capture's back, and a resync finds them."""
+        source.publisher.removals.expect("person", 0, ROWS)
+        keys = {change.key for change in source.changes}
+        await source.publisher.remember({("person", key): (PLACES[0],) for key in keys})
+        await self.behind_captures_back(f"UPDATE people SET area = '{PLACES[1]}'")
+        for start in range(0, ROWS, 30):
+            some = [(f"{n:06}",) for n in range(start, min(start + 30, ROWS))]
+            await source.capture.enqueue("person", some, "resend", MOVED)
+            source.publisher.removals.expect("person", 0, max(0, ROWS - start - 30))
+            await source.drain()
+
     async def behind_captures_back(self, statement: str) -> None:
         raise NotImplementedError
 
@@ -228,6 +241,7 @@ class RemovalSuite:
         "by_a_script",
         "while_no_adapter_ran",
         "by_a_resync",
+        "moves_by_a_resync",
     )
 
     async def remove(self, source: QuietSource, kind: str) -> tuple[int, Hold]:
@@ -423,3 +437,13 @@ class RemovalSuite:
         await source.capture.release(hold.number)
         await source.drain()
         assert source.copy() != await self.table(source)
+
+    async def test_planted_a_guard_that_does_not_see_what_a_resync_moves_is_caught(
+        self, source: QuietSource, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def nowhere(*_: Any) -> dict[Any, str]:
+            return {}
+
+        monkeypatch.setattr(removal_desk.RemovalDesk, "_last_places", nowhere)
+        await self.moves_by_a_resync(source)
+        assert not source.copy()[PLACES[0]]

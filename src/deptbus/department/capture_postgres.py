@@ -52,7 +52,7 @@ from deptbus.department.postgres_install import (
 from deptbus.department.postgres_schema import doubled_keys, examine_table, table_facts
 from deptbus.department.postgres_view import AS_TOUCHED, UNSHOWN, forget_unshown
 from deptbus.department.raw import raw_of, raw_text
-from deptbus.department.removal_guard import RELEASE
+from deptbus.department.removal_guard import MOVED, RELEASE
 from deptbus.errors import DatabaseBusy, Fenced, SourceRefused
 
 _POLL_SECONDS = (0.001, 0.02)  # while writers hold the doorbell, from the first to the longest
@@ -719,7 +719,7 @@ class PostgresCapture(Capture):
         self, dataset: str, position: int
     ) -> tuple[dict[int, tuple[int, int]], int]:
         async with self._durable() as c:
-            return await removals.ahead(c, self._numbers[dataset], position, RELEASE)
+            return await removals.ahead(c, self._numbers[dataset], position, RELEASE, MOVED)
 
     async def count(self, dataset: str, at_most: int) -> int:
         layout = (await self.layouts())[dataset]

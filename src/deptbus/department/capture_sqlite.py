@@ -42,7 +42,7 @@ from deptbus.department.capture_check import Broken, broken_sqlite
 from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.layout import Layout, comma, quoted
 from deptbus.department.raw import raw_of, raw_text
-from deptbus.department.removal_guard import RELEASE
+from deptbus.department.removal_guard import MOVED, RELEASE
 from deptbus.department.sqlite_schema import doubled_keys, examine_table
 from deptbus.department.sqlite_view import TABLE_NAMES as VIEW_TABLES
 from deptbus.department.sqlite_watch import Watch, end_watch, watch_database
@@ -571,7 +571,8 @@ class SqliteCapture(Capture):
     async def removals_ahead(
         self, dataset: str, position: int
     ) -> tuple[dict[int, tuple[int, int]], int]:
-        return await self._database.run(lambda c: removals.ahead(c, dataset, position, RELEASE))
+        words = dataset, position, RELEASE, MOVED
+        return await self._database.run(lambda c: removals.ahead(c, *words))
 
     async def count(self, dataset: str, at_most: int) -> int:
         layout = (await self.layouts())[dataset]

@@ -4,7 +4,8 @@ Rows are judged by the Publication that judges live rows. Rules, each with a tes
 
 1. A row that speaks for its key and would be published just as the bus has it is left alone.
 2. One that differs, or that the bus has not, is published anew; also one that moved out while the
-   bus still has it.
+   bus still has it. One that is not where the bus has it is told apart: it is taken away from
+   there, and somebody has to count how many are.
 3. A row that is refused stays as it was published; it is looked at again only if it is not parked.
 4. Of several rows with one bus key the one that holds the key is compared. One that nobody knows as
    holder or parked is looked at again; where the known holder is not met, it is too: it is gone,
@@ -27,7 +28,7 @@ from deptbus.department.capture import Known, OutboxRow, RawKey
 from deptbus.department.judge import Found
 from deptbus.department.publication import Publication
 from deptbus.department.raw import raw_of, raw_text
-from deptbus.department.speakers import Speakers, Standing, holder_of, key_in, published
+from deptbus.department.speakers import Published, Speakers, Standing, holder_of, key_in, published
 
 
 class Held(NamedTuple):
@@ -40,12 +41,19 @@ class Held(NamedTuple):
 
 @dataclass(slots=True)
 class Differences:
-    """What is to be done: own keys to publish anew, bus keys to delete, places to remember."""
+    """What is to be done: own keys to publish anew, those of rows that are not where the bus has
+    them, bus keys to delete, places to remember."""
 
     enqueue: list[RawKey] = field(default_factory=list)
+    moved: list[RawKey] = field(default_factory=list)
     delete: list[bytes] = field(default_factory=list)
     places: dict[bytes, tuple[str, ...]] = field(default_factory=dict)
     equal: int = 0
+
+
+def _is_elsewhere(state: Published, on_bus: Held) -> bool:
+    is_there = bool(state.digest) and state.place == on_bus.places[-1]
+    return bool(on_bus.digest) and not is_there
 
 
 class Comparison:
@@ -103,6 +111,10 @@ class Comparison:
                 differences.enqueue.append(row.raw)
         elif is_known and is_named and state.digest == (on_bus.digest if on_bus else b""):
             differences.equal += 1
+        elif is_known and on_bus is not None and _is_elsewhere(state, on_bus):
+            # What is remembered last is then where the bus has it.
+            differences.places[key] = on_bus.places
+            differences.moved.append(row.raw)
         else:
             differences.enqueue.append(row.raw)
 

@@ -309,7 +309,8 @@ class Publisher:
         await self.presence.write(asked)
 
     async def remember(self, named: Mapping[tuple[str, bytes], Sequence[str]]) -> None:
-        """Places that (dataset, key) were published at: each further change names them too."""
+        """Places that (dataset, key) were published at, the present one last: each further change
+        names them too."""
         if not named:
             return
         async with self._remembering:
@@ -317,7 +318,8 @@ class Publisher:
             prepared = Prepared()
             for pair, places in named.items():
                 before = known[pair].places if pair in known else ()
-                made = tuple(dict.fromkeys((*before, *places)))
+                others = [p for p in dict.fromkeys((*before, *places)) if p != places[-1]]
+                made = (*others, places[-1])
                 if made != before:
                     prepared.places[pair] = made
             if prepared.places:

@@ -43,16 +43,16 @@ class RemovalDesk:
         )  # dataset -> minute -> how many
         self._clear: dict[str, int] = {}  # position up to which what waits was counted: too few
         self._since: Counter[str] = Counter()  # removals read since that were below it
-        self._expected: Counter[str] = Counter()
+        self._expected: dict[str, tuple[int, int]] = {}  # deletes, moves
 
     async def recall(self) -> None:
         self._holds = await self._capture.holds()
         for (dataset, minute), count in (await self._capture.removals_lately()).items():
             self._lately[dataset][minute] += count
 
-    def expect(self, dataset: str, deletes: int) -> None:
-        """So many deletes are about to be enqueued by ourselves; 0 when they have been."""
-        self._expected[dataset] = deletes
+    def expect(self, dataset: str, deletes: int, moves: int = 0) -> None:
+        """So many are about to be enqueued by ourselves; 0 when they have been."""
+        self._expected[dataset] = deletes, moves
 
     async def sift(
         self,
@@ -66,10 +66,12 @@ class RemovalDesk:
         nobody changes it meanwhile. `is_all`: no more than these rows waits."""
         if not self._holds and not any(map(guard.may_remove, rows)):
             return None
+        last = await self._last_places(rows, found)
         removals = [
             removal
             for at, (row, one) in enumerate(zip(rows, found, strict=True))
-            if (removal := guard.removal_of(at, row, one, publications[row.dataset])) is not None
+            if (removal := guard.removal_of(at, row, one, publications[row.dataset], last))
+            is not None
         ]
         if not self._holds and not removals:
             return None
@@ -100,6 +102,18 @@ class RemovalDesk:
             newest = max(minute for _, minute in sifted.holding.removals)
             sifted.holding.forget_before = newest - _FORGOTTEN_MINUTES
         return sifted
+
+    async def _last_places(
+        self, rows: Sequence[OutboxRow], found: Sequence[Found]
+    ) -> dict[guard.Pair, str]:
+        """Rule 8: where the bus has the keys that a resync found elsewhere."""
+        moved = {
+            (row.dataset, key)
+            for row, one in zip(rows, found, strict=True)
+            if row.job == guard.MOVED and (key := key_in(one)) is not None
+        }
+        known = await self._capture.known(list(moved)) if moved else {}
+        return {pair: memory.places[-1] for pair, memory in known.items() if memory.places}
 
     def _open(self) -> list[Hold]:
         return [hold for hold in self._holds if not hold.is_released]
@@ -139,7 +153,8 @@ class RemovalDesk:
         deletes = sum(rows[removal.at].op == "d" for removal in removals)
         counts = self._lately[dataset] + here
         found, size = await self._too_many(dataset, counts, rule, deletes, hold)
-        expected = self._expected[dataset]
+        gone, moves = self._expected.get(dataset, (0, 0))
+        expected = gone + moves
         self._since[dataset] += here.total()
         # What commits late lies below a position that was counted: so many are looked at anew.
         is_counted = is_all or (
@@ -151,7 +166,7 @@ class RemovalDesk:
         ahead, upto = await self._capture.removals_ahead(dataset, rows[0].position)
         counts = self._lately[dataset] + Counter({m: n for m, (n, _) in ahead.items()})
         counts[max(here)] += expected
-        deletes = expected + sum(n for _, n in ahead.values())
+        deletes = gone + sum(n for _, n in ahead.values())
         found, size = await self._too_many(dataset, counts, rule, deletes, hold)
         if not found and not expected:
             self._clear[dataset], self._since[dataset] = upto, 0

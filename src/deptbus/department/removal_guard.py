@@ -20,6 +20,8 @@ each with a test:
 6. A key that several rows bear (rule 5 of `publication`) is not held: which of them speaks for it
    is decided one by one. One that came to be so since is given back by the row that was held only.
 7. What a release asked for is published, and counts for nothing.
+8. A move that capture missed counts where a resync finds it: its job says that the bus has the key
+   at the place that is remembered last. (One that somebody has resent before that does not.)
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from deptbus.department.raw import raw_text
 from deptbus.department.speakers import key_in
 
 RELEASE = "release/"  # what the job of a released removal begins with
+MOVED = "resync/moved"  # the job of an upsert by rule 8
 MINUTE_US = 60_000_000
 
 Pair = tuple[str, bytes]  # (dataset, key)
@@ -58,7 +61,7 @@ def is_release(row: OutboxRow) -> bool:
 
 def may_remove(row: OutboxRow) -> bool:
     """False for nearly every row: there is no more to be asked of it."""
-    return row.op == "d" or row.was is not None
+    return row.op == "d" or row.was is not None or row.job == MOVED
 
 
 def crowded(counts: Mapping[int, int], rule: HoldRemovals, size: int) -> frozenset[int]:
@@ -96,17 +99,22 @@ def busiest(counts: Mapping[int, int], rule: HoldRemovals) -> int:
     return most
 
 
-def removal_of(at: int, row: OutboxRow, found: Found, publication: Publication) -> Removal | None:
-    """None: recipients keep what they have of it."""
-    if not isinstance(found, KeyOf) or found.key is None or not may_remove(row) or is_release(row):
+def removal_of(
+    at: int, row: OutboxRow, found: Found, publication: Publication, last: Mapping[Pair, str]
+) -> Removal | None:
+    """None: recipients keep what they have of it. `last`: the place that is remembered last of the
+    keys of rows whose job is MOVED."""
+    key = key_in(found)
+    if key is None or not may_remove(row) or is_release(row):
         return None
-    place = publication.own_place(row.was)
+    pair = (row.dataset, key)
+    place = last.get(pair) if row.job == MOVED else publication.own_place(row.was)
     if row.op == "u":
         where, now = publication.lies(row)
         if place is None or where is Where.NOWHERE or now == place:
             return None
     minute = row.source_time_us // MINUTE_US
-    return Removal(at, (row.dataset, found.key), place or "", minute)
+    return Removal(at, pair, place or "", minute)
 
 
 def state_text(row: OutboxRow) -> str:

@@ -68,14 +68,14 @@ async def lately(c: asyncpg.Connection) -> dict[tuple[str, int], int]:
 
 
 async def ahead(
-    c: asyncpg.Connection, numbers: Sequence[int], position: int, released: str
+    c: asyncpg.Connection, numbers: Sequence[int], position: int, released: str, moved: str
 ) -> tuple[dict[int, tuple[int, int]], int]:
     rows = await c.fetch(
         "SELECT source_time_us / 60000000, count(*), count(*) FILTER (WHERE op = 'd'), "
         "max(position) FROM deptbus.outbox WHERE position >= $2 AND layout = ANY($1::int[]) "
-        "AND (op = 'd' OR was IS NOT NULL) AND NOT coalesce(starts_with(job, $3), false) "
-        "GROUP BY 1",
-        *(list(numbers), position, released),
+        "AND (op = 'd' OR was IS NOT NULL OR job = $4) "
+        "AND NOT coalesce(starts_with(job, $3), false) GROUP BY 1",
+        *(list(numbers), position, released, moved),
     )
     upto = max((row[3] for row in rows), default=position)
     return {row[0]: (row[1], row[2]) for row in rows}, upto

@@ -73,14 +73,15 @@ def lately(c: sqlite3.Connection) -> dict[tuple[str, int], int]:
 
 
 def ahead(
-    c: sqlite3.Connection, dataset: str, position: int, released: str
+    c: sqlite3.Connection, dataset: str, position: int, released: str, moved: str
 ) -> tuple[dict[int, tuple[int, int]], int]:
     rows = c.execute(
         "SELECT source_time_us / 60000000, count(*), sum(op = 'd'), max(position) "
         "FROM deptbus_outbox WHERE position >= ? AND layout IN "
-        "(SELECT number FROM deptbus_layout WHERE dataset = ?) AND (op = 'd' OR was IS NOT NULL) "
+        "(SELECT number FROM deptbus_layout WHERE dataset = ?) "
+        "AND (op = 'd' OR was IS NOT NULL OR job = ?) "
         "AND substr(coalesce(job, ''), 1, ?) <> ? GROUP BY 1",
-        (position, dataset, len(released), released),
+        (position, dataset, moved, len(released), released),
     ).fetchall()
     upto = max((row[3] for row in rows), default=position)
     return {row[0]: (row[1], row[2]) for row in rows}, upto

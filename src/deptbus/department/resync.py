@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,7 @@ from deptbus.department.comparison import Comparison, Differences, Held
 from deptbus.department.judge import find_keys
 from deptbus.department.publication import Publication
 from deptbus.department.publisher import Publisher
+from deptbus.department.removal_guard import MOVED
 from deptbus.department.speakers import key_in
 from deptbus.names import in_topic
 from deptbus.stream.log import LogReader, end_offsets
@@ -195,7 +196,8 @@ class _Resync:
                 await self._compare_all(reader, request)
                 await self._publisher.ask_inventory(request, ())
         while True:  # nobody tells when the broker has acked the last of it
-            if not await self._free(self._capture.is_pending, JOB):
+            pending = [await self._free(self._capture.is_pending, job) for job in (JOB, MOVED)]
+            if not any(pending):
                 return
             await asyncio.sleep(_POLL_SECONDS)
 
@@ -244,6 +246,7 @@ class _Resync:
         version = await self._free(self._capture.reserve, self._token, max(1, live))
         parked = frozenset(raw for name, raw in self._publisher.parked if name == dataset)
         comparison = Comparison(publication, held, parked)
+        moved: list[RawKey] = []
         after: RawKey | None = None
         while chunk := await self._free(self._capture.rows_after, dataset, after, _ROWS):
             after = chunk[-1].raw
@@ -261,12 +264,13 @@ class _Resync:
                 ]
                 keys = [key for _, found in rows if (key := key_in(found)) is not None]
                 differences = comparison.rows(rows, await self._known(dataset, keys))
+                moved += differences.moved
                 await self._act(publication, differences, version)
                 await asyncio.sleep(0)
-        left = comparison.left
         # Enqueued some hundred at a time: the guard has to know at the first how many they are.
+        left = comparison.left
         gone = sum(1 for key in left if held[key].digest)
-        self._publisher.removals.expect(dataset, gone)
+        await self._move(dataset, moved, gone)
         for start in range(0, len(left), _ENQUEUED_ROWS):
             keys = left[start : start + _ENQUEUED_ROWS]
             found = comparison.rest(await self._known(dataset, keys), keys)
@@ -276,6 +280,16 @@ class _Resync:
             self._publisher.removals.expect(dataset, gone)
         self._publisher.removals.expect(dataset, 0)
         await self._act(publication, Differences(enqueue=comparison.gone_holders()), version)
+
+    async def _move(self, dataset: str, raws: Sequence[RawKey], gone: int) -> None:
+        """Rows that the bus has elsewhere; so many deletes follow."""
+        self._publisher.removals.expect(dataset, gone, len(raws))
+        for start in range(0, len(raws), _ENQUEUED_ROWS):
+            await self._room()
+            some = raws[start : start + _ENQUEUED_ROWS]
+            await self._free(self._capture.enqueue, dataset, some, _CAUSE, MOVED)
+            self.published += len(some)
+            self._publisher.removals.expect(dataset, gone, len(raws) - start - len(some))
 
     async def _known(self, dataset: str, keys: list[bytes]) -> dict[bytes, Any]:
         known = await self._free(self._capture.known, [(dataset, key) for key in keys])

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 from source_bus import SqliteSource, until
+from source_world import PLACES
 from structlog.testing import capture_logs
 
 from deptbus.change import ChangeOp
 from deptbus.connection import Connection
+from deptbus.contract.department import HoldRemovals
 from deptbus.department import making_up, publisher
 from deptbus.department.making_up import make_up_by_itself
 from deptbus.department.publisher import Publisher
@@ -110,6 +112,34 @@ async def test_what_was_made_up_is_not_made_up_once_more(
         assert len(begun) == 1
     deletes = [change for change in await source.out() if change.op is ChangeOp.DELETE]
     assert len(deletes) == 1
+
+
+async def test_many_moves_that_were_missed_wait_for_a_word(source: SqliteSource) -> None:
+    """Also those that many small batches take away."""
+    async with source.bus(), adapter(source) as running:
+        rule = HoldRemovals(percent=10, at_least=10)
+        running.removals._rules["person"] = rule
+        source.do(*(source.person(n) for n in range(15)))
+        await source.arrived()
+        source.do(*(source.person(n) for n in range(15, 30)))
+        await source.arrived()
+        source.unseen(f"UPDATE people SET area = '{PLACES[1]}'")
+
+        async def is_made_up() -> bool:
+            return await source.gave_way() == 0
+
+        await until(is_made_up)
+        assert {change.division for change in await source.out()} == {PLACES[0]}
+        (hold,) = (await running.capture.status()).holds
+        assert hold.keys == 30
+        await running.capture.release(hold.number)
+
+        async def have_moved() -> bool:
+            return {change.division for change in (await source.state()).values()} == {PLACES[1]}
+
+        await until(have_moved)
+        for change in (await source.state()).values():
+            assert PLACES[0] in change.former_divisions
 
 
 async def test_it_waits_for_a_data_office_that_does_not_answer(

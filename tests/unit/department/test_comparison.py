@@ -80,7 +80,7 @@ def test_equal_rows_are_left_alone() -> None:
 
 @pytest.mark.parametrize(
     "own",
-    [{"姓名": "王"}, {"sex": 2}, {"born": "1990-01-02"}, {"area": B}, {"firm": None, "sex": 2}],
+    [{"姓名": "王"}, {"sex": 2}, {"born": "1990-01-02"}, {"firm": None, "sex": 2}],
 )
 def test_a_row_that_differs_is_published(own: dict[str, Any]) -> None:
     rows, rest, gone = compare(published(values("1")), [values("1", **own)])
@@ -110,10 +110,22 @@ def test_a_row_in_another_schema_version_differs() -> None:
 def test_a_row_that_moved_out_is_deleted_once() -> None:
     out = values("1", area="330102001001")
     rows, _, _ = compare(published(values("1")), [out])
-    assert rows.enqueue == [("1",)]
-    assert rows.places == {key("1"): (A,)}
+    assert rows == Differences(moved=[("1",)], places={key("1"): (A,)})
     rows, _, _ = compare({key("1"): Held(9, b"", (A,))}, [out], {key("1"): Known((A,))})
     assert rows == Differences(equal=1)
+
+
+def test_a_row_that_is_not_where_the_bus_has_it_is_told_apart() -> None:
+    """With where that is, also where the place is known: it has to be known as the last."""
+    moved = [values("1", area=B, 姓名="王")]
+    rows, rest, _ = compare(published(values("1")), moved)
+    assert rows == Differences(moved=[("1",)], places={key("1"): (A,)})
+    assert rest == Differences()
+    known = {key("1"): Known((A, B))}
+    rows, _, _ = compare(published(values("1")), moved, known)
+    assert rows == Differences(moved=[("1",)], places={key("1"): (A,)})
+    rows, _, _ = compare({key("1"): Held(9, b"", (A,))}, moved, known)
+    assert rows.enqueue == [("1",)], "nobody has it"
 
 
 def test_a_refused_row_stays_as_it_was_published() -> None:

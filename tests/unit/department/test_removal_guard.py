@@ -77,12 +77,13 @@ def sift(
     crowded: bool = True,
     held: dict[guard.Pair, HeldRemoval] | None = None,
     shared: set[guard.Pair] | None = None,
+    last: dict[guard.Pair, str] | None = None,
 ) -> tuple[guard.Sifted, dict[guard.Pair, HeldRemoval]]:
     found = find_keys(PUBLICATIONS, rows)
     removals = [
         removal
         for at, (row, one) in enumerate(zip(rows, found, strict=True))
-        if (removal := guard.removal_of(at, row, one, PUBLICATION)) is not None
+        if (removal := guard.removal_of(at, row, one, PUBLICATION, last or {})) is not None
     ]
     removals, left_out = guard.netted(rows, found, removals, PUBLICATIONS)
     now = dict(held or {})
@@ -120,6 +121,18 @@ def test_removals_are_deletes_and_moves_away_and_nothing_else() -> None:
     assert sifted.drop == [row.position for row in rows[:3]]
     assert sifted.holding.removals == {("person", NOW): 3}
     assert sifted.remember == [(*key_of(k), HERE) for k in "123"]
+
+
+def test_a_move_that_a_resync_found_is_a_removal_from_where_the_bus_has_it() -> None:
+    table = Table()
+    rows = [
+        minute_of(table.row("u", key, area=place)._replace(job=guard.MOVED))
+        for key, place in {"1": THERE, "2": OUTSIDE, "3": HERE, "4": "no place", "5": THERE}.items()
+    ]
+    sifted, held = sift(*rows, last={key_of(key): HERE for key in "1234"})
+    assert {pair: one.place for pair, one in held.items()} == {key_of("1"): HERE, key_of("2"): HERE}
+    assert [row.raw for row in sifted.rows] == [("3",), ("4",), ("5",)]
+    assert sifted.holding.removals == {("person", NOW): 2}
 
 
 def test_few_removals_are_published_and_counted() -> None:
