@@ -222,6 +222,28 @@ class AdoptionSuite(StoreRoom):
         )
         await store.close()
 
+    async def test_records_that_match_one_row_wait_in_the_next_session_too(
+        self, database: Any
+    ) -> None:
+        """Until one of them goes: then nobody contests the other's row."""
+        row = (1, None, "李雷", "1990/1/1", None, None, None)
+        await self.typed(database, row)
+        store = await self.opened(database, BY_NAME, joins=False)
+        await self.feed(store, person(1), person(2))
+        await self.join(database, store)
+        await store.apply({}, NOW)
+        await store.close()
+        again = await self.opened(database, BY_NAME)
+        await again.apply({}, NOW + 10**9)
+        assert await self.all_of_it(database) == [row]
+        several = "existing: several records match its row of people"
+        assert await self.reasons(database) == [several] * 2
+        await self.feed(again, gone(1, 2), now=NOW + 2 * 10**9)
+        await again.apply({}, NOW + 4 * 10**9)
+        assert [r[4] for r in await self.all_of_it(database)] == ["13800000000"]
+        assert await self.reasons(database) == []
+        await again.close()
+
     async def test_a_row_that_another_record_holds_is_not_taken(self, database: Any) -> None:
         await self.typed(database, (1, None, "李雷", "1990/1/1", None, None, None))
         store = await self.opened(database, BY_NAME)

@@ -18,7 +18,7 @@ Rules, for a table that had rows when the dataset was first received into it:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from deptbus.department.ledger import Prepared, RecordId, Unfit
@@ -98,12 +98,27 @@ def match_of(target: MappedTarget, values: Sequence[Any]) -> tuple[Any, ...] | U
     return found
 
 
-def contested(matches: Collection[Sequence[tuple[RecordId, bytes]]]) -> set[bytes]:
-    """Those matches (encoded) that several records have."""
-    first: dict[bytes, RecordId] = {}
-    found: set[bytes] = set()
-    for some in matches:
-        for rid, match in some:
+class Rivals:
+    """Records that have one match (encoded), where they are several and hold no row."""
+
+    def __init__(self, matches: Iterable[tuple[RecordId, bytes]] = ()) -> None:
+        first: dict[bytes, RecordId] = {}
+        self._groups: dict[bytes, set[RecordId]] = {}
+        for rid, match in matches:
             if first.setdefault(match, rid) != rid:
-                found.add(match)
-    return found
+                self._groups.setdefault(match, {first[match]}).add(rid)
+        self._match_of = {rid: match for match, some in self._groups.items() for rid in some}
+
+    def leave(self, rid: RecordId) -> None:
+        """It went, or is looked at anew."""
+        match = self._match_of.pop(rid, None)
+        if match is not None:
+            self._groups[match].discard(rid)
+
+    def enter(self, rid: RecordId, match: bytes) -> None:
+        if match in self._groups:
+            self._groups[match].add(rid)
+            self._match_of[rid] = match
+
+    def contest(self, match: bytes) -> bool:
+        return len(self._groups.get(match, ())) > 1

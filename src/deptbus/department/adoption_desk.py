@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from deptbus.department.adoption import Existing, Found, Looked, contested, match_of, verdict
+from deptbus.department.adoption import Existing, Found, Looked, Rivals, match_of, verdict
 from deptbus.department.ledger import Entry, Prepared, RecordId, Row, Unfit
 from deptbus.department.target import MappedTarget
 from deptbus.department.values import Refusal
@@ -41,7 +41,7 @@ class ExistingDesk:
         # Dataset -> match as the bus writes it (encoded) -> how rows of the table spell it.
         self._spellings: dict[str, dict[bytes, set[Match]]] = {}
         self._looked_at: dict[str, float] = {}
-        self._contested: dict[str, set[bytes]] = {}
+        self._rivals: dict[str, Rivals] = {}
 
     async def load(self, known: Mapping[str, Existing]) -> list[str]:
         """What is remembered now; returns the datasets whose first load has just been allowed."""
@@ -50,11 +50,11 @@ class ExistingDesk:
             target = self._store.targets.get(dataset)
             if target is None or not existing.had_rows or existing.waits:
                 continue
-            if target.waits or dataset not in self._contested:
+            if target.waits or dataset not in self._rivals:
                 if target.waits:
                     begun.append(dataset)
                 target.waits = False
-                self._contested[dataset] = await self._matched_twice(target)
+                self._rivals[dataset] = await self._matched_twice(target)
                 self.adopting.add(dataset)
         return begun
 
@@ -88,7 +88,12 @@ class ExistingDesk:
         wanted: defaultdict[str, dict[RecordId, Prepared]] = defaultdict(dict)
         for rid in folded.candidates:
             target, fit = self._store.targets[rid.dataset], fits.get(rid)
-            if not target.had_rows or not isinstance(fit, Prepared):
+            if not target.had_rows:
+                continue
+            rivals = self._rivals.get(rid.dataset)
+            if rivals is not None and (fit is None or isinstance(fit, Prepared)):
+                rivals.leave(rid)
+            if not isinstance(fit, Prepared):
                 continue
             if Row(rid.dataset, fit.row) not in held:
                 wanted[rid.dataset][rid] = fit
@@ -111,12 +116,15 @@ class ExistingDesk:
                 fits[rid] = match
             else:
                 matches[rid] = match
+        rivals = self._rivals.get(target.dataset, Rivals())
+        for rid, match in matches.items():
+            rivals.enter(rid, encode_values(match))
         looked = await self._look(target, wanted, matches)
         adopts: dict[RecordId, Found] = {}
         takers: dict[tuple[Any, ...], bytes] = {}
         for rid, match in sorted(matches.items()):
             fit = wanted[rid]
-            is_contested = encode_values(match) in self._contested.get(target.dataset, ())
+            is_contested = rivals.contest(encode_values(match))
             said = verdict(rid, fit, target, looked[rid], is_contested=is_contested)
             if isinstance(said, Found):
                 # Records of one own key are claimants of one row: `decide` says who holds it.
@@ -126,6 +134,8 @@ class ExistingDesk:
                     said = Unfit(f"existing: several records match its row of {target.table}")
             if isinstance(said, Unfit):
                 fits[rid] = said
+            else:
+                rivals.leave(rid)  # it will hold a row, as everybody sees
         return adopts
 
     async def _look(
@@ -184,24 +194,20 @@ class ExistingDesk:
         self._spellings[target.dataset] = found
         self._looked_at[target.dataset] = now
 
-    async def _matched_twice(self, target: MappedTarget) -> set[bytes]:
-        """Matches that several records have, for a first load. By the own key that is a matter of
-        claims."""
+    async def _matched_twice(self, target: MappedTarget) -> Rivals:
+        """Of all lines that are parked: the first load's, and those that a session before this one
+        left for a person. By the own key it is a matter of claims."""
         if target.match_positions == target.key_positions:
-            return set()
-        if not await self._store.lines_that_wait(target.dataset, 1):
-            return set()
-        groups, after = [], ("", b"")
-        while lines := await self._store.live_lines(target.dataset, after, _LINES_AT_ONCE):
+            return Rivals()
+        matches, after = [], ("", b"")
+        while lines := await self._store.parked_upserts(target.dataset, after, _LINES_AT_ONCE):
             after = lines[-1].source_unit, lines[-1].key
-            some = []
             for entry in lines:
                 fit = target.prepare_always(entry)
                 match = match_of(target, fit.values) if isinstance(fit, Prepared) else fit
                 if not isinstance(match, Unfit):
-                    some.append((entry.id, encode_values(match)))
-            groups.append(some)
-        return contested(groups)
+                    matches.append((entry.id, encode_values(match)))
+        return Rivals(matches)
 
 
 def _key(target: MappedTarget, fit: Prepared) -> Match:

@@ -318,8 +318,10 @@ class Store(ABC):
         """Lines that were parked until the department said yes."""
         return []
 
-    async def live_lines(self, dataset: str, after: tuple[str, bytes], limit: int) -> list[Entry]:
-        """Lines of upserts, parked ones too, behind (source unit, key), in that order."""
+    async def parked_upserts(
+        self, dataset: str, after: tuple[str, bytes], limit: int
+    ) -> list[Entry]:
+        """Parked lines of upserts behind (source unit, key), in that order."""
         return []
 
     async def look_for(

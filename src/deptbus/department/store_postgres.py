@@ -482,9 +482,12 @@ class PostgresStore(Store):
         )
         return await self._entries(where, dataset, limit)
 
-    async def live_lines(self, dataset: str, after: tuple[str, bytes], limit: int) -> list[Entry]:
+    async def parked_upserts(
+        self, dataset: str, after: tuple[str, bytes], limit: int
+    ) -> list[Entry]:
         return await self._entries(
             "dataset = $1 AND (source_unit, key) > ($2, $3) AND op = 'upsert' "
+            "AND parked IS NOT NULL "
             "ORDER BY source_unit, key LIMIT $4",
             dataset,
             *after,

@@ -386,9 +386,12 @@ class SqliteStore(Store):
         where = f"parked IS NOT NULL AND retry_at_us = {NEVER_US} AND +dataset = ? LIMIT ?"
         return await self._database.run(lambda c: _entries(c, where, (dataset, limit)))
 
-    async def live_lines(self, dataset: str, after: tuple[str, bytes], limit: int) -> list[Entry]:
+    async def parked_upserts(
+        self, dataset: str, after: tuple[str, bytes], limit: int
+    ) -> list[Entry]:
         where = (
             "dataset = ? AND (source_unit, key) > (?, ?) AND op = 'upsert' "
+            "AND parked IS NOT NULL "
             "ORDER BY source_unit, key LIMIT ?"
         )
         return await self._database.run(lambda c: _entries(c, where, (dataset, *after, limit)))

@@ -8,7 +8,7 @@ import pytest
 from recipient_contract import ALL, CODECS, CONTRACT, person
 
 from deptbus.contract.department import Receive
-from deptbus.department.adoption import Found, Looked, contested, match_of, verdict
+from deptbus.department.adoption import Found, Looked, Rivals, match_of, verdict
 from deptbus.department.kept_rows import left_behind, typed_over
 from deptbus.department.ledger import WAITS_FOR_JOIN, Prepared, RecordId, Unfit, entry_of
 from deptbus.department.target import Column, ContractShapes, MappedTarget
@@ -73,8 +73,16 @@ def test_a_contested_row_and_a_bound_key() -> None:
     assert isinstance(verdict(RID, FIT, one, looked(other), is_contested=False), Unfit)
 
 
-def test_contested() -> None:
-    assert contested([[(RID, b"a"), (OTHER, b"b")], [(RID, b"a")], [(RID, b"b")]]) == {b"b"}
+def test_rivals_are_rivals_until_one_leaves() -> None:
+    third = RecordId("person", "a@1", b"3" * 16)
+    rivals = Rivals([(RID, b"a"), (third, b"b"), (RID, b"a"), (OTHER, b"b")])
+    assert [rivals.contest(match) for match in (b"a", b"b", b"c")] == [False, True, False]
+    rivals.leave(OTHER)
+    assert not rivals.contest(b"b")
+    rivals.enter(RID, b"b")
+    assert rivals.contest(b"b")
+    rivals.enter(OTHER, b"a")  # nobody but itself
+    assert not rivals.contest(b"a")
 
 
 def test_a_match_needs_a_value() -> None:
