@@ -8,7 +8,8 @@ Rules, for a table that had rows when the dataset was first received into it:
    bus would write there. A record without a value for one of them is parked: it would be doubled.
 3. One such row that no other record holds is adopted: its own key becomes the record's, what its
    mapped columns had is kept, and from then on it is written like any other. With `existing: park`
-   the record is parked instead.
+   the record is parked instead. A row that the record itself holds under a former own key only gets
+   the new one.
 4. Several such rows, one that another record holds, or one that several records match: parked, all
    of them, whichever comes first. They are tried again like everything that is parked.
 5. A row that bears the record's own key and is not recognised as its row stays as it is: parked.
@@ -18,7 +19,9 @@ Rules, for a table that had rows when the dataset was first received into it:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from deptbus.department.ledger import Prepared, RecordId, Unfit
@@ -40,6 +43,17 @@ class Found(NamedTuple):
     row: bytes  # its own key, encoded
     values: tuple[Any, ...]  # of the mapped columns
     marks: tuple[Any, ...] = ()  # of the columns of `mark`
+
+    def still_is(self, now: Found | None) -> bool:
+        """Whether nobody changed it since; what is no number (NaN) equals nothing, itself too."""
+        if now is None or self[:2] != now[:2]:
+            return False
+        pairs = zip((*self.values, *self.marks), (*now.values, *now.marks), strict=True)
+        return all(a == b or (_is_nan(a) and _is_nan(b)) for a, b in pairs)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float | Decimal) and math.isnan(value)
 
 
 def found_of(
@@ -74,12 +88,13 @@ def verdict(
         return None
     if len(matching) > 1:
         return Unfit(f"existing: several rows of {target.table} match it")
-    if is_contested:
-        return Unfit(f"existing: several records match its row of {target.table}")
     (found,) = matching.values()
-    if looked.holders.get(found.row, rid) != rid:
+    holder = looked.holders.get(found.row)
+    if is_contested and holder != rid:
+        return Unfit(f"existing: several records match its row of {target.table}")
+    if holder not in (None, rid):
         return Unfit(f"existing: another record holds the row of {target.table} that matches it")
-    if target.adopts == "park":
+    if target.adopts == "park" and holder is None:
         return Unfit(f"existing: a row of {target.table} matches it")
     if found.row != fit.row and target.has_bound_key:
         return Unfit(

@@ -214,10 +214,20 @@ def _key(target: MappedTarget, fit: Prepared) -> Match:
     return tuple(fit.values[at] for at in target.key_positions)
 
 
-def adopting(decision: Decision, adopts: Mapping[RecordId, Found]) -> None:
-    """Has each write that fills a row of the department's for the first time name that row."""
-    if adopts:
-        decision.writes = [
-            write._replace(adopts=adopts[write.id]) if write.id in adopts else write
-            for write in decision.writes
-        ]
+def adopting(
+    decision: Decision, adopts: Mapping[RecordId, Found], known: Mapping[RecordId, Entry]
+) -> None:
+    """Has each write that fills a row of the department's for the first time name that row. A row
+    that is the record's own under a former key becomes the new one, so that key is not removed."""
+    if not adopts:
+        return
+    moved: set[tuple[RecordId, bytes]] = set()
+    for at, write in enumerate(decision.writes):
+        if (found := adopts.get(write.id)) is None:
+            continue
+        old = known.get(write.id)
+        moves = old is not None and old.held and old.row == found.row
+        if moves:
+            moved.add((write.id, found.row))
+        decision.writes[at] = write._replace(adopts=found, moves=moves)
+    decision.removes = [one for one in decision.removes if (one.id, one.row.key) not in moved]

@@ -110,20 +110,30 @@ class PostgresRows:
             [write.adopts.place[1] for write in writes],
         )
         now = {found.place: found for found in map(self._found, rows)}
-        if any(now.get(write.adopts.place) != write.adopts for write in writes):
+        if not all(w.adopts.still_is(now.get(w.adopts.place)) for w in writes):
             raise moved(target.table)
         former = await self._last(connection, [w.id for w in writes], Origin.REMOVAL)
+        own = [w.id for w in writes if w.moves and target.keeps]
+        written = await self._written(connection, own) if own else {}
         for write in writes:
-            sets = self._unmarked(former.get(write.id), write.adopts.marks)
+            before = None if write.moves else former.get(write.id)
+            sets = self._unmarked(before, write.adopts.marks)
             if write.adopts.row != write.row.key:
                 keys = [target.columns[at] for at in target.key_positions]
                 sets += zip(keys, decode_values(write.row.key), strict=True)
             await self._set(connection, write.adopts, sets)
         kept = [
             KeptRow(w.id, w.row.key, Origin.ADOPTION, before_adoption(target, w.adopts.values))
+            if not w.moves
+            else KeptRow(
+                w.id,
+                w.row.key,
+                Origin.DELIVERY,
+                typed_over(target, w.adopts.values, written.get(w.id)),
+            )
             for w in writes
         ]
-        await connection.executemany(_KEEP, [one.words(now_us) for one in kept])
+        await connection.executemany(_KEEP, [one.words(now_us) for one in kept if one.own])
 
     def _unmarked(self, before: Own | None, marks: Sequence[Any]) -> list[tuple[Column, Any]]:
         """Columns of the mark that a former removal of this record set."""

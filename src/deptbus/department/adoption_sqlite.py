@@ -85,12 +85,10 @@ class SqliteRows:
         for write in writes:
             was: Found = write.adopts
             row = connection.execute(f"{self._select} WHERE {self._at_place}", was.place).fetchone()
-            if row is None or self._found(row) != was:
+            if not was.still_is(None if row is None else self._found(row)):
                 raise moved(self._target.table)
-            kept = KeptRow(
-                write.id, write.row.key, Origin.ADOPTION, before_adoption(self._target, was.values)
-            )
-            sets = self._unmarked(connection, write.id, was.marks)
+            kept = self._kept_of(connection, write)
+            sets = {} if write.moves else self._unmarked(connection, write.id, was.marks)
             if was.row != write.row.key:
                 keys = [self._names[at] for at in self._target.key_positions]
                 sets |= dict(zip(keys, decode_values(write.row.key), strict=True))
@@ -100,7 +98,17 @@ class SqliteRows:
                     f"WHERE {self._at_place}",
                     (*sets.values(), *was.place),
                 )
-            connection.execute(_KEEP, kept.words(now_us))
+            if kept.own:
+                connection.execute(_KEEP, kept.words(now_us))
+
+    def _kept_of(self, connection: sqlite3.Connection, write: Write) -> KeptRow:
+        target, values = self._target, write.adopts.values
+        if not write.moves:
+            own = before_adoption(target, values)
+            return KeptRow(write.id, write.row.key, Origin.ADOPTION, own)
+        written = _written(connection, target, write.id) if target.keeps else None
+        own = typed_over(target, values, written)
+        return KeptRow(write.id, write.row.key, Origin.DELIVERY, own)
 
     def _unmarked(
         self, connection: sqlite3.Connection, rid: RecordId, marks: Sequence[Any]

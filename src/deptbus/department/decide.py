@@ -55,6 +55,7 @@ class Write(NamedTuple):
     level: int
     values: tuple[Any, ...]
     adopts: Any = None  # the row (`adoption.Found`) that is to become this one first
+    moves: bool = False  # that row is the record's own, under a former key
 
 
 class Remove(NamedTuple):

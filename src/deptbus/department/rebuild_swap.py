@@ -80,7 +80,7 @@ class _Chunk:
         refused: dict[RecordId, Refused] = {}
         for _ in range(_MOST_ROUNDS):
             decision = decide(folded, self._known, fits, self._store.targets, self._now_us, refused)
-            adopting(decision, adopts)
+            adopting(decision, adopts, self._known)
             counts = await self._weighed(decision)
             try:
                 await self._shadows.carry_out(decision, self._now_us)

@@ -82,6 +82,7 @@ log = structlog.get_logger(__name__)
 
 RETRIES_AT_ONCE = 100
 ADOPTED_AT_ONCE = 500  # of a first load into a table that had rows; a batch's own limit is less
+LOOKS_AT_ONCE = 3  # at rows that are to be adopted and are not what they were
 MARKS_AT_ONCE = 500  # parked lines that are made due in one transaction, of a few ms
 _SOURCE_TIME = attrgetter("source_time_us")
 _SLICE_ROWS = 250  # prepared at a time while the batch before them is applied
@@ -353,6 +354,7 @@ class Store(ABC):
         if jobs or any(part.has_rebuilt for part in batch.values()):
             batch, sifted = _fanned_out(batch, jobs), None
         repairs = await self._repairs(batch)
+        looks = 0
         while True:
             try:
                 return await self._apply(batch, now_us, sifted, repairs)
@@ -360,6 +362,9 @@ class Store(ABC):
                 assert repairs is not None
                 repairs.without(changed.rows)
             except RowsMoved:
+                looks += 1
+                if looks >= LOOKS_AT_ONCE:
+                    raise  # somebody writes there all the time: after a pause
                 sifted = None  # it was used up
 
     async def _repairs(self, batch: Mapping[int, PartitionBatch]) -> Repairs | None:
@@ -557,7 +562,7 @@ class Store(ABC):
         fruitless = 0
         while True:
             decision = decide(folded, known, fits, self.targets, work.now_us, refused)
-            adopting(decision, todo.adopts)
+            adopting(decision, todo.adopts, known)
             if work.repairs is not None:
                 removes = work.repairs.removes.values()
                 decision.removes += [one for one in removes if one.id not in refused]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -46,6 +47,7 @@ def looked(*matching: Found, bearing: Any = (), holders: Any = None) -> Looked:
         (looked(found(1)), {}, found(1)),
         (looked(found(1), found(1)), {}, found(1)),  # by two spellings
         (looked(found(1), holders={KEY: RID}), {}, found(1)),
+        (looked(found(1), holders={KEY: RID}), {"existing": "park"}, found(1)),
         (looked(found(1), holders={KEY: OTHER}), {}, "another record holds"),
         (looked(found(1), found(2)), {}, "several rows"),
         (looked(found(1)), {"existing": "park"}, "a row of people matches"),
@@ -83,6 +85,18 @@ def test_rivals_are_rivals_until_one_leaves() -> None:
     assert rivals.contest(b"b")
     rivals.enter(OTHER, b"a")  # nobody but itself
     assert not rivals.contest(b"a")
+
+
+@pytest.mark.parametrize(
+    ("now", "same"),
+    [(("id1", float("nan")), True), (("id1", Decimal("NaN")), True), (("id1", 1.0), False)],
+)
+def test_what_is_no_number_is_no_change(now: tuple[Any, ...], same: bool) -> None:
+    before = Found((1,), KEY, ("id1", float("nan")), ("s",))
+    assert before.still_is(Found((1,), KEY, now, ("s",))) is same
+    assert not before.still_is(before._replace(marks=("t",)))
+    assert not before.still_is(before._replace(place=(2,)))
+    assert not before.still_is(None)
 
 
 def test_a_match_needs_a_value() -> None:
