@@ -455,6 +455,75 @@ class AdoptionSuite(StoreRoom):
         assert len(await self.kept_of(database)) == 2
         await store.close()
 
+    @pytest.mark.parametrize("is_typed", [True, False])
+    @pytest.mark.parametrize("goes", [True, False])
+    async def test_what_is_typed_into_a_row_whose_delivery_is_parked_is_kept(
+        self, database: Any, is_typed: bool, goes: bool
+    ) -> None:
+        """All of it, as nobody knows what the bus wrote; of a row that nobody touched nothing: it
+        would be a copy of the bus's values."""
+        await self.typed(database, LI)
+        store = await self.opened(database, {**WORDS, "values": {"phone": {"one": "1"}}})
+        await self.feed(store, person(1, phone="1"))
+        await self.feed(store, person(1, 2, phone="2"))
+        assert await self.reasons(database) != []
+        await store.apply({}, NOW + 10**9)
+        if is_typed:
+            await self.sql(database, "UPDATE people SET name = 'typed' WHERE n = 1")
+        if goes:
+            await self.feed(store, gone(1, 3))
+        else:
+            await self.feed(store, person(1, 3, phone="1"))
+        assert await self.reasons(database) == []
+        own = {"name": "typed", "born": "1990-01-01", "phone": "one"} if is_typed else {}
+        kept = (await self.kept_of(database))[1:]
+        if goes:
+            assert kept == [("removal", {**own, "state": None})]
+        else:
+            assert kept == ([("delivery", own)] if own else [])
+        await store.close()
+
+    async def test_what_is_typed_into_a_column_that_is_closed_is_kept(self, database: Any) -> None:
+        """Also where the delivery cannot be written, and where a person has to remove the row."""
+        await self.typed(database, LI)
+        words = {"on_remove": "park", "mark": {}, "values": {"name": {"Li": "李雷"}}}
+        store = await self.opened(database, {**WORDS, **words})
+        await self.feed(store, person(1), person(2))
+        await self.sql(database, "UPDATE people SET phone = 'typed ' || id")
+        await self.feed(store, person(1, 2, name="?", without=("phone",)), gone(2, 2))
+        assert [row[4] for row in await self.all_of_it(database)] == [None, None]
+        assert (await self.kept_of(database))[1:] == [
+            ("delivery", {"phone": "typed id000001"}),
+            ("delivery", {"phone": "typed id000002"}),
+        ]
+        await store.close()
+
+    async def test_what_is_typed_into_a_row_that_another_record_takes_is_kept(
+        self, database: Any
+    ) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS)
+        await self.feed(store, person(2, id="id000001"))
+        await self.sql(database, "UPDATE people SET phone = 'typed' WHERE n = 1")
+        await self.feed(store, person(1, phone="1"))
+        assert (await self.all_of_it(database))[0][4] == "1"
+        assert (await self.kept_of(database))[1:] == [("delivery", {"phone": "typed"})]
+        await store.close()
+
+    async def test_what_is_typed_is_kept_when_the_mapping_reads_the_record_no_more(
+        self, database: Any
+    ) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS)
+        await self.feed(store, person(1))
+        await store.close()
+        await self.sql(database, "UPDATE people SET phone = 'typed' WHERE n = 1")
+        again = await self.opened(database, {**WORDS, "values": {"phone": {"one": "1"}}})
+        await self.feed(again, person(1, 2, phone="1"))
+        ((origin, own),) = (await self.kept_of(database))[1:]
+        assert (origin, own["phone"]) == ("delivery", "typed")
+        await again.close()
+
     async def test_nothing_is_looked_at_where_the_mapping_says_so(self, database: Any) -> None:
         await self.typed(database, LI)
         store = await self.opened(database, {**WORDS, "keeps": False})

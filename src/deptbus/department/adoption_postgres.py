@@ -12,7 +12,7 @@ import asyncpg
 
 from deptbus.department.adoption import Existing, Found, found_of
 from deptbus.department.adoption_sqlite import PARKED_REMOVAL, moved
-from deptbus.department.bookkeeping import COLUMN_LIST
+from deptbus.department.bookkeeping import COLUMN_LIST, POSTGRES_OF_ROWS
 from deptbus.department.decide import Action, Write
 from deptbus.department.kept_rows import (
     KEPT_LIST,
@@ -22,11 +22,11 @@ from deptbus.department.kept_rows import (
     before_adoption,
     left_behind,
     own_of,
-    typed_over,
+    typed_into,
 )
 from deptbus.department.layout import quoted, quoted_table
-from deptbus.department.ledger import Entry, Prepared, RecordId
-from deptbus.department.seen import row_digest, row_of
+from deptbus.department.ledger import Entry, RecordId
+from deptbus.department.seen import row_of
 from deptbus.department.target import Column, MappedTarget
 from deptbus.department.values import STAGED, ColumnKind
 from deptbus.errors import RowRefused
@@ -113,8 +113,8 @@ class PostgresRows:
         if not all(w.adopts.still_is(now.get(w.adopts.place)) for w in writes):
             raise moved(target.table)
         former = await self._last(connection, [w.id for w in writes], Origin.REMOVAL)
-        own = [w.id for w in writes if w.moves and target.keeps]
-        written = await self._written(connection, own) if own else {}
+        own = [w.adopts.row for w in writes if w.moves and target.keeps]
+        lines = await self._holders(connection, own) if own else {}
         for write in writes:
             before = None if write.moves else former.get(write.id)
             sets = self._unmarked(before, write.adopts.marks)
@@ -129,7 +129,7 @@ class PostgresRows:
                 w.id,
                 w.row.key,
                 Origin.DELIVERY,
-                typed_over(target, w.adopts.values, written.get(w.id)),
+                typed_into(target, lines.get(w.adopts.row), w.adopts.values),
             )
             for w in writes
         ]
@@ -166,33 +166,20 @@ class PostgresRows:
         now_us: int,
     ) -> None:
         """Keeps what somebody typed into these rows since the bus wrote them, before it does again.
-        `writes`: records and the rows (encoded) that they are about to fill. Locks the rows."""
+        `writes`: records and the rows (encoded) that they are about to fill or to empty in part;
+        whoever holds a row until now, it was his. Locks the rows."""
         target = self._target
-        lines = await connection.fetch(
-            "SELECT source_unit, key, row_key, written FROM deptbus.ledger "
-            "JOIN unnest($2::text[], $3::bytea[], $4::bytea[]) AS a(source_unit, key, row_key) "
-            "USING (source_unit, key, row_key) WHERE dataset = $1 AND held AND written IS NOT NULL",
-            target.dataset,
-            [rid.source_unit for rid, _ in writes],
-            [rid.key for rid, _ in writes],
-            [row for _, row in writes],
-        )
+        lines = await self._holders(connection, [row for _, row in writes])
         if not lines:
             return
-        keys = [tuple(decode_values(line["row_key"])) for line in lines]
+        rows = list(lines)
+        keys = [tuple(decode_values(row)) for row in rows]
         sql = f"SELECT s.number, {self._listed} {self._by(target.key_positions)} {_LOCK}"
-        edited: dict[RecordId, tuple[bytes, tuple[Any, ...]]] = {}
-        for number, *row in await connection.fetch(sql, *zip(*keys, strict=True)):
-            line, values = lines[number - 1], self._found(row).values
-            if row_digest(values) != line["written"]:
-                rid = RecordId(target.dataset, line["source_unit"], line["key"])
-                edited[rid] = line["row_key"], values
-        written = await self._written(connection, list(edited))
-        kept = [
-            KeptRow(rid, key, Origin.DELIVERY, own)
-            for rid, (key, values) in edited.items()
-            if (own := typed_over(target, values, written.get(rid)))
-        ]
+        kept = []
+        for number, *real in await connection.fetch(sql, *zip(*keys, strict=True)):
+            line = lines[rows[number - 1]]
+            if own := typed_into(target, line, self._found(real).values):
+                kept.append(KeptRow(line.id, rows[number - 1], Origin.DELIVERY, own))
         await connection.executemany(_KEEP, [one.words(now_us) for one in kept])
 
     async def spared(
@@ -210,10 +197,10 @@ class PostgresRows:
             raise RowRefused(PARKED_REMOVAL)
         ids = [action.id for action in removes]
         before = await self._last(connection, ids, Origin.ADOPTION)
-        written = await self._written(connection, ids)
+        lines = await self._holders(connection, [action.row.key for action in removes])
         for number, *row in rows:
             rid, now = ids[number - 1], self._found(row)
-            own = typed_over(target, now.values, written.get(rid))
+            own = typed_into(target, lines.get(removes[number - 1].row.key), now.values)
             own |= {c.name: v for (c, _), v in zip(target.marks, now.marks, strict=True)}
             values = left_behind(target, now.values, before.get(rid))
             await self._set(
@@ -240,24 +227,16 @@ class PostgresRows:
             RecordId(*row[:3]): own_of(row["own"]) for row in rows if row["origin"] == origin.value
         }
 
-    async def _written(
-        self, connection: asyncpg.Connection, ids: Sequence[RecordId]
-    ) -> dict[RecordId, tuple[Any, ...]]:
-        """What the bus wrote last into the rows of these records, where they hold just that."""
-        rows = await connection.fetch(
-            f"SELECT {COLUMN_LIST} FROM deptbus.ledger JOIN unnest($2::text[], $3::bytea[]) "
-            "AS a(source_unit, key) USING (source_unit, key) WHERE dataset = $1",
+    async def _holders(
+        self, connection: asyncpg.Connection, rows: Sequence[bytes]
+    ) -> dict[bytes, Entry]:
+        """The lines that hold these rows."""
+        found = await connection.fetch(
+            f"SELECT {COLUMN_LIST} FROM deptbus.ledger WHERE {POSTGRES_OF_ROWS} AND held",
             self._target.dataset,
-            [rid.source_unit for rid in ids],
-            [rid.key for rid in ids],
+            rows,
         )
-        found = {}
-        for entry in map(Entry._make, rows):
-            if entry.record is not None and entry.written is not None and entry.held:
-                fit = self._target.prepare_always(entry)
-                if isinstance(fit, Prepared):
-                    found[entry.id] = fit.values
-        return found
+        return {row["row_key"]: Entry._make(row) for row in found}
 
 
 # -- the catalogue ---------------------------------------------------------------------------------

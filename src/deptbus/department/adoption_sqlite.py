@@ -20,11 +20,11 @@ from deptbus.department.kept_rows import (
     before_adoption,
     left_behind,
     own_of,
-    typed_over,
+    typed_into,
 )
 from deptbus.department.layout import quoted, quoted_table
-from deptbus.department.ledger import Entry, Prepared, RecordId
-from deptbus.department.seen import row_digest, row_of
+from deptbus.department.ledger import Entry, RecordId
+from deptbus.department.seen import row_of
 from deptbus.department.target import Column, MappedTarget
 from deptbus.errors import DatabaseBusy, RowRefused
 from deptbus.wire.digest import decode_values
@@ -106,8 +106,8 @@ class SqliteRows:
         if not write.moves:
             own = before_adoption(target, values)
             return KeptRow(write.id, write.row.key, Origin.ADOPTION, own)
-        written = _written(connection, target, write.id) if target.keeps else None
-        own = typed_over(target, values, written)
+        line = _holder(connection, target.dataset, write.adopts.row) if target.keeps else None
+        own = typed_into(target, line, values)
         return KeptRow(write.id, write.row.key, Origin.DELIVERY, own)
 
     def _unmarked(
@@ -128,24 +128,19 @@ class SqliteRows:
         now_us: int,
     ) -> None:
         """Keeps what somebody typed into these rows since the bus wrote them, before it does again.
-        `writes`: records and the rows (encoded) that they are about to fill."""
+        `writes`: records and the rows (encoded) that they are about to fill or to empty in part;
+        whoever holds a row until now, it was his."""
         target = self._target
-        for rid, row in writes:
-            line = connection.execute(
-                "SELECT written FROM deptbus_ledger WHERE dataset = ? AND source_unit = ? "
-                "AND key = ? AND row_key = ? AND held",
-                (*rid, row),
-            ).fetchone()
-            if line is None or line[0] is None:
+        for row in dict.fromkeys(row for _, row in writes):
+            line = _holder(connection, target.dataset, row)
+            if line is None:
                 continue
             real = connection.execute(
                 f"{self._select} WHERE {self._by_key}", decode_values(row)
             ).fetchone()
-            if real is None or row_digest(values := self._found(real).values) == line[0]:
-                continue
-            own = typed_over(target, values, _written(connection, target, rid))
-            if own:
-                connection.execute(_KEEP, KeptRow(rid, row, Origin.DELIVERY, own).words(now_us))
+            if real is not None and (own := typed_into(target, line, self._found(real).values)):
+                kept = KeptRow(line.id, row, Origin.DELIVERY, own)
+                connection.execute(_KEEP, kept.words(now_us))
 
     def spared(
         self, connection: sqlite3.Connection, removes: Sequence[Action], now_us: int
@@ -170,7 +165,8 @@ class SqliteRows:
     ) -> None:
         target, rid = self._target, action.id
         before = _last(connection, rid, Origin.ADOPTION)
-        own = typed_over(target, now.values, _written(connection, target, rid))
+        line = _holder(connection, target.dataset, action.row.key)
+        own = typed_into(target, line, now.values)
         own |= {c.name: v for (c, _), v in zip(target.marks, now.marks, strict=True)}
         values = left_behind(target, now.values, before)
         sets = dict(zip(self._names, values, strict=True))
@@ -195,22 +191,15 @@ def _last(connection: sqlite3.Connection, rid: RecordId, origin: Origin) -> Own 
     return own_of(row[1]) if row is not None and row[0] == origin else None
 
 
-def _written(
-    connection: sqlite3.Connection, target: MappedTarget, rid: RecordId
-) -> tuple[Any, ...] | None:
-    """What the bus wrote last into the row of this record; None: it holds none."""
-    row = connection.execute(
-        f"SELECT {COLUMN_LIST} FROM deptbus_ledger "
-        "WHERE dataset = ? AND source_unit = ? AND key = ?",
-        rid,
+def _holder(connection: sqlite3.Connection, dataset: str, row: bytes) -> Entry | None:
+    """The line that holds this row."""
+    found = connection.execute(
+        f"SELECT {COLUMN_LIST} FROM deptbus_ledger WHERE dataset = ? AND row_key = ? AND held",
+        (dataset, row),
     ).fetchone()
-    if row is None:
+    if found is None:
         return None
-    entry = Entry._make((*row[:_HELD], bool(row[_HELD]), *row[_HELD + 1 :]))
-    if entry.record is None or entry.written is None or not entry.held:
-        return None
-    fit = target.prepare_always(entry)
-    return fit.values if isinstance(fit, Prepared) else None
+    return Entry._make((*found[:_HELD], bool(found[_HELD]), *found[_HELD + 1 :]))
 
 
 # -- the catalogue ---------------------------------------------------------------------------------

@@ -22,6 +22,19 @@ COLUMN_LIST = ", ".join(ENTRY_COLUMNS)
 GLIMPSE_LIST = "key, version, policy, op, row_key, held"
 UPDATED_COLUMNS = tuple(c for c in ENTRY_COLUMNS if c not in ("dataset", "source_unit", "key"))
 
+
+def newer_lines(ledger: str) -> str:
+    """What a line that is there already gets, for ON CONFLICT. A parked one whose old copy stays
+    keeps the digest of what was written there, so that what is typed over it meanwhile is seen."""
+    written = (
+        "CASE WHEN excluded.held AND excluded.parked IS NOT NULL "
+        f"THEN coalesce(excluded.written, {ledger}.written) ELSE excluded.written END"
+    )
+    return ", ".join(
+        f"{c} = {written if c == 'written' else f'excluded.{c}'}" for c in UPDATED_COLUMNS
+    )
+
+
 _TYPES = {
     "key": "bytes",
     "record": "bytes",

@@ -14,7 +14,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from deptbus.department.ledger import RecordId
+from deptbus.department.ledger import Entry, Prepared, RecordId
+from deptbus.department.seen import row_digest
 from deptbus.department.target import MappedTarget
 
 Own = dict[str, Any]  # own column -> its value
@@ -78,11 +79,26 @@ def before_adoption(target: MappedTarget, values: Sequence[Any]) -> Own:
     return dict(zip((c.name for c in target.columns), values, strict=True))
 
 
-def typed_over(target: MappedTarget, values: Sequence[Any], written: Sequence[Any] | None) -> Own:
-    """Of the columns in which a row differs from what the bus wrote there; empty when that is not
-    known. What the database itself rounds or pads is no difference of value."""
-    if written is None:
+def typed_into(target: MappedTarget, line: Entry | None, values: Sequence[Any]) -> Own:
+    """What somebody typed into a row since the bus wrote it; `line`: of the ledger, that holds it.
+    Where what the bus wrote cannot be made again (the line is parked, or cannot be read under this
+    mapping) it is all of the row but the own key."""
+    if line is None or not line.held or line.written == row_digest(tuple(values)):
         return {}
+    if line.parked is None and line.record is not None:
+        fit = target.prepare_always(line)
+        if isinstance(fit, Prepared):
+            return typed_over(target, values, fit.values)
+    return {
+        column.name: now
+        for at, (column, now) in enumerate(zip(target.columns, values, strict=True))
+        if at not in target.key_positions and now != target.cleared(at)
+    }
+
+
+def typed_over(target: MappedTarget, values: Sequence[Any], written: Sequence[Any]) -> Own:
+    """Of the columns in which a row differs from what the bus wrote there. What the database itself
+    rounds or pads is no difference of value."""
     return {
         column.name: now
         for at, (column, now, then) in enumerate(zip(target.columns, values, written, strict=True))

@@ -58,7 +58,9 @@ class Entry(NamedTuple):
     row: bytes | None
     held: bool
     delivered: bytes | None  # digest of the projection's bytes
-    written: bytes | None  # digest of the values written; null unless the row holds just those
+    # Digest of the values written; null where it holds no row. Of a parked line it is that of what
+    # was written before, and the database keeps it: here it is null.
+    written: bytes | None
     parked: str | None
     parked_since_us: int | None
     attempts: int

@@ -17,6 +17,7 @@ from deptbus.department.bookkeeping import (
     POSTGRES_TYPES,
     UPDATED_COLUMNS,
     entry_types,
+    newer_lines,
 )
 from deptbus.department.plain import Lot, Terms
 from deptbus.department.postgres_binary import COPY_END, COPY_HEAD
@@ -125,10 +126,9 @@ def write_entries(first: int) -> str:
 
 
 def into_ledger(source: str) -> str:
-    newer = ", ".join(f"{c} = excluded.{c}" for c in UPDATED_COLUMNS)
     return (
         f"INSERT INTO deptbus.ledger ({COLUMN_LIST}) {source} "
-        f"ON CONFLICT (dataset, source_unit, key) DO UPDATE SET {newer}"
+        f"ON CONFLICT (dataset, source_unit, key) DO UPDATE SET {newer_lines('ledger')}"
     )
 
 

@@ -25,8 +25,10 @@ from deptbus.department.adoption import Existing, Found
 from deptbus.department.adoption_desk import ExistingDesk, adopting
 from deptbus.department.decide import (
     Action,
+    Clear,
     Decision,
     Refused,
+    Write,
     decide,
     prepare,
     tally,
@@ -809,8 +811,10 @@ class Work:
         return {action.row.dataset for action in self.decision.actions} | self.lots.keys()
 
     def writes_of(self, dataset: str) -> list[tuple[RecordId, bytes]]:
-        """Records of the dataset and the rows (encoded) that they are to fill."""
-        found = [(w.id, w.row.key) for w in self.decision.writes if w.row.dataset == dataset]
+        """Records of the dataset and the rows (encoded) that they are to fill, or to empty of what
+        is closed."""
+        actions: list[Write | Clear] = [*self.decision.writes, *self.decision.clears]
+        found = [(a.id, a.row.key) for a in actions if a.row.dataset == dataset]
         lot = self.lots.get(dataset)
         if lot is not None:
             units = [terms.source_unit for terms in lot.terms]

@@ -27,7 +27,7 @@ from deptbus.department.bookkeeping import (
     ENTRY_COLUMNS,
     GLIMPSE_LIST,
     SQLITE_TABLES,
-    UPDATED_COLUMNS,
+    newer_lines,
 )
 from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.decide import Action, Clear, Decision, Remove, Write
@@ -762,7 +762,7 @@ class _Statements:
 
 _WRITE_ENTRY = (
     f"INSERT INTO deptbus_ledger ({COLUMN_LIST}) VALUES ({', '.join('?' * len(ENTRY_COLUMNS))}) "
-    f"ON CONFLICT DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in UPDATED_COLUMNS)}"
+    f"ON CONFLICT DO UPDATE SET {newer_lines('deptbus_ledger')}"
 )
 _HELD = ENTRY_COLUMNS.index("held")
 _KEY_OF = itemgetter(0)

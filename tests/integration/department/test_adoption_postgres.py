@@ -50,7 +50,8 @@ class TestAdoptionPostgres(PostgresRoom, AdoptionSuite):
         store = await self.opened(
             database, {"columns": {"id": "id", "name": "name"}, "key": ("id",)}
         )
-        look, now = PostgresRows._last, "adopted"
+        looks = {"_last": PostgresRows._last, "keep_typed_over": PostgresRows.keep_typed_over}
+        now = "adopted"
 
         async def clerk() -> None:
             """Behind the lock; raises where she would have to wait for it."""
@@ -61,17 +62,21 @@ class TestAdoptionPostgres(PostgresRoom, AdoptionSuite):
                 await own.close()
 
         async def beside(name: str, *words: Any) -> Any:
+            found = await looks[name](*words)
             await clerk()
-            return await looks[name](*words)
+            return found
 
-        looks = {"_last": look, "_written": PostgresRows._written}
         monkeypatch.setattr(PostgresRows, "_last", lambda *w: beside("_last", *w))
         await self.feed(store, person(1))
-        monkeypatch.setattr(PostgresRows, "_last", look)
-        monkeypatch.setattr(PostgresRows, "_written", lambda *w: beside("_written", *w))
+        monkeypatch.setattr(PostgresRows, "_last", looks["_last"])
+        monkeypatch.setattr(
+            PostgresRows, "keep_typed_over", lambda *w: beside("keep_typed_over", *w)
+        )
         await self.sql(database, "UPDATE people SET name = 'typed'")
         now = "kept"
         await self.feed(store, person(1, 2))
+        monkeypatch.setattr(PostgresRows, "keep_typed_over", looks["keep_typed_over"])
+        monkeypatch.setattr(PostgresRows, "_last", lambda *w: beside("_last", *w))
         now = "marked"
         await self.feed(store, gone(1, 3))
         assert await self.sql(database, "SELECT what FROM visits") == [

@@ -135,7 +135,6 @@ def test_typed_over() -> None:
     one = target()
     assert typed_over(one, ("id1", "x"), ("id1", "y")) == {"name": "x"}
     assert typed_over(one, ("id1", "x  "), ("id1", "x")) == {}  # a column of fixed width
-    assert typed_over(one, ("id1", "x"), None) == {}
 
 
 def test_own_values_are_read_by_codes_and_forms() -> None:
