@@ -406,6 +406,34 @@ class AdoptionSuite(StoreRoom):
             assert await self.all_of_it(database) == [(*LI[:-1], "gone")]
         await store.close()
 
+    async def test_another_record_of_the_same_person_takes_the_mark_away(
+        self, database: Any
+    ) -> None:
+        """As of one who moved to another county; and when that one goes too, what was there before
+        both comes back."""
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS)
+        await self.feed(store, person(1))
+        await self.feed(store, gone(1, 2))
+        assert await self.all_of_it(database) == [(*LI[:-1], "gone")]
+        await self.feed(store, person(2, id="id000001"))
+        assert [(r[4], r[6]) for r in await self.all_of_it(database)] == [("13800000000", None)]
+        await self.feed(store, gone(2, 2))
+        assert await self.all_of_it(database) == [(*LI[:-1], "gone")]
+        await store.close()
+
+    async def test_what_was_there_before_comes_back_whoever_holds_the_row_by_then(
+        self, database: Any
+    ) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS)
+        await self.feed(store, person(2, id="id000001"))
+        await self.feed(store, person(1))
+        await self.feed(store, gone(2, 2))
+        await self.feed(store, gone(1, 2))
+        assert await self.all_of_it(database) == [(*LI[:-1], "gone")]
+        await store.close()
+
     async def test_on_remove_delete_is_done_where_it_is_said(self, database: Any) -> None:
         await self.typed(database, (*LI[:1], "id000009", *LI[2:]))
         store = await self.opened(database, {**WORDS, "on_remove": "delete", "mark": {}})

@@ -5,7 +5,7 @@ goes. Rules: `adoption`, `kept_rows`.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -112,7 +112,8 @@ class PostgresRows:
         now = {found.place: found for found in map(self._found, rows)}
         if not all(w.adopts.still_is(now.get(w.adopts.place)) for w in writes):
             raise moved(target.table)
-        former = await self._last(connection, [w.id for w in writes], Origin.REMOVAL)
+        rows_of = {w.id: w.adopts.row for w in writes}
+        former = await self._last(connection, rows_of, Origin.REMOVAL)
         own = [w.adopts.row for w in writes if w.moves and target.keeps]
         lines = await self._holders(connection, own) if own else {}
         for write in writes:
@@ -196,7 +197,8 @@ class PostgresRows:
         if rows and target.on_remove == "park":
             raise RowRefused(PARKED_REMOVAL)
         ids = [action.id for action in removes]
-        before = await self._last(connection, ids, Origin.ADOPTION)
+        rows_of = {action.id: action.row.key for action in removes}
+        before = await self._last(connection, rows_of, Origin.ADOPTION)
         lines = await self._holders(connection, [action.row.key for action in removes])
         for number, *row in rows:
             rid, now = ids[number - 1], self._found(row)
@@ -212,19 +214,26 @@ class PostgresRows:
         return ()
 
     async def _last(
-        self, connection: asyncpg.Connection, ids: Sequence[RecordId], origin: Origin
+        self, connection: asyncpg.Connection, rows: Mapping[RecordId, bytes], origin: Origin
     ) -> dict[RecordId, Own]:
-        """What was kept last of these records' rows, where that was by `origin`."""
-        rows = await connection.fetch(
-            "SELECT DISTINCT ON (dataset, source_unit, key) dataset, source_unit, key, origin, own "
-            "FROM deptbus.kept WHERE dataset = $1 AND key = ANY($2::bytea[]) "
-            "AND origin IN ('adoption', 'removal') "
-            "ORDER BY dataset, source_unit, key, number DESC",
+        """What was kept last of these rows, or else of these records' rows, where that was by
+        `origin`. Records come and go of a row; a row may have had another own key, or has none."""
+        named = {row for row in rows.values() if row and None not in decode_values(row)}
+        kept = await connection.fetch(
+            "SELECT source_unit, key, row_key, origin, own FROM deptbus.kept WHERE dataset = $1 "
+            "AND (row_key = ANY($2::bytea[]) OR key = ANY($3::bytea[])) "
+            "AND origin IN ('adoption', 'removal') ORDER BY number",
             self._target.dataset,
-            [rid.key for rid in ids],
+            list(named),
+            [rid.key for rid in rows],
         )
+        of_row = {line["row_key"]: line for line in kept if line["row_key"] in named}
+        of_record = {(line["source_unit"], line["key"]): line for line in kept}
+        last = {rid: of_row.get(row) or of_record.get(rid[1:]) for rid, row in rows.items()}
         return {
-            RecordId(*row[:3]): own_of(row["own"]) for row in rows if row["origin"] == origin.value
+            rid: own_of(line["own"])
+            for rid, line in last.items()
+            if line is not None and line["origin"] == origin.value
         }
 
     async def _holders(

@@ -88,7 +88,7 @@ class SqliteRows:
             if not was.still_is(None if row is None else self._found(row)):
                 raise moved(self._target.table)
             kept = self._kept_of(connection, write)
-            sets = {} if write.moves else self._unmarked(connection, write.id, was.marks)
+            sets = {} if write.moves else self._unmarked(connection, write)
             if was.row != write.row.key:
                 keys = [self._names[at] for at in self._target.key_positions]
                 sets |= dict(zip(keys, decode_values(write.row.key), strict=True))
@@ -110,14 +110,13 @@ class SqliteRows:
         own = typed_into(target, line, values)
         return KeptRow(write.id, write.row.key, Origin.DELIVERY, own)
 
-    def _unmarked(
-        self, connection: sqlite3.Connection, rid: RecordId, marks: Sequence[Any]
-    ) -> dict[str, Any]:
-        """Columns of the mark that a former removal of this record set."""
-        before = _last(connection, rid, Origin.REMOVAL)
+    def _unmarked(self, connection: sqlite3.Connection, write: Write) -> dict[str, Any]:
+        """Columns of the mark that a removal set, of whichever record held the row then."""
+        was: Found = write.adopts
+        before = _last(connection, write.id, was.row, Origin.REMOVAL)
         return {
             quoted(column.name): before[column.name]
-            for (column, _), now in zip(self._target.marks, marks, strict=True)
+            for (column, _), now in zip(self._target.marks, was.marks, strict=True)
             if before is not None and column.name in before and now != before[column.name]
         }
 
@@ -164,7 +163,7 @@ class SqliteRows:
         self, connection: sqlite3.Connection, action: Action, now: Found, now_us: int
     ) -> None:
         target, rid = self._target, action.id
-        before = _last(connection, rid, Origin.ADOPTION)
+        before = _last(connection, rid, action.row.key, Origin.ADOPTION)
         line = _holder(connection, target.dataset, action.row.key)
         own = typed_into(target, line, now.values)
         own |= {c.name: v for (c, _), v in zip(target.marks, now.marks, strict=True)}
@@ -181,14 +180,27 @@ class SqliteRows:
             connection.execute(_KEEP, kept.words(now_us))
 
 
-def _last(connection: sqlite3.Connection, rid: RecordId, origin: Origin) -> Own | None:
-    """What was kept last of this record's row, where that was by `origin`."""
-    row = connection.execute(
-        "SELECT origin, own FROM deptbus_kept WHERE dataset = ? AND source_unit = ? AND key = ? "
-        "AND origin IN ('adoption', 'removal') ORDER BY number DESC LIMIT 1",
-        rid,
-    ).fetchone()
-    return own_of(row[1]) if row is not None and row[0] == origin else None
+def _last(connection: sqlite3.Connection, rid: RecordId, row: bytes, origin: Origin) -> Own | None:
+    """What was kept last of this row, or else of this record's, where that was by `origin`."""
+    found = None
+    for where, words in _last_kept(rid, row):
+        found = connection.execute(
+            f"SELECT origin, own FROM deptbus_kept WHERE {where} "
+            "AND origin IN ('adoption', 'removal') ORDER BY number DESC LIMIT 1",
+            words,
+        ).fetchone()
+        if found is not None:
+            break
+    return own_of(found[1]) if found is not None and found[0] == origin else None
+
+
+def _last_kept(rid: RecordId, row: bytes) -> list[tuple[str, tuple[Any, ...]]]:
+    """Where to look, one after the other: by the row, which records come and go of, where it has an
+    own key; then by the record, whose row may have had another key."""
+    by_record = ("dataset = ? AND source_unit = ? AND key = ?", tuple(rid))
+    if not row or None in decode_values(row):
+        return [by_record]
+    return [("dataset = ? AND row_key = ?", (rid.dataset, row)), by_record]
 
 
 def _holder(connection: sqlite3.Connection, dataset: str, row: bytes) -> Entry | None:

@@ -165,6 +165,7 @@ SQLITE_TABLES = (
     "CREATE INDEX IF NOT EXISTS deptbus_ledger_parked ON deptbus_ledger (retry_at_us) "
     "WHERE parked IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS deptbus_kept_key ON deptbus_kept (dataset, key)",
+    "CREATE INDEX IF NOT EXISTS deptbus_kept_row ON deptbus_kept (dataset, row_key)",
 )
 # Half of each page is free: when a whole register is written anew, each new line finds room beside
 # the old one, no index changes, and the table ends smaller than one whose new lines go elsewhere.
@@ -182,5 +183,6 @@ POSTGRES_TABLES = (
     "CREATE INDEX IF NOT EXISTS ledger_parked ON deptbus.ledger (retry_at_us) "
     "WHERE parked IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS kept_key ON deptbus.kept (dataset, key)",
+    "CREATE INDEX IF NOT EXISTS kept_row ON deptbus.kept (dataset, row_key)",
 )
 POSTGRES_OF_ROWS = "row_key = ANY($2::bytea[]) AND row_key IS NOT NULL AND (dataset = $1) IS TRUE"
