@@ -406,6 +406,25 @@ class AdoptionSuite(StoreRoom):
             assert await self.all_of_it(database) == [(*LI[:-1], "gone")]
         await store.close()
 
+    async def test_who_comes_back_soon_finds_his_row_as_it_was_spelled_before(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The last look at the table saw it in the letters of the bus."""
+        row = (1, None, "李雷", "19900101", None, "mine", None)
+        await self.typed(database, row)
+        store = await self.opened(database, BY_NAME)
+        await self.feed(store, person(1))
+        with monkeypatch.context() as soon:
+            soon.setattr(adoption_desk, "SPELLINGS_SECONDS", 0.0)
+            await self.feed(store, person(3, name="韩梅梅"))
+        await self.feed(store, gone(1, 2))
+        assert (await self.all_of_it(database))[0] == (*row[:-1], "gone")
+        await self.feed(store, person(1, 3))
+        assert [(r[2], r[3], r[6]) for r in await self.all_of_it(database)] == [
+            ("李雷", "1990/1/1", None), ("韩梅梅", "1990/1/1", None),
+        ]  # fmt: skip
+        await store.close()
+
     async def test_another_record_of_the_same_person_takes_the_mark_away(
         self, database: Any
     ) -> None:

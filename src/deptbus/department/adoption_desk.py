@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -84,6 +84,8 @@ class ExistingDesk:
     ) -> dict[RecordId, Found]:
         """For each candidate that is to get a row which no record holds: parks it in `fits`, or
         tells which row it adopts."""
+        for dataset in {rid.dataset for rid in folded.candidates}:
+            self._note_left(self._store.targets[dataset])
         held = {Row(e.dataset, e.row) for e in known.values() if e.held and e.row is not None}
         wanted: defaultdict[str, dict[RecordId, Prepared]] = defaultdict(dict)
         for rid in folded.candidates:
@@ -179,20 +181,18 @@ class ExistingDesk:
         looked_at = self._looked_at.get(target.dataset)
         if looked_at is not None and now - looked_at < SPELLINGS_SECONDS:
             return
-        reading = [target.own_reading(at) for at in target.match_positions]
-        found: defaultdict[bytes, set[Match]] = defaultdict(set)
+        found: dict[bytes, set[Match]] = {}
         async for rows in self._store.read_columns_of(target.dataset, target.match_positions):
-            for row in rows:
-                if None in row:
-                    continue
-                try:
-                    match = tuple(read(v) for read, v in zip(reading, row, strict=True))
-                    if match != row:
-                        found[encode_values(match)].add(row)
-                except (Refusal, UnicodeEncodeError, TypeError):
-                    continue  # nobody can tell whose it is; `compare` lists it
+            _add_spellings(target, rows, found)
         self._spellings[target.dataset] = found
         self._looked_at[target.dataset] = now
+
+    def _note_left(self, target: MappedTarget) -> None:
+        """A row whose record went is spelled as it was before; the record may come back soon."""
+        left = self._store.left_behind(target.dataset) if target.had_rows else ()
+        rows = [tuple(values[at] for at in target.match_positions) for values in left]
+        if rows and target.dataset in self._spellings:
+            _add_spellings(target, rows, self._spellings[target.dataset])
 
     async def _matched_twice(self, target: MappedTarget) -> Rivals:
         """Of all lines that are parked: the first load's, and those that a session before this one
@@ -208,6 +208,22 @@ class ExistingDesk:
                 if not isinstance(match, Unfit):
                     matches.append((entry.id, encode_values(match)))
         return Rivals(matches)
+
+
+def _add_spellings(
+    target: MappedTarget, rows: Iterable[Match], found: dict[bytes, set[Match]]
+) -> None:
+    """`rows`: what stands in the columns of `match`."""
+    reading = [target.own_reading(at) for at in target.match_positions]
+    for row in rows:
+        if None in row:
+            continue
+        try:
+            match = tuple(read(v) for read, v in zip(reading, row, strict=True))
+            if match != row:
+                found.setdefault(encode_values(match), set()).add(row)
+        except (Refusal, UnicodeEncodeError, TypeError):
+            continue  # nobody can tell whose it is; `compare` lists it
 
 
 def _key(target: MappedTarget, fit: Prepared) -> Match:

@@ -50,6 +50,7 @@ class PostgresRows:
         self._columns = (*target.columns, *(column for column, _ in target.marks))
         listed = ", ".join(f"t.{quoted(c.name)}::{STAGED[c.kind]}" for c in self._columns)
         self._listed = f"{_PLACE}, {listed}"
+        self.left: list[tuple[Any, ...]] = []  # mapped values of rows since their records went
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -205,6 +206,7 @@ class PostgresRows:
             own = typed_into(target, lines.get(removes[number - 1].row.key), now.values)
             own |= {c.name: v for (c, _), v in zip(target.marks, now.marks, strict=True)}
             values = left_behind(target, now.values, before.get(rid))
+            self.left.append(tuple(values))
             await self._set(
                 connection, now, [*zip(target.columns, values, strict=True), *target.marks]
             )

@@ -53,6 +53,7 @@ class SqliteRows:
         self._select = f"SELECT {listed} FROM {self._table}"
         self._at_place = " AND ".join(f"{name} = ?" for name in self._place)
         self._by_key = " AND ".join(f"{self._names[at]} = ?" for at in target.key_positions)
+        self.left: list[tuple[Any, ...]] = []  # mapped values of rows since their records went
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -168,6 +169,7 @@ class SqliteRows:
         own = typed_into(target, line, now.values)
         own |= {c.name: v for (c, _), v in zip(target.marks, now.marks, strict=True)}
         values = left_behind(target, now.values, before)
+        self.left.append(tuple(values))
         sets = dict(zip(self._names, values, strict=True))
         sets |= dict(zip(self._marks, (value for _, value in target.marks), strict=True))
         connection.execute(

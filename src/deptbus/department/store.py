@@ -333,6 +333,11 @@ class Store(ABC):
         """The rows that have just these values in the columns at `positions`, by those values."""
         return {}
 
+    def left_behind(self, dataset: str) -> list[tuple[Any, ...]]:
+        """Mapped values that rows were given as their records went, since this was asked last; also
+        of transactions that failed."""
+        return []
+
     def read_columns_of(
         self, dataset: str, positions: Sequence[int]
     ) -> AsyncIterator[list[tuple[Any, ...]]]:

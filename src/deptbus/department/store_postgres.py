@@ -500,6 +500,11 @@ class PostgresStore(Store):
         with postgres_translated(self._database.place):
             return await self._tables[dataset].rows.look_for(self._connection, positions, words)
 
+    def left_behind(self, dataset: str) -> list[tuple[Any, ...]]:
+        rows = self._tables[dataset].rows
+        left, rows.left = rows.left, []
+        return left
+
     async def read_columns_of(
         self, dataset: str, positions: Sequence[int]
     ) -> AsyncIterator[list[tuple[Any, ...]]]:

@@ -402,6 +402,11 @@ class SqliteStore(Store):
         rows = self._statements[dataset].rows
         return await self._database.run(lambda c: rows.look_for(c, positions, words))
 
+    def left_behind(self, dataset: str) -> list[tuple[Any, ...]]:
+        rows = self._statements[dataset].rows
+        left, rows.left = rows.left, []
+        return left
+
     async def read_columns_of(
         self, dataset: str, positions: Sequence[int]
     ) -> AsyncIterator[list[tuple[Any, ...]]]:
