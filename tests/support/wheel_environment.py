@@ -11,14 +11,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from importlib.metadata import Distribution, distribution
+from importlib.metadata import Distribution
 from pathlib import Path
 from zipfile import ZipFile
 
 from packaging.metadata import Metadata
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+
+from deptbus.cluster.wheels import applies, closure
 
 EXTRAS = ("postgres",)  # of the wheel: `demo --postgres` is to work in this environment
 
@@ -48,27 +47,7 @@ def runtime_dependencies(wheel: Path) -> list[Distribution]:
     with ZipFile(wheel) as archive:
         name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
         metadata = Metadata.from_email(archive.read(name), validate=False)
-    wanted = [*_applying(metadata.requires_dist or [], set(EXTRAS))]
-    found: dict[str, Distribution] = {}
-    seen: set[tuple[str, frozenset[str]]] = set()
-    while wanted:
-        requirement = wanted.pop()
-        name = canonicalize_name(requirement.name)
-        asked = (name, frozenset(requirement.extras))
-        if asked not in seen:
-            seen.add(asked)
-            found[name] = distribution(name)
-            named = [Requirement(text) for text in found[name].requires or ()]
-            wanted += _applying(named, requirement.extras)
-    return list(found.values())
-
-
-def _applying(requirements: Iterable[Requirement], extras: set[str]) -> Iterator[Requirement]:
-    """Those of the requirements that hold on this machine, with any of these extras."""
-    for requirement in requirements:
-        marker = requirement.marker
-        if marker is None or any(marker.evaluate({"extra": e}) for e in ("", *extras)):
-            yield requirement
+    return closure(named for named in metadata.requires_dist or () if applies(named, EXTRAS))
 
 
 def _link(dist: Distribution, site: Path) -> None:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from deptbus.cluster.jars import (
     CACHE_VARIABLE,
     JARS_FOLDER,
@@ -56,13 +58,13 @@ def fetch(folder: Path, tell: Callable[[str], None]) -> Fetched:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         jars = ensure_jars(folder / JARS_FOLDER, fetch=copied_or_fetched)
-        found = closure(PACKAGE, extras)
+        wanted = f"{PACKAGE}[{','.join(extras)}]" if extras else PACKAGE
+        found = closure([Requirement(wanted)])
         for old in (*folder.glob("*.whl"), *folder.glob("*.part")):
             old.unlink()
         for number, dist in enumerate(found, 1):
             tell(f"{number} of {len(found)}: {dist.name} {dist.version}")
             pack(dist, folder)
-        wanted = f"{PACKAGE}[{','.join(extras)}]" if extras else PACKAGE
         (folder / "README.txt").write_text(_readme(wanted), encoding="utf-8")
         size = _write_sums(folder)
     except OSError as error:

@@ -30,10 +30,10 @@ _NOT_PACKED = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time of a zip; the same files make the same wheel
 
 
-def closure(name: str, extras: Iterable[str]) -> list[Distribution]:
-    """The installed distribution of this name, and of all that it needs; those of an extra that is
-    not installed are left out. Raises PackageNotFoundError."""
-    wanted = [Requirement(f"{name}[{','.join(extras)}]")]
+def closure(requirements: Iterable[Requirement]) -> list[Distribution]:
+    """The installed distributions that these name, and all that they need. Raises
+    PackageNotFoundError."""
+    wanted = list(requirements)
     found: dict[str, Distribution] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
     while wanted:
@@ -46,12 +46,13 @@ def closure(name: str, extras: Iterable[str]) -> list[Distribution]:
         found[key] = distribution(key)
         for text in found[key].requires or ():
             needed = Requirement(text)
-            if _applies(needed, requirement.extras):
+            if applies(needed, requirement.extras):
                 wanted.append(needed)
     return [found[key] for key in sorted(found)]
 
 
-def _applies(requirement: Requirement, extras: Iterable[str]) -> bool:
+def applies(requirement: Requirement, extras: Iterable[str]) -> bool:
+    """Whether it holds on this machine, with any of these extras."""
     marker = requirement.marker
     return marker is None or any(marker.evaluate({"extra": e}) for e in ("", *extras))
 

@@ -27,6 +27,16 @@ from typing import Any, NamedTuple
 from deptbus.department.ledger import Prepared, RecordId, Unfit
 from deptbus.department.seen import row_of
 from deptbus.department.target import MappedTarget
+from deptbus.errors import DatabaseBusy
+
+PARKED_REMOVAL = "on_remove: park: its row is still there"
+
+
+class RowsMoved(DatabaseBusy):
+    """A row that was to be adopted is not what it was; nothing of the batch was written."""
+
+    def __init__(self, table: str) -> None:
+        super().__init__(f"a row of {table} was changed while it was being adopted")
 
 
 class Existing(NamedTuple):

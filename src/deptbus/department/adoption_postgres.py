@@ -10,8 +10,13 @@ from typing import Any
 
 import asyncpg
 
-from deptbus.department.adoption import Existing, Found, found_of
-from deptbus.department.adoption_sqlite import PARKED_REMOVAL, moved
+from deptbus.department.adoption import (
+    PARKED_REMOVAL,
+    Existing,
+    Found,
+    RowsMoved,
+    found_of,
+)
 from deptbus.department.bookkeeping import COLUMN_LIST, POSTGRES_OF_ROWS
 from deptbus.department.decide import Action, Write
 from deptbus.department.kept_rows import (
@@ -112,7 +117,7 @@ class PostgresRows:
         )
         now = {found.place: found for found in map(self._found, rows)}
         if not all(w.adopts.still_is(now.get(w.adopts.place)) for w in writes):
-            raise moved(target.table)
+            raise RowsMoved(target.table)
         rows_of = {w.id: w.adopts.row for w in writes}
         former = await self._last(connection, rows_of, Origin.REMOVAL)
         own = [w.adopts.row for w in writes if w.moves and target.keeps]

@@ -9,7 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deptbus.department.adoption import Existing, Found, found_of
+from deptbus.department.adoption import (
+    PARKED_REMOVAL,
+    Existing,
+    Found,
+    RowsMoved,
+    found_of,
+)
 from deptbus.department.bookkeeping import COLUMN_LIST, ENTRY_COLUMNS
 from deptbus.department.decide import Action, Write
 from deptbus.department.kept_rows import (
@@ -26,18 +32,11 @@ from deptbus.department.layout import quoted, quoted_table
 from deptbus.department.ledger import Entry, RecordId
 from deptbus.department.seen import row_of
 from deptbus.department.target import Column, MappedTarget
-from deptbus.errors import DatabaseBusy, RowRefused
+from deptbus.errors import RowRefused
 from deptbus.wire.digest import decode_values
 
-PARKED_REMOVAL = "on_remove: park: its row is still there"
 _HELD = ENTRY_COLUMNS.index("held")
 _KEEP = f"INSERT INTO deptbus_kept ({KEPT_LIST}) VALUES (?, ?, ?, ?, ?, ?, ?)"
-
-
-def moved(table: str) -> DatabaseBusy:
-    from deptbus.department.store import RowsMoved
-
-    return RowsMoved(f"a row of {table} was changed while it was being adopted")
 
 
 class SqliteRows:
@@ -87,7 +86,7 @@ class SqliteRows:
             was: Found = write.adopts
             row = connection.execute(f"{self._select} WHERE {self._at_place}", was.place).fetchone()
             if not was.still_is(None if row is None else self._found(row)):
-                raise moved(self._target.table)
+                raise RowsMoved(self._target.table)
             kept = self._kept_of(connection, write)
             sets = {} if write.moves else self._unmarked(connection, write)
             if was.row != write.row.key:

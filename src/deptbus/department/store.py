@@ -21,7 +21,7 @@ import structlog
 
 from deptbus.change import Cause, DeliveryOp, Received
 from deptbus.contract.department import Receive
-from deptbus.department.adoption import Existing, Found
+from deptbus.department.adoption import Existing, Found, RowsMoved
 from deptbus.department.adoption_desk import ExistingDesk, adopting
 from deptbus.department.decide import (
     Action,
@@ -76,7 +76,7 @@ from deptbus.department.repairs import (
 from deptbus.department.several_tables import Into
 from deptbus.department.target import Column, MappedTarget
 from deptbus.department.values import CHINA
-from deptbus.errors import DatabaseBusy, DatabaseUnavailable, Fenced, RowRefused, SourceRefused
+from deptbus.errors import DatabaseUnavailable, Fenced, RowRefused, SourceRefused
 from deptbus.names import is_rebuilt_copy, rebuilt_copy
 from deptbus.wire.control import PolicyMarker, RepairOrder
 
@@ -113,10 +113,6 @@ class RowsChanged(Exception):
     def __init__(self, rows: Collection[Row]) -> None:
         super().__init__()
         self.rows = rows
-
-
-class RowsMoved(DatabaseBusy):
-    """A row that was to be adopted is not what it was; nothing of the batch was written."""
 
 
 class Mistaken(Exception):
