@@ -20,6 +20,7 @@ from deptbus.department.layout import Layout, layout_of
 from deptbus.department.publisher import Publisher
 from deptbus.names import out_topic
 from deptbus.stream.log import Outgoing
+from deptbus.stream.own_writes import OwnWrites
 from deptbus.stream.sender import Place
 from deptbus.wire.passage import Pair
 
@@ -47,6 +48,9 @@ class Bus:
         for (topic, partition), pairs in boxes.items():
             self.sent += [Outgoing(topic, partition, key, value) for key, value in pairs]
         return {place: [range(len(pairs))] for place, pairs in boxes.items() if pairs}
+
+    def watch(self, place: Place) -> OwnWrites:
+        return OwnWrites()
 
     async def topic_ids(self, topics: Sequence[str]) -> Mapping[str, str]:
         return {}
