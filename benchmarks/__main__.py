@@ -46,7 +46,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     return asked
 
 
-def chosen(names: list[str]) -> list[str]:
+def chosen(names: list[str], *, quick: bool) -> list[str]:
+    if quick:
+        return names or [n for n in parts.names() if parts.is_in_quick(parts.load(n))]
     return names or [n for n in parts.names() if not parts.is_by_name_only(parts.load(n))]
 
 
@@ -54,7 +56,7 @@ async def measure(asked: argparse.Namespace) -> tuple[list[Figure], dict[str, st
     """Figures of all parts, and why some of them could not be run."""
     figures: list[Figure] = []
     failed: dict[str, str] = {}
-    for name in chosen(asked.part):
+    for name in chosen(asked.part, quick=asked.quick):
         part = parts.load(name)
         print(f"{name}: {part.ABOUT}", file=sys.stderr, flush=True)
         try:
@@ -73,8 +75,9 @@ def main() -> int:
     if asked.list:
         for name in parts.names():
             part = parts.load(name)
-            by_name = " (only by name)" if parts.is_by_name_only(part) else ""
-            print(f"{name:<12}{part.ABOUT}{by_name}")
+            when = "" if parts.is_in_quick(part) else " (not in the quick form)"
+            when = " (only by name)" if parts.is_by_name_only(part) else when
+            print(f"{name:<12}{part.ABOUT}{when}")
         return 0
     set_up_logging()
     began = time.monotonic()

@@ -3,7 +3,8 @@
 A part has
 - `ABOUT`: one line for `--list`;
 - `async def run(bench: Bench) -> list[Figure]`;
-- optionally `BY_NAME_ONLY = True`: runs only when it is named (it takes long).
+- optionally `BY_NAME_ONLY = True`: runs only when it is named (it takes long), or
+  `NOT_IN_QUICK = True`: the quick form leaves it out unless it is named.
 
 Its name is that of its module. What several parts share lies in `benchmarks/`, not here.
 """
@@ -25,3 +26,7 @@ def load(name: str) -> ModuleType:
 
 def is_by_name_only(part: ModuleType) -> bool:
     return bool(getattr(part, "BY_NAME_ONLY", False))
+
+
+def is_in_quick(part: ModuleType) -> bool:
+    return not (is_by_name_only(part) or getattr(part, "NOT_IN_QUICK", False))

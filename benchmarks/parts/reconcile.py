@@ -23,6 +23,7 @@ from benchmarks.watched import Watched, watched
 
 ABOUT = "PostgreSQL to PostgreSQL: rows of a copy spoilt by SQL are named, beside reladiff"
 
+NOT_IN_QUICK = True
 MOST_MEMORY_MB = 300.0
 FEWER_BYTES = 20
 TRAFFIC_A_SECOND = 500

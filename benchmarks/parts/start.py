@@ -18,7 +18,7 @@ ABOUT = "`up --embedded` to the first delivered change, on examples/two-units"
 
 MOST_SECONDS = 8.0
 _NAME = "`up --embedded` to the first delivered change"
-_DEADLINE_SECONDS = 300.0
+_DEADLINE_SECONDS = 60.0
 _EXAMPLE = Path(__file__).parents[2] / "examples" / "two-units"
 _PERSON = "330106193805120012"
 
@@ -30,7 +30,7 @@ async def run(bench: Bench) -> list[Figure]:
     for n in range(bench.runs):
         folder = bench.folder / f"start-{n}"
         await asyncio.to_thread(_make, folder)
-        # The register's rows are there already: the first start joins both units and loads them.
+        # The register's rows are there already: the first start loads them.
         seconds, cpu = await _start(bench, folder, f"up-{n}-fresh", "330106109001")
         fresh.append(seconds)
         spent.append(cpu)
@@ -52,11 +52,14 @@ async def run(bench: Bench) -> list[Figure]:
 
 
 def _make(folder: Path) -> None:
-    """As the README of the example says it."""
+    """As the README of the example says it; but the copy has no rows that a person has to look
+    at before the first load."""
     shutil.copytree(_EXAMPLE, folder)
     for unit in ("civil_affairs", "health"):
         with closing(sqlite3.connect(folder / "data" / unit / "own.db")) as connection:
             connection.executescript((folder / "data" / unit / "existing.sql").read_text("utf-8"))
+    with closing(sqlite3.connect(folder / "data" / "health" / "own.db")) as connection, connection:
+        connection.execute("DELETE FROM elder")
 
 
 def _move(folder: Path, place: str) -> None:

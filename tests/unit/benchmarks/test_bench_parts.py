@@ -34,8 +34,15 @@ def test_the_parts_stand_in_the_documents() -> None:
 
 
 def test_all_parts_run_but_those_that_are_only_by_name() -> None:
-    assert set(chosen([])) == {n for n in parts.names() if not parts.is_by_name_only(parts.load(n))}
-    assert chosen(["codec"]) == ["codec"]
+    whole = [n for n in parts.names() if not parts.is_by_name_only(parts.load(n))]
+    assert chosen([], quick=False) == whole
+    assert chosen(["codec"], quick=False) == ["codec"]
+
+
+def test_the_quick_form_leaves_out_what_takes_long_unless_it_is_named() -> None:
+    left_out = {"growth", "reconcile"}
+    assert set(chosen([], quick=True)) == set(chosen([], quick=False)) - left_out
+    assert chosen(["growth"], quick=True) == ["growth"]
 
 
 @pytest.mark.parametrize("words", [["nonsense"], ["--runs", "0"]])
