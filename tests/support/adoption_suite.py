@@ -13,7 +13,13 @@ from store_rooms import NOW, StoreRoom
 
 from deptbus.change import DeliveryOp
 from deptbus.contract.department import Department, load_department
-from deptbus.department import adoption, adoption_act, adoption_desk
+from deptbus.department import (
+    adoption,
+    adoption_act,
+    adoption_desk,
+    adoption_postgres,
+    adoption_sqlite,
+)
 from deptbus.department.adoption import Looked
 from deptbus.department.compare import compare_dataset
 from deptbus.department.kept_rows import own_of
@@ -38,6 +44,16 @@ BY_NAME = {
     "forms": {"born": "date YYYY/M/D"},
     "mark": {"state": "gone"},
 }
+KEYED = (
+    "CREATE TABLE people (id VARCHAR(40) PRIMARY KEY, name VARCHAR(20), phone VARCHAR(20), "
+    "remark VARCHAR(20), state VARCHAR(20))"
+)
+KEYED_WORDS = {
+    "columns": {"id": "id", "name": "name", "phone": "phone"},
+    "values": {"phone": {"021": "13800000000"}},
+    "match": ("name",),
+    "mark": {"state": "gone"},
+}
 ALL_OF_IT = "n, id, name, born, phone, remark, state"
 LI = (1, "id000001", "李雷", "1990-01-01", "021", "old tenant", None)
 
@@ -55,6 +71,11 @@ class AdoptionSuite(StoreRoom):
 
     async def all_of_it(self, database: Any) -> list[tuple[Any, ...]]:
         return await self.sql(database, f"SELECT {ALL_OF_IT} FROM people ORDER BY n")
+
+    async def keyed(self, database: Any) -> list[tuple[Any, ...]]:
+        return await self.sql(
+            database, "SELECT id, name, phone, remark, state FROM people ORDER BY id"
+        )
 
     async def tenancies(self, database: Any) -> list[tuple[Any, ...]]:
         return await self.sql(database, "SELECT t, person FROM tenancies ORDER BY t")
@@ -439,6 +460,120 @@ class AdoptionSuite(StoreRoom):
         assert [(r[4], r[6]) for r in await self.all_of_it(database)] == [("13800000000", None)]
         await self.feed(store, gone(2, 2))
         assert await self.all_of_it(database) == [(*LI[:-1], "gone")]
+        await store.close()
+
+    @pytest.mark.parametrize("existing", ["adopt", "park"])
+    async def test_a_row_of_the_bus_whose_key_stayed_is_filled_again(
+        self, database: Any, existing: str
+    ) -> None:
+        """Its match was emptied. The record is taken by it as often as it comes, as is another of
+        the same own key."""
+        await self.sql(database, KEYED)
+        await self.sql(database, "INSERT INTO people VALUES ('own', 'x', NULL, NULL, NULL)")
+        store = await self.opened(database, {**KEYED_WORDS, "existing": existing})
+        emptied = ("id000001", None, None, "mine", "gone")
+        await self.feed(store, person(1))
+        await self.sql(database, "UPDATE people SET remark = 'mine' WHERE id = 'id000001'")
+        for version in (2, 4):
+            await self.feed(store, gone(1, version))
+            assert (await self.keyed(database))[0] == emptied
+            await self.feed(store, person(1, version + 1))
+            assert await self.reasons(database) == []
+            assert (await self.keyed(database))[0] == ("id000001", "李雷", "021", "mine", None)
+        await self.feed(store, gone(1, 6))
+        await self.feed(store, person(2, id="id000001", name="韩梅梅"))
+        assert (await self.keyed(database))[0] == ("id000001", "韩梅梅", "021", "mine", None)
+        await self.feed(store, gone(2, 2))
+        assert (await self.keyed(database))[0] == emptied
+        assert {origin for origin, _ in await self.kept_of(database)} == {"removal"}
+        await store.close()
+
+    async def test_a_row_of_the_bus_into_which_somebody_wrote_is_his(self, database: Any) -> None:
+        await self.sql(database, KEYED)
+        await self.sql(database, "INSERT INTO people VALUES ('own', 'x', NULL, NULL, NULL)")
+        store = await self.opened(database, KEYED_WORDS)
+        await self.feed(store, *(person(n) for n in (1, 2, 3)))
+        await self.feed(store, *(gone(n, 2) for n in (1, 2, 3)))
+        await self.sql(database, "UPDATE people SET name = 'typed' WHERE id = 'id000001'")
+        await self.sql(database, "UPDATE people SET state = 'ours' WHERE id = 'id000002'")
+        before = await self.keyed(database)
+        await self.feed(store, *(person(n, 3) for n in (1, 2, 3)))
+        assert (await self.keyed(database))[:2] == before[:2]
+        assert (await self.keyed(database))[2] == ("id000003", "李雷", "021", None, None)
+        key = "existing: another row of people has its key"
+        assert await self.reasons(database) == [key] * 2
+        await store.close()
+
+    async def test_a_row_of_the_bus_whose_key_was_emptied_is_filled_again(
+        self, database: Any
+    ) -> None:
+        """It is found by the table's own key; what refers to it meanwhile stays with the person."""
+        await self.typed(database, (50, "own", "x", None, None, None, None))
+        store = await self.opened(database, BY_NAME)
+        await self.feed(store, person(1), person(2, name="韩梅梅"))
+        made = {row[2]: row[0] for row in await self.all_of_it(database)}
+        await self.sql(database, "UPDATE people SET remark = 'of ' || name")
+        await self.sql(database, f"INSERT INTO tenancies VALUES (9, {made['李雷']})")
+        for version in (2, 4):
+            await self.feed(store, gone(1, version), gone(2, version))
+            rows = {row[0]: row[1:] for row in await self.all_of_it(database)}
+            assert rows[made["李雷"]] == (None, None, None, None, "of 李雷", "gone")
+            await self.feed(store, person(2, version + 1, name="韩梅梅"), person(1, version + 1))
+            assert await self.reasons(database) == []
+            rows = {row[0]: row[1:] for row in await self.all_of_it(database)}
+            assert len(rows) == 3
+            for name, n in made.items():
+                if name != "x":
+                    assert (rows[n][1], *rows[n][4:]) == (name, f"of {name}", None)
+        await store.close()
+
+    async def test_an_emptied_row_that_is_another_ones_by_now_is_left(self, database: Any) -> None:
+        """Its number was given to a new row, or somebody wrote there: a new one is made."""
+        await self.typed(database, (50, "own", "x", None, None, None, None))
+        store = await self.opened(database, BY_NAME)
+        await self.feed(store, person(1), person(2, name="韩梅梅"))
+        await self.feed(store, gone(1, 2), gone(2, 2))
+        made = [row[0] for row in await self.all_of_it(database) if row[6] == "gone"]
+        await self.sql(database, f"UPDATE people SET phone = 'typed' WHERE n = {made[0]}")
+        await self.sql(database, f"DELETE FROM people WHERE n = {made[1]}")
+        await self.sql(database, f"INSERT INTO people (n, remark) VALUES ({made[1]}, 'new')")
+        before = {row[0]: row for row in await self.all_of_it(database)}
+        await self.feed(store, person(1, 3), person(2, 3, name="韩梅梅"))
+        rows = {row[0]: row for row in await self.all_of_it(database)}
+        assert [rows[n] for n in made] == [before[n] for n in made]
+        assert len(rows) == 5
+        assert await self.reasons(database) == []
+        await store.close()
+
+    async def test_a_table_of_ours_whose_rows_stay_loses_the_mark_and_no_repair_removes_them(
+        self, database: Any
+    ) -> None:
+        await self.sql(database, KEYED)
+        store = await self.opened(database, {**KEYED_WORDS, "on_remove": "mark"}, joins=False)
+        assert not store.targets["person"].waits
+        store.stranger = lambda dataset, name: b"row"
+        assert store.stranger_in("person", b"n") is None
+        await self.feed(store, person(1))
+        await self.feed(store, gone(1, 2))
+        assert await self.keyed(database) == [("id000001", None, None, None, "gone")]
+        await self.feed(store, person(1, 3))
+        assert await self.keyed(database) == [("id000001", "李雷", "021", None, None)]
+        await store.close()
+
+    async def test_planted_bug_nobody_looks_whether_a_row_is_emptied_still(
+        self, database: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for module in (adoption_sqlite, adoption_postgres):
+            monkeypatch.setattr(module, "is_emptied", lambda *_: True)
+        await self.sql(database, KEYED)
+        await self.sql(database, "INSERT INTO people VALUES ('own', 'x', NULL, NULL, NULL)")
+        store = await self.opened(database, KEYED_WORDS)
+        await self.feed(store, person(1))
+        await self.feed(store, gone(1, 2))
+        await self.sql(database, "UPDATE people SET name = 'typed' WHERE id = 'id000001'")
+        await self.feed(store, person(1, 3))
+        assert (await self.keyed(database))[0][1] == "李雷"  # what was typed is lost
+        assert [o for o, _ in await self.kept_of(database)] == ["removal"]
         await store.close()
 
     async def test_what_was_there_before_comes_back_whoever_holds_the_row_by_then(

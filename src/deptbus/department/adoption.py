@@ -14,7 +14,10 @@ Rules, for a table that had rows when the dataset was first received into it:
    of them, whichever comes first. They are tried again like everything that is parked.
 5. A row that bears the record's own key and is not recognised as its row stays as it is: parked.
 6. An own key that other tables refer to is not changed: parked.
-7. A record that no row matches is inserted.
+7. A record that no row matches is inserted. But a row that the bus made and emptied when a record
+   went, and that stayed, is the record's when it comes back: by the own key that the row kept, or
+   by what else tells it from all others. So long as nobody wrote there since, whatever `existing`
+   says.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from deptbus.department.ledger import Prepared, RecordId, Unfit
 from deptbus.department.seen import row_of
 from deptbus.department.target import MappedTarget
 from deptbus.errors import DatabaseBusy
+from deptbus.wire.digest import decode_values
 
 PARKED_REMOVAL = "on_remove: park: its row is still there"
 
@@ -53,6 +57,7 @@ class Found(NamedTuple):
     row: bytes  # its own key, encoded
     values: tuple[Any, ...]  # of the mapped columns
     marks: tuple[Any, ...] = ()  # of the columns of `mark`
+    is_emptied: bool = False  # made by the bus, and emptied when its record went
 
     def still_is(self, now: Found | None) -> bool:
         """Whether nobody changed it since; what is no number (NaN) equals nothing, itself too."""
@@ -85,6 +90,7 @@ class Looked(NamedTuple):
     matching: Sequence[Found]
     bearing: Sequence[Found]  # its own key
     holders: Mapping[bytes, RecordId]  # of the rows among them that some record holds
+    emptied: Found | None = None  # rule 7; no record holds it
 
 
 def verdict(
@@ -92,6 +98,8 @@ def verdict(
 ) -> Found | Unfit | None:
     """The row to adopt, why the record is parked, or None: it is inserted. Rules 3 to 7."""
     matching = {found.place: found for found in looked.matching}
+    if not matching and looked.emptied is not None:
+        matching = {looked.emptied.place: looked.emptied}
     if any(found.place not in matching for found in looked.bearing):
         return Unfit(f"existing: another row of {target.table} has its key")
     if not matching:
@@ -100,18 +108,27 @@ def verdict(
         return Unfit(f"existing: several rows of {target.table} match it")
     (found,) = matching.values()
     holder = looked.holders.get(found.row)
-    if is_contested and holder != rid:
+    if is_contested and holder != rid and not found.is_emptied:
         return Unfit(f"existing: several records match its row of {target.table}")
     if holder not in (None, rid):
         return Unfit(f"existing: another record holds the row of {target.table} that matches it")
-    if target.adopts == "park" and holder is None:
+    if target.adopts == "park" and holder is None and not found.is_emptied:
         return Unfit(f"existing: a row of {target.table} matches it")
-    if found.row != fit.row and target.has_bound_key:
+    if target.has_bound_key and _loses_its_key(found.row, fit.row):
         return Unfit(
             f"existing: other tables refer to the row of {target.table} that matches it by a key "
             "that is spelled otherwise"
         )
     return found
+
+
+def _loses_its_key(row: bytes, new: bytes) -> bool:
+    """Whether something may refer to a row by its key that it would not have any more. Nothing
+    does by a column that is empty."""
+    if row == new or not row:
+        return row != new
+    pairs = zip(decode_values(row), decode_values(new), strict=True)
+    return any(was is not None and was != now for was, now in pairs)
 
 
 def match_of(target: MappedTarget, values: Sequence[Any]) -> tuple[Any, ...] | Unfit:

@@ -153,12 +153,19 @@ class ExistingDesk:
         }
         words = [match for some in asked.values() for match in some]
         matching = await self._store.look_for(target.dataset, target.match_positions, words)
+        unmatched = {
+            rid: wanted[rid].row
+            for rid, some in asked.items()
+            if target.on_remove == "mark" and not any(matching.get(match) for match in some)
+        }
+        emptied = await self._store.look_for_emptied(target.dataset, unmatched) if unmatched else {}
         is_key = target.match_positions == target.key_positions
         keys = {} if is_key else {rid: _key(target, wanted[rid]) for rid in matches}
         bearing = await self._store.look_for(
             target.dataset, target.key_positions, list(keys.values())
         )
         found = [f for some in (*matching.values(), *bearing.values()) for f in some]
+        found += emptied.values()
         holders = {
             entry.row: entry.id
             for entry in await self._store.claimants(
@@ -171,6 +178,7 @@ class ExistingDesk:
                 [one for match in some for one in matching.get(match, ())],
                 bearing.get(keys[rid], ()) if rid in keys else (),
                 holders,
+                one if (one := emptied.get(rid)) and one.row not in holders else None,
             )
             for rid, some in asked.items()
         }

@@ -25,8 +25,10 @@ from deptbus.department.kept_rows import (
     Origin,
     Own,
     before_adoption,
+    is_emptied,
     left_behind,
     own_of,
+    own_text,
     typed_into,
 )
 from deptbus.department.layout import quoted, quoted_table
@@ -38,6 +40,14 @@ from deptbus.errors import RowRefused
 from deptbus.wire.digest import decode_values
 
 _KEEP = f"INSERT INTO deptbus.kept ({KEPT_LIST}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+_EMPTIED = (
+    "INSERT INTO deptbus.emptied VALUES ($1, $2, $3, $4, $5) ON CONFLICT (dataset, source_unit, "
+    "key) DO UPDATE SET row_key = excluded.row_key, place = excluded.place"
+)
+_FILLED = (
+    "DELETE FROM deptbus.emptied WHERE dataset = $1 "
+    "AND (source_unit = $2 AND key = $3 OR row_key = $4)"
+)
 _READ_AT_ONCE = 2000
 # A table's number and the place in it: of partitions each has places of its own.
 _PLACE = "t.tableoid::bigint, t.ctid"
@@ -73,9 +83,48 @@ class PostgresRows:
                 found[asked[number - 1]].append(self._found(row))
         return found
 
+    async def look_for_emptied(
+        self, connection: asyncpg.Connection, wanted: Mapping[RecordId, bytes]
+    ) -> dict[RecordId, Found]:
+        """See `Store.look_for_emptied`."""
+        found = {}
+        for rid, row in wanted.items():
+            lines = await connection.fetch(
+                "SELECT row_key, place FROM deptbus.emptied WHERE dataset = $1 "
+                "AND (row_key = $4 OR source_unit = $2 AND key = $3) ORDER BY row_key = $4",
+                *rid,
+                row,
+            )
+            for line in lines:
+                emptied = await self._emptied(connection, *line)
+                if emptied is not None:
+                    found[rid] = emptied  # the one with the own key, where there is one
+        return found
+
+    async def _emptied(
+        self, connection: asyncpg.Connection, row: bytes, place: str
+    ) -> Found | None:
+        target, identity = self._target, own_of(place) if place else {}
+        if None not in (words := decode_values(row)):
+            columns = target.key_columns
+        elif identity.keys() == {c.name for c in target.identity} and identity:
+            columns = target.identity
+            words = tuple(identity[c.name] for c in columns)
+        else:
+            return None
+        sql = f"SELECT {self._listed} {self._joined(columns)}"
+        rows = await connection.fetch(sql, *([word] for word in words))
+        emptied = [one for one in map(self._found, rows) if self._is_emptied(one)]
+        return emptied[0]._replace(is_emptied=True) if len(emptied) == len(rows) == 1 else None
+
+    def _is_emptied(self, found: Found) -> bool:
+        return is_emptied(self._target, found.values, found.marks)
+
     def _by(self, positions: Sequence[int]) -> str:
+        return self._joined([self._target.columns[at] for at in positions])
+
+    def _joined(self, columns: Sequence[Column]) -> str:
         """FROM and the join with values that the arguments name, numbered from 1."""
-        columns = [self._target.columns[at] for at in positions]
         arrays = ", ".join(f"${n}::{STAGED[c.kind]}[]" for n, c in enumerate(columns, 1))
         names = ", ".join(f"v{n}" for n in range(len(columns)))
         match = " AND ".join(
@@ -140,7 +189,15 @@ class PostgresRows:
             )
             for w in writes
         ]
-        await connection.executemany(_KEEP, [one.words(now_us) for one in kept if one.own])
+        await connection.executemany(
+            _KEEP,
+            [
+                one.words(now_us)
+                for one, write in zip(kept, writes, strict=True)
+                if one.own and not write.adopts.is_emptied
+            ],
+        )
+        await connection.executemany(_FILLED, [(*w.id, w.adopts.row) for w in writes])
 
     def _unmarked(self, before: Own | None, marks: Sequence[Any]) -> list[tuple[Column, Any]]:
         """Columns of the mark that a former removal of this record set."""
@@ -212,6 +269,9 @@ class PostgresRows:
             own |= {c.name: v for (c, _), v in zip(target.marks, now.marks, strict=True)}
             values = left_behind(target, now.values, before.get(rid))
             self.left.append(tuple(values))
+            if rid not in before:
+                place = await self._identity_of(connection, now)
+                await connection.execute(_EMPTIED, *rid, row_of(target, tuple(values)), place)
             await self._set(
                 connection, now, [*zip(target.columns, values, strict=True), *target.marks]
             )
@@ -219,6 +279,18 @@ class PostgresRows:
                 kept = KeptRow(rid, row_of(target, tuple(values)), Origin.REMOVAL, own)
                 await connection.execute(_KEEP, *kept.words(now_us))
         return ()
+
+    async def _identity_of(self, connection: asyncpg.Connection, found: Found) -> str:
+        identity = self._target.identity
+        if not identity:
+            return ""
+        names = ", ".join(f"t.{quoted(c.name)}::{STAGED[c.kind]}" for c in identity)
+        row = await connection.fetchrow(
+            f"SELECT {names} FROM {self._table} t "
+            "WHERE t.tableoid = $1::bigint::oid AND t.ctid = $2::tid",
+            *found.place,
+        )
+        return own_text(dict(zip((c.name for c in identity), row, strict=True)))
 
     async def _last(
         self, connection: asyncpg.Connection, rows: Mapping[RecordId, bytes], origin: Origin
@@ -286,6 +358,16 @@ async def note_existing(
 async def read_existing(connection: asyncpg.Connection) -> dict[str, Existing]:
     rows = await connection.fetch("SELECT dataset, had_rows, waits FROM deptbus.existing")
     return {dataset: Existing(had_rows, waits) for dataset, had_rows, waits in rows}
+
+
+async def primary_key(connection: asyncpg.Connection, table: str) -> list[str]:
+    """Its columns; empty where there is none."""
+    rows = await connection.fetch(
+        "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid "
+        "AND a.attnum = ANY(i.indkey) WHERE i.indrelid = to_regclass($1) AND i.indisprimary",
+        quoted_table(table),
+    )
+    return [name for (name,) in rows]
 
 
 async def is_referred_to(connection: asyncpg.Connection, table: str, key: Sequence[str]) -> bool:

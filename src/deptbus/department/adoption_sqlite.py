@@ -24,8 +24,10 @@ from deptbus.department.kept_rows import (
     Origin,
     Own,
     before_adoption,
+    is_emptied,
     left_behind,
     own_of,
+    own_text,
     typed_into,
 )
 from deptbus.department.layout import quoted, quoted_table
@@ -37,6 +39,10 @@ from deptbus.wire.digest import decode_values
 
 _HELD = ENTRY_COLUMNS.index("held")
 _KEEP = f"INSERT INTO deptbus_kept ({KEPT_LIST}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_EMPTIED = "INSERT OR REPLACE INTO deptbus_emptied VALUES (?, ?, ?, ?, ?)"
+_FILLED = (
+    "DELETE FROM deptbus_emptied WHERE dataset = ? AND (source_unit = ? AND key = ? OR row_key = ?)"
+)
 
 
 class SqliteRows:
@@ -51,6 +57,7 @@ class SqliteRows:
         listed = ", ".join([*self._place, *self._names, *self._marks])
         self._select = f"SELECT {listed} FROM {self._table}"
         self._at_place = " AND ".join(f"{name} = ?" for name in self._place)
+        self._identity = ", ".join(quoted(c.name) for c in target.identity)
         self._by_key = " AND ".join(f"{self._names[at]} = ?" for at in target.key_positions)
         self.left: list[tuple[Any, ...]] = []  # mapped values of rows since their records went
 
@@ -68,6 +75,39 @@ class SqliteRows:
             some: [self._found(row) for row in connection.execute(sql, some)]
             for some in dict.fromkeys(words)
         }
+
+    def look_for_emptied(
+        self, connection: sqlite3.Connection, wanted: Mapping[RecordId, bytes]
+    ) -> dict[RecordId, Found]:
+        """See `Store.look_for_emptied`."""
+        found = {}
+        for rid, row in wanted.items():
+            lines = connection.execute(
+                "SELECT row_key, place FROM deptbus_emptied WHERE dataset = ?1 "
+                "AND (row_key = ?4 OR source_unit = ?2 AND key = ?3) ORDER BY row_key = ?4",
+                (*rid, row),
+            )
+            for line in lines.fetchall():
+                emptied = self._emptied(connection, *line)
+                if emptied is not None:
+                    found[rid] = emptied  # the one with the own key, where there is one
+        return found
+
+    def _emptied(self, connection: sqlite3.Connection, row: bytes, place: str) -> Found | None:
+        identity = own_of(place) if place else {}
+        if None not in (key := decode_values(row)):
+            where, words = self._by_key, key
+        elif identity.keys() == {c.name for c in self._target.identity} and identity:
+            where = " AND ".join(f"{quoted(name)} = ?" for name in identity)
+            words = tuple(identity.values())
+        else:
+            return None
+        rows = connection.execute(f"{self._select} WHERE {where}", words).fetchall()
+        emptied = [one for one in map(self._found, rows) if self._is_emptied(one)]
+        return emptied[0]._replace(is_emptied=True) if len(emptied) == len(rows) == 1 else None
+
+    def _is_emptied(self, found: Found) -> bool:
+        return is_emptied(self._target, found.values, found.marks)
 
     def read(self, connection: sqlite3.Connection, positions: Sequence[int]) -> sqlite3.Cursor:
         names = ", ".join(self._names[at] for at in positions)
@@ -98,8 +138,9 @@ class SqliteRows:
                     f"WHERE {self._at_place}",
                     (*sets.values(), *was.place),
                 )
-            if kept.own:
+            if kept.own and not was.is_emptied:
                 connection.execute(_KEEP, kept.words(now_us))
+            connection.execute(_FILLED, (*write.id, was.row))
 
     def _kept_of(self, connection: sqlite3.Connection, write: Write) -> KeptRow:
         target, values = self._target, write.adopts.values
@@ -171,6 +212,9 @@ class SqliteRows:
         self.left.append(tuple(values))
         sets = dict(zip(self._names, values, strict=True))
         sets |= dict(zip(self._marks, (value for _, value in target.marks), strict=True))
+        if before is None:
+            row = row_of(target, tuple(values))
+            connection.execute(_EMPTIED, (*rid, row, self._identity_of(connection, now)))
         connection.execute(
             f"UPDATE {self._table} SET {', '.join(f'{name} = ?' for name in sets)} "
             f"WHERE {self._at_place}",
@@ -179,6 +223,14 @@ class SqliteRows:
         if own:
             kept = KeptRow(rid, row_of(target, tuple(values)), Origin.REMOVAL, own)
             connection.execute(_KEEP, kept.words(now_us))
+
+    def _identity_of(self, connection: sqlite3.Connection, found: Found) -> str:
+        if not self._identity:
+            return ""
+        row = connection.execute(
+            f"SELECT {self._identity} FROM {self._table} WHERE {self._at_place}", found.place
+        ).fetchone()
+        return own_text(dict(zip((c.name for c in self._target.identity), row, strict=True)))
 
 
 def _last(connection: sqlite3.Connection, rid: RecordId, row: bytes, origin: Origin) -> Own | None:
@@ -252,21 +304,21 @@ def row_name(
         except sqlite3.OperationalError:
             break  # WITHOUT ROWID, or a view
         return [name]
-    primary = connection.execute(
+    return primary_key(connection, table) or list(catalogue)
+
+
+def primary_key(connection: sqlite3.Connection, table: str) -> list[str]:
+    """Empty where there is none, or it is no table."""
+    found = connection.execute(
         "SELECT name FROM pragma_table_xinfo(?) WHERE pk > 0 ORDER BY pk", (table,)
-    ).fetchall()
-    return [name for (name,) in primary] or list(catalogue)
+    )
+    return [name for (name,) in found]
 
 
 def is_referred_to(connection: sqlite3.Connection, table: str, key: Sequence[str]) -> bool:
     """Whether a foreign key of some table points at one of these columns."""
     wanted = {name.lower() for name in key}
-    primary = {
-        name.lower()
-        for (name,) in connection.execute(
-            "SELECT name FROM pragma_table_xinfo(?) WHERE pk > 0", (table,)
-        )
-    }
+    primary = {name.lower() for name in primary_key(connection, table)}
     rows = connection.execute(
         'SELECT f."to" FROM sqlite_master m, pragma_foreign_key_list(m.name) f '
         "WHERE m.type = 'table' AND f.\"table\" = ? COLLATE NOCASE",

@@ -8,7 +8,8 @@ deliveries, by day. `unreadable`: places in the inbox whose bytes are no record 
 in the ledger under a name of their own until the swap (see `rebuild`).
 `existing`: of each received dataset whether its table had rows before the bus, and whether its
 first load still waits for the department's yes (see `adoption`). `kept`: what stood in a row
-before the bus wrote over it (see `kept_rows`).
+before the bus wrote over it (see `kept_rows`). `emptied`: rows that the bus made and that stay,
+emptied, since their records went.
 `mapped`: datasets for which the inbox was read up to the offsets; others were left out.
 """
 
@@ -133,6 +134,14 @@ def _tables(prefix: str, types: dict[str, str]) -> tuple[str, ...]:
   kept_at_us {long} NOT NULL,
   restored_at_us {long}
 )""",
+        f"""CREATE TABLE IF NOT EXISTS {prefix}emptied (
+  dataset {text} NOT NULL,
+  source_unit {text} NOT NULL,
+  key {types["bytes"]} NOT NULL,
+  row_key {types["bytes"]} NOT NULL,
+  place {text} NOT NULL,
+  PRIMARY KEY (dataset, source_unit, key)
+)""",
         f"""CREATE TABLE IF NOT EXISTS {prefix}repairs (
   job {text} NOT NULL,
   dataset {text} NOT NULL,
@@ -166,6 +175,7 @@ SQLITE_TABLES = (
     "WHERE parked IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS deptbus_kept_key ON deptbus_kept (dataset, key)",
     "CREATE INDEX IF NOT EXISTS deptbus_kept_row ON deptbus_kept (dataset, row_key)",
+    "CREATE INDEX IF NOT EXISTS deptbus_emptied_row ON deptbus_emptied (dataset, row_key)",
 )
 # Half of each page is free: when a whole register is written anew, each new line finds room beside
 # the old one, no index changes, and the table ends smaller than one whose new lines go elsewhere.
@@ -184,5 +194,6 @@ POSTGRES_TABLES = (
     "WHERE parked IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS kept_key ON deptbus.kept (dataset, key)",
     "CREATE INDEX IF NOT EXISTS kept_row ON deptbus.kept (dataset, row_key)",
+    "CREATE INDEX IF NOT EXISTS emptied_row ON deptbus.emptied (dataset, row_key)",
 )
 POSTGRES_OF_ROWS = "row_key = ANY($2::bytea[]) AND row_key IS NOT NULL AND (dataset = $1) IS TRUE"

@@ -112,6 +112,21 @@ def _is_padded(now: Any, then: Any) -> bool:
     return isinstance(now, str) and isinstance(then, str) and now.rstrip(" ") == then.rstrip(" ")
 
 
+def is_emptied(target: MappedTarget, values: Sequence[Any], marks: Sequence[Any]) -> bool:
+    """Whether a row has in all columns just what a row of the bus's making gets whose record went:
+    nobody wrote there since."""
+    emptied = left_behind(target, values, None)
+    keys = target.key_positions
+    return (
+        not typed_over(target, values, emptied)
+        and [values[at] for at in keys] == [emptied[at] for at in keys]
+        and all(
+            now == mark or _is_padded(now, mark)
+            for now, (_, mark) in zip(marks, target.marks, strict=True)
+        )
+    )
+
+
 def left_behind(target: MappedTarget, values: Sequence[Any], before: Own | None) -> list[Any]:
     """What the mapped columns of a row get whose record went and which stays: what they had before
     the adoption, else nothing. An own key that may not be empty stays where nothing was before."""

@@ -329,6 +329,13 @@ class Store(ABC):
         """The rows that have just these values in the columns at `positions`, by those values."""
         return {}
 
+    async def look_for_emptied(
+        self, dataset: str, wanted: Mapping[RecordId, bytes]
+    ) -> dict[RecordId, Found]:
+        """Rows that the bus made, that were emptied as these records went, or another of the same
+        own key (`wanted`: each record's, encoded), and to which nobody wrote since."""
+        return {}
+
     def left_behind(self, dataset: str) -> list[tuple[Any, ...]]:
         """Mapped values that rows were given as their records went, since this was asked last; also
         of transactions that failed."""

@@ -20,6 +20,7 @@ from deptbus.department.adoption_postgres import (
     is_referred_to,
     note_existing,
     postgres_existing_status,
+    primary_key,
     read_existing,
 )
 from deptbus.department.bookkeeping import (
@@ -142,7 +143,7 @@ class PostgresStore(Store):
                 "SET jit = off; SET enable_seqscan = off; SET random_page_cost = 1.1"
             )
         async with self.fenced() as connection:
-            if await connection.fetchval("SELECT to_regclass('deptbus.kept')") is None:
+            if await connection.fetchval("SELECT to_regclass('deptbus.emptied')") is None:
                 for statement in POSTGRES_TABLES:
                     await connection.execute(statement)
             unfit = await self._look_at_tables(connection)
@@ -242,6 +243,7 @@ class PostgresStore(Store):
             waits=existing.waits,
         )
         target.has_bound_key = await is_referred_to(connection, receive.table, key)
+        target.identify(await primary_key(connection, receive.table), columns)
         at_once = await upsertable(connection, target, columns)
         self._put(dataset, target, upsert=at_once)
 
@@ -499,6 +501,12 @@ class PostgresStore(Store):
     ) -> dict[tuple[Any, ...], list[Found]]:
         with postgres_translated(self._database.place):
             return await self._tables[dataset].rows.look_for(self._connection, positions, words)
+
+    async def look_for_emptied(
+        self, dataset: str, wanted: Mapping[RecordId, bytes]
+    ) -> dict[RecordId, Found]:
+        with postgres_translated(self._database.place):
+            return await self._tables[dataset].rows.look_for_emptied(self._connection, wanted)
 
     def left_behind(self, dataset: str) -> list[tuple[Any, ...]]:
         rows = self._tables[dataset].rows

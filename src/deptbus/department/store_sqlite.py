@@ -19,6 +19,7 @@ from deptbus.department.adoption_sqlite import (
     existing_of,
     is_referred_to,
     note_existing,
+    primary_key,
     row_name,
     sqlite_existing_status,
 )
@@ -402,6 +403,12 @@ class SqliteStore(Store):
         rows = self._statements[dataset].rows
         return await self._database.run(lambda c: rows.look_for(c, positions, words))
 
+    async def look_for_emptied(
+        self, dataset: str, wanted: Mapping[RecordId, bytes]
+    ) -> dict[RecordId, Found]:
+        rows = self._statements[dataset].rows
+        return await self._database.run(lambda c: rows.look_for_emptied(c, wanted))
+
     def left_behind(self, dataset: str) -> list[tuple[Any, ...]]:
         rows = self._statements[dataset].rows
         left, rows.left = rows.left, []
@@ -663,6 +670,7 @@ class SqliteStore(Store):
             waits=existing.waits,
         )
         target.has_bound_key = is_referred_to(connection, receive.table, key)
+        target.identify(primary_key(connection, receive.table), catalogue)
         self.targets[dataset] = target
         unique = _has_unique_key(connection, receive.table, key)
         rows = SqliteRows(target, row_name(connection, receive.table, catalogue))

@@ -119,7 +119,10 @@ class MappedTarget:
     ) -> None:
         """`field`: how a value is handed over, for a database that takes bytes (see `form`).
         `had_rows`: before the bus came; `waits`: for the department's yes (see `adoption`). Raises
-        SourceRefused where the mapping's default does not fit its column."""
+        SourceRefused where the mapping's default does not fit its column.
+
+        Rows that stay when their records go are in this table what rows from before the bus are in
+        another: its own `had_rows` says both."""
         self.dataset, self.table = dataset, receive.table
         self.replaces = receive.replaces is not None
         self._receive, self._shapes = receive, shapes
@@ -134,8 +137,10 @@ class MappedTarget:
             for name, value in receive.defaults.items()
             if name not in self._field_of and value is not None
         )
-        self.had_rows, self.waits = had_rows, waits
+        self.had_rows, self.waits = had_rows or receive.on_remove == "mark", waits
         self.has_bound_key = False  # foreign keys of other tables refer to the own key
+        # Columns that tell a row from all others and that no mapping names: the primary key.
+        self.identity: tuple[Column, ...] = ()
         self.adopts = receive.existing
         self.keeps = had_rows if receive.keeps is None else receive.keeps
         self.on_remove: str = receive.on_remove or ("mark" if had_rows else "delete")
@@ -154,6 +159,11 @@ class MappedTarget:
         self._readers: dict[tuple[int, str], _Reader] = {}
         self._fields = None if field is None else [field(c.kind) for c in self.columns]
         self._forms: dict[tuple[int, tuple[str, ...]], Take] = {}
+
+    def identify(self, primary: Sequence[str], catalogue: Mapping[str, Column]) -> None:
+        """`primary`: the columns of the table's primary key."""
+        if not any(name in self._field_of for name in primary):
+            self.identity = tuple(catalogue[name] for name in primary)
 
     @property
     def key_columns(self) -> tuple[Column, ...]:
