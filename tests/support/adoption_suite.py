@@ -265,6 +265,65 @@ class AdoptionSuite(StoreRoom):
         assert await self.reasons(database) == []
         await again.close()
 
+    async def test_new_records_that_match_one_row_wait_for_a_person(self, database: Any) -> None:
+        """In one batch, in later ones, when one is tried again alone, and in the next session;
+        until all but one went."""
+        row = (1, None, "李雷", "1990/1/1", None, None, None)
+        several = "existing: several records match its row of people"
+        await self.typed(database, row)
+        store = await self.opened(database, BY_NAME)
+        await self.feed(store, person(1), person(2))
+        assert (await self.all_of_it(database), await self.reasons(database)) == (
+            [row], [several] * 2,
+        )  # fmt: skip
+        await self.feed(store, person(3))
+        assert await self.reasons(database) == [several] * 3
+        await self.sql(
+            database,
+            f"UPDATE {self.ledger} SET retry_at_us = {NOW + 10**12} WHERE key <> "
+            f"(SELECT min(key) FROM {self.ledger})",
+        )
+        await store.apply({}, NOW + 10**9)
+        assert await self.all_of_it(database) == [row]
+        await store.close()
+        again = await self.opened(database, BY_NAME)
+        await self.feed(again, person(1, 2), gone(3, 2))
+        assert (await self.all_of_it(database), await self.reasons(database)) == (
+            [row], [several] * 2,
+        )  # fmt: skip
+        await self.feed(again, gone(2, 2))
+        await again.apply({}, NOW + 2 * 10**12)
+        assert [r[4] for r in await self.all_of_it(database)] == ["13800000000"]
+        assert await self.reasons(database) == []
+        await again.close()
+
+    async def test_a_new_record_waits_beside_one_that_a_session_before_left_parked(
+        self, database: Any
+    ) -> None:
+        """Whatever that one was parked for: its row is not taken meanwhile."""
+        key = (1).to_bytes(16, "big").hex()
+        row = (1, None, "李雷", "1990/1/1", None, None, None)
+        await self.typed(database, row, (2, key, "x", None, None, None, None))
+        store = await self.opened(database, BY_NAME)
+        await self.feed(store, person(1))
+        assert await self.reasons(database) == ["existing: another row of people has its key"]
+        await store.close()
+        again = await self.opened(database, BY_NAME)
+        await self.feed(again, person(2))
+        assert (await self.all_of_it(database))[0] == row
+        assert (await self.reasons(database))[1].startswith("existing: several records match")
+        await again.close()
+
+    async def test_new_records_of_one_own_key_are_claimants_of_the_row(self, database: Any) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, {**WORDS, "match": ("name",)})
+        await self.feed(store, person(2, id="id000001", phone="2"), person(1, phone="1"))
+        assert await self.reasons(database) == []
+        assert (await self.all_of_it(database))[0][4] == "1"
+        await self.feed(store, gone(1, 2))
+        assert (await self.all_of_it(database))[0][4] == "2"
+        await store.close()
+
     async def test_a_row_that_another_record_holds_is_not_taken(self, database: Any) -> None:
         await self.typed(database, (1, None, "李雷", "1990/1/1", None, None, None))
         store = await self.opened(database, BY_NAME)

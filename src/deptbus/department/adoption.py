@@ -23,7 +23,7 @@ Rules, for a table that had rows when the dataset was first received into it:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -109,7 +109,7 @@ def verdict(
     (found,) = matching.values()
     holder = looked.holders.get(found.row)
     if is_contested and holder != rid and not found.is_emptied:
-        return Unfit(f"existing: several records match its row of {target.table}")
+        return Unfit(several_match(target))
     if holder not in (None, rid):
         return Unfit(f"existing: another record holds the row of {target.table} that matches it")
     if target.adopts == "park" and holder is None and not found.is_emptied:
@@ -120,6 +120,10 @@ def verdict(
             "that is spelled otherwise"
         )
     return found
+
+
+def several_match(target: MappedTarget) -> str:
+    return f"existing: several records match its row of {target.table}"
 
 
 def _loses_its_key(row: bytes, new: bytes) -> bool:
@@ -141,26 +145,27 @@ def match_of(target: MappedTarget, values: Sequence[Any]) -> tuple[Any, ...] | U
 
 
 class Rivals:
-    """Records that have one match (encoded), where they are several and hold no row."""
+    """Records that hold no row and are in question for one: by their match (encoded), each with its
+    own key. Several of one own key are no rivals, but claimants of the row that has it."""
 
-    def __init__(self, matches: Iterable[tuple[RecordId, bytes]] = ()) -> None:
-        first: dict[bytes, RecordId] = {}
-        self._groups: dict[bytes, set[RecordId]] = {}
-        for rid, match in matches:
-            if first.setdefault(match, rid) != rid:
-                self._groups.setdefault(match, {first[match]}).add(rid)
-        self._match_of = {rid: match for match, some in self._groups.items() for rid in some}
+    def __init__(self) -> None:
+        self._groups: dict[bytes, dict[RecordId, bytes]] = {}
+        self._match_of: dict[RecordId, bytes] = {}
+
+    def enter(self, rid: RecordId, match: bytes, row: bytes) -> None:
+        """In the place of what was known of this record."""
+        self.leave(rid)
+        self._groups.setdefault(match, {})[rid] = row
+        self._match_of[rid] = match
 
     def leave(self, rid: RecordId) -> None:
-        """It went, or is looked at anew."""
+        """It went, or it holds a row, as everybody sees."""
         match = self._match_of.pop(rid, None)
         if match is not None:
-            self._groups[match].discard(rid)
-
-    def enter(self, rid: RecordId, match: bytes) -> None:
-        if match in self._groups:
-            self._groups[match].add(rid)
-            self._match_of[rid] = match
+            group = self._groups[match]
+            del group[rid]
+            if not group:
+                del self._groups[match]
 
     def contest(self, match: bytes) -> bool:
-        return len(self._groups.get(match, ())) > 1
+        return len(set(self._groups.get(match, {}).values())) > 1

@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from deptbus.department.adoption import Existing, Found, Looked, Rivals, match_of, verdict
-from deptbus.department.ledger import Entry, Prepared, RecordId, Row, Unfit
+from deptbus.department.adoption import (
+    Existing,
+    Found,
+    Looked,
+    Rivals,
+    match_of,
+    several_match,
+    verdict,
+)
+from deptbus.department.ledger import WAITS_FOR_JOIN, Entry, Prepared, RecordId, Row, Unfit
 from deptbus.department.target import MappedTarget
 from deptbus.department.values import Refusal
 from deptbus.wire.digest import encode_values
@@ -48,14 +56,15 @@ class ExistingDesk:
         begun = []
         for dataset, existing in known.items():
             target = self._store.targets.get(dataset)
-            if target is None or not existing.had_rows or existing.waits:
+            if target is None or not target.had_rows or existing.waits:
                 continue
             if target.waits or dataset not in self._rivals:
                 if target.waits:
                     begun.append(dataset)
                 target.waits = False
-                self._rivals[dataset] = await self._matched_twice(target)
-                self.adopting.add(dataset)
+                self._rivals[dataset] = await self._rivals_of(target)
+                if existing.had_rows:
+                    self.adopting.add(dataset)
         return begun
 
     @property
@@ -94,7 +103,7 @@ class ExistingDesk:
                 continue
             rivals = self._rivals.get(rid.dataset)
             if rivals is not None and (fit is None or isinstance(fit, Prepared)):
-                rivals.leave(rid)
+                rivals.leave(rid)  # until it is looked at
             if not isinstance(fit, Prepared):
                 continue
             if Row(rid.dataset, fit.row) not in held:
@@ -118,26 +127,33 @@ class ExistingDesk:
                 fits[rid] = match
             else:
                 matches[rid] = match
-        rivals = self._rivals.get(target.dataset, Rivals())
+        rivals = self._rivals.setdefault(target.dataset, Rivals())
         for rid, match in matches.items():
-            rivals.enter(rid, encode_values(match))
+            rivals.enter(rid, encode_values(match), wanted[rid].row)
         looked = await self._look(target, wanted, matches)
+        said = {
+            rid: verdict(
+                *(rid, wanted[rid], target, looked[rid]),
+                is_contested=rivals.contest(encode_values(match)),
+            )
+            for rid, match in matches.items()
+        }
+        # Records of one own key are claimants of one row: `decide` says who holds it. Matches may
+        # be equal to the database that differ to us.
+        takers: defaultdict[tuple[Any, ...], set[bytes]] = defaultdict(set)
+        for rid, found in said.items():
+            if isinstance(found, Found):
+                takers[found.place].add(wanted[rid].row)
         adopts: dict[RecordId, Found] = {}
-        takers: dict[tuple[Any, ...], bytes] = {}
-        for rid, match in sorted(matches.items()):
-            fit = wanted[rid]
-            is_contested = rivals.contest(encode_values(match))
-            said = verdict(rid, fit, target, looked[rid], is_contested=is_contested)
-            if isinstance(said, Found):
-                # Records of one own key are claimants of one row: `decide` says who holds it.
-                if takers.setdefault(said.place, fit.row) == fit.row:
-                    adopts[rid] = said
-                else:
-                    said = Unfit(f"existing: several records match its row of {target.table}")
-            if isinstance(said, Unfit):
-                fits[rid] = said
+        for rid, found in said.items():
+            if isinstance(found, Found) and len(takers[found.place]) > 1:
+                fits[rid] = Unfit(several_match(target))
+            elif isinstance(found, Unfit):
+                fits[rid] = found
             else:
-                rivals.leave(rid)  # it will hold a row, as everybody sees
+                rivals.leave(rid)
+                if found is not None:
+                    adopts[rid] = found
         return adopts
 
     async def _look(
@@ -202,20 +218,31 @@ class ExistingDesk:
         if rows and target.dataset in self._spellings:
             _add_spellings(target, rows, self._spellings[target.dataset])
 
-    async def _matched_twice(self, target: MappedTarget) -> Rivals:
-        """Of all lines that are parked: the first load's, and those that a session before this one
-        left for a person. By the own key it is a matter of claims."""
+    async def _rivals_of(self, target: MappedTarget) -> Rivals:
+        """Of all lines that are parked: those that a session before this one left for a person, and
+        the first load's, of which as many as the register has are in question for a row each: only
+        those are kept that are not alone. By the own key it is a matter of claims."""
+        rivals = Rivals()
         if target.match_positions == target.key_positions:
-            return Rivals()
-        matches, after = [], ("", b"")
+            return rivals
+        first: dict[bytes, tuple[RecordId, bytes]] = {}
+        after = "", b""
         while lines := await self._store.parked_upserts(target.dataset, after, _LINES_AT_ONCE):
             after = lines[-1].source_unit, lines[-1].key
             for entry in lines:
                 fit = target.prepare_always(entry)
-                match = match_of(target, fit.values) if isinstance(fit, Prepared) else fit
-                if not isinstance(match, Unfit):
-                    matches.append((entry.id, encode_values(match)))
-        return Rivals(matches)
+                if not isinstance(fit, Prepared):
+                    continue
+                match = match_of(target, fit.values)
+                if isinstance(match, Unfit):
+                    continue
+                by = encode_values(match)
+                other, row = first.setdefault(by, (entry.id, fit.row))
+                if other != entry.id:
+                    rivals.enter(other, by, row)
+                if other != entry.id or entry.parked != WAITS_FOR_JOIN:
+                    rivals.enter(entry.id, by, fit.row)
+        return rivals
 
 
 def _add_spellings(

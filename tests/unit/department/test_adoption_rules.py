@@ -77,14 +77,19 @@ def test_a_contested_row_and_a_bound_key() -> None:
 
 def test_rivals_are_rivals_until_one_leaves() -> None:
     third = RecordId("person", "a@1", b"3" * 16)
-    rivals = Rivals([(RID, b"a"), (third, b"b"), (RID, b"a"), (OTHER, b"b")])
+    rivals = Rivals()
+    for rid, match, row in ((RID, b"a", b"1"), (third, b"b", b"3"), (OTHER, b"b", b"2")):
+        rivals.enter(rid, match, row)
+    rivals.enter(RID, b"a", b"1")
     assert [rivals.contest(match) for match in (b"a", b"b", b"c")] == [False, True, False]
     rivals.leave(OTHER)
     assert not rivals.contest(b"b")
-    rivals.enter(RID, b"b")
+    rivals.enter(RID, b"b", b"1")
     assert rivals.contest(b"b")
-    rivals.enter(OTHER, b"a")  # nobody but itself
+    rivals.enter(OTHER, b"a", b"2")  # nobody but itself
     assert not rivals.contest(b"a")
+    rivals.enter(RID, b"b", b"3")  # of one own key: claimants
+    assert not rivals.contest(b"b")
 
 
 @pytest.mark.parametrize(
