@@ -50,7 +50,15 @@ from deptbus.department.postgres_install import (
     pause_statements,
 )
 from deptbus.department.postgres_schema import doubled_keys, examine_table, table_facts
-from deptbus.department.postgres_view import AS_TOUCHED, UNSHOWN, forget_unshown
+from deptbus.department.postgres_view import (
+    ALONE,
+    AS_TOUCHED,
+    REACH,
+    UNSHOWN,
+    forget_unshown,
+    reach,
+    touched_keys,
+)
 from deptbus.department.raw import raw_of, raw_text
 from deptbus.department.removal_guard import MOVED, RELEASE
 from deptbus.errors import DatabaseBusy, Fenced, SourceRefused
@@ -232,9 +240,14 @@ class PostgresCapture(Capture):
             if not notes:
                 return 0
             await fence.check_postgres(c, token)
+            taken = len(notes)
+            if any(part is not None for _, _, _, part in notes):
+                await self._reach(c, notes)
+                notes = await c.fetch(rows_of.TOUCHED, views, limit)
             touched: dict[str, dict[RawKey, None]] = defaultdict(dict)
-            for _, dataset, raw in notes:
-                touched[dataset][tuple(raw)] = None
+            for _, dataset, raw, part in notes:
+                if part is None:
+                    touched[dataset][tuple(raw)] = None
             missed = await c.fetchval(f"SELECT {rows_of.GAVE_WAY} FROM deptbus.published")
             cause = LIVE if missed else AS_TOUCHED
             loading = {s.dataset for s in await rows_of.snapshots(c, "WHERE NOT done")}
@@ -246,9 +259,19 @@ class PostgresCapture(Capture):
             # Not before: what is written meanwhile must stay noted.
             await c.execute(
                 "DELETE FROM deptbus.touched WHERE position = ANY($1::bigint[])",
-                [position for position, _, _ in notes],
+                [position for position, _, _, part in notes if part is None],
             )
-        return len(notes)
+        return taken
+
+    async def _reach(self, c: asyncpg.Connection, notes: Sequence[asyncpg.Record]) -> None:
+        """Notes of the records in the place of those of rows."""
+        await c.execute(ALONE)
+        rows: dict[str, list[int]] = defaultdict(list)
+        for position, dataset, _, part in notes:
+            if part is not None:
+                rows[dataset].append(position)
+        for dataset, positions in rows.items():
+            await c.execute(REACH.format(reach=reach(dataset)), positions, dataset)
 
     async def parked(self) -> set[tuple[str, str]]:
         async with self._durable() as c:
@@ -270,8 +293,10 @@ class PostgresCapture(Capture):
                 dataset,
                 at_most,
             )
-            touched = await c.fetch(rows_of.TOUCHED, [dataset], at_most) if is_view else []
-        seen = [Wanted(d, raw_text(tuple(raw)), None, LIVE, None) for _, d, raw in touched]
+            touched = []
+            if is_view:
+                touched = await c.fetch(f"{touched_keys(dataset)} LIMIT $1", at_most)
+        seen = [Wanted(dataset, raw_text(tuple(raw)), None, LIVE, None) for (raw,) in touched]
         return [*(Wanted(*row) for row in rows), *seen]
 
     async def known(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], Known]:

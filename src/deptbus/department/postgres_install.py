@@ -62,10 +62,10 @@ async def install_statements(
         made += written.all()
         made += [
             f"REVOKE ALL ON FUNCTION {signature} FROM PUBLIC"
-            for signature in sql.helper_signatures(layout.dataset)
+            for signature in sql.helper_signatures(layout)
         ]
         kept_functions.update(written.names())
-        kept_functions.update(f"{layout.dataset}_{helper}" for helper in sql.HELPERS)
+        kept_functions.update(f"{layout.dataset}_{helper}" for helper in sql.helpers_of(layout))
         for table, event, suffix in await _watched(c, layout):
             place = (sql.trigger_name(layout.dataset, f"{event}{suffix}"), table)
             kept.add(place)
@@ -103,7 +103,10 @@ async def _watched(c: asyncpg.Connection, layout: Layout) -> list[tuple[str, str
 
 async def _widened(c: asyncpg.Connection) -> list[str]:
     """Columns that an older install had not. Only then: it is a lock that captures give way to."""
-    wanted = (("published", "cap_kib"), ("published", "limit_kib"), ("outbox", "kib"))
+    wanted = (
+        *(("published", "cap_kib"), ("published", "limit_kib")),
+        *(("outbox", "kib"), ("touched", "part")),
+    )
     there = {
         (row[0], row[1])
         for row in await c.fetch(

@@ -62,7 +62,7 @@ async def grant_statements(
     for layout in layouts:
         made += [
             f"GRANT EXECUTE ON FUNCTION {signature} TO {name}"
-            for signature in helper_signatures(layout.dataset)
+            for signature in helper_signatures(layout)
         ]
     for right in await _lacking(c, role, layouts, received):
         made.append(right.given_by)

@@ -34,7 +34,7 @@ READ = (
     "ORDER BY position LIMIT $1"
 )
 TOUCHED = (
-    "SELECT position, dataset, raw FROM deptbus.touched WHERE dataset = ANY($1::text[]) "
+    "SELECT position, dataset, raw, part FROM deptbus.touched WHERE dataset = ANY($1::text[]) "
     "ORDER BY position LIMIT $2"
 )
 KNOWN = (

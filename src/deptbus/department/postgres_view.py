@@ -3,20 +3,29 @@
 A record has no row of its own here, so no lock of a row orders its versions: two transactions may
 each change another of its tables, and neither sees what the other wrote. Hence:
 
-1. Triggers on each table behind the view note only *which* records a statement touched, in
-   `deptbus.touched`, with each row's old and new state. They lock nothing that others wait for.
-2. The adapter reads a touched record from the view once the transaction that touched it can be
-   seen, and draws its version then. Whoever does that holds an advisory lock of ours from before it
-   reads until it has committed, so versions grow in the order of what was read.
+1. Triggers on each table behind the view note only what a statement touched, in `deptbus.touched`,
+   by each row's old and new state: the record's key where the row has it, else its own columns of
+   the join. Nothing of other tables is read for it: what somebody else has not committed yet, whose
+   note may be looked at before this one is, would be left out. They lock nothing that others wait
+   for.
+2. The adapter finds the records of a noted row (`reach`) and reads them from the view once the
+   transaction that touched it can be seen, and draws their versions then. So whoever is the last to
+   commit of all that had to do with a record, a look behind him sees all of it. Whoever looks holds
+   an advisory lock of ours from before he reads until he has committed, so versions grow in the
+   order of what was read.
 3. What a view showed last is remembered (`deptbus.shown`): its place, which a later change names as
    a former one, a digest, by which what was touched and is as it was is dropped, and that it was
    there at all, so that a record which is gone is deleted. It is filled by a snapshot; until that
    has met all, and while capture has missed something, nothing is concluded from it but places.
 4. A record is found from a row by the joins of the view. A row is in a record for as long as each
    row on the way stands; whoever takes one away touches the record by that row itself.
+
+`tests/model/views.py` has these rules in every order of some transactions.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from deptbus.department.layout import Layout, Part, comma, quoted, text_literal
 from deptbus.department.postgres_schema import TableFacts
@@ -36,7 +45,8 @@ TABLES = (
     """CREATE TABLE IF NOT EXISTS deptbus.touched (
   position bigint PRIMARY KEY,
   dataset text NOT NULL,
-  raw text[] NOT NULL
+  raw text[] NOT NULL,
+  part bigint
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000)""",
     "ALTER TABLE deptbus.touched SET (vacuum_truncate = false)",
     """CREATE TABLE IF NOT EXISTS deptbus.shown (
@@ -54,7 +64,23 @@ UNSHOWN = (
     "(SELECT 1 FROM deptbus.shown s WHERE s.dataset = l.dataset) ORDER BY 1"
 )
 
+# Notes of a dataset: those that are a record's key, and keys by way of the others.
+TOUCHED_KEYS = (
+    "SELECT n.raw FROM deptbus.touched n WHERE n.dataset = {dataset} AND n.part IS NULL "
+    "UNION SELECT r.raw FROM {reach}(ARRAY(SELECT n.position FROM deptbus.touched n "
+    "WHERE n.dataset = {dataset} AND n.part IS NOT NULL)) AS r(raw)"
+)
+# In the place of some notes of rows come those of their records. Below all others, for nothing that
+# the department writes is to find less room by it; who does it is alone (rule 2).
+REACH = (
+    "WITH gone AS (DELETE FROM deptbus.touched WHERE position = ANY($1)) "
+    "INSERT INTO deptbus.touched (position, dataset, raw) "
+    "SELECT (SELECT least(min(position), 0) FROM deptbus.touched) - row_number() OVER (), $2, "
+    "r.raw FROM {reach}($1) AS r(raw)"
+)
+
 ORDERED = 0x6465707462757332  # "deptbus2": the advisory lock of rule 2; per database by nature
+ALONE = f"SELECT pg_advisory_xact_lock({ORDERED})"
 
 
 def forget_unshown(layout: Layout, facts: TableFacts) -> list[str]:
@@ -65,12 +91,25 @@ def forget_unshown(layout: Layout, facts: TableFacts) -> list[str]:
         f't.{quoted(k)}::text COLLATE "C" = s.raw[{n}]' for n, k in enumerate(layout.keys, 1)
     )
     return [
-        f"SELECT pg_advisory_xact_lock({ORDERED})",
+        ALONE,
         f"DELETE FROM deptbus.shown s WHERE s.dataset = {d} "
         f"AND NOT EXISTS (SELECT 1 FROM {facts.table} t WHERE {same})",
-        "UPDATE deptbus.shown s SET digest = '' FROM deptbus.touched n "
-        f"WHERE s.dataset = {d} AND n.dataset = {d} AND s.raw = n.raw",
+        f"UPDATE deptbus.shown s SET digest = '' FROM ({touched_keys(layout.dataset)}) n "
+        f"WHERE s.dataset = {d} AND s.raw = n.raw",
     ]
+
+
+def reach(dataset: str) -> str:
+    return f"deptbus.{quoted(f'{dataset}_reach')}"
+
+
+def touched_keys(dataset: str) -> str:
+    return TOUCHED_KEYS.format(dataset=text_literal(dataset), reach=reach(dataset))
+
+
+def _literal(name: str) -> str:
+    """A column within the words of `format`."""
+    return quoted(name).replace("%", "%%")
 
 
 def part_suffix(number: int) -> str:
@@ -88,14 +127,14 @@ class ViewFunctions(Functions):
             self._way(part)  # raises where the joins lead nowhere
 
     def all(self) -> list[str]:
-        made = [self._enqueue(), self._advance(), self._keys()]
-        for number, part in enumerate(self._layout.parts):
+        made = [self._enqueue(), self._advance(), self._keys(), self._reach()]
+        for number in range(len(self._layout.parts)):
             suffix = part_suffix(number)
             both = "(SELECT * FROM old_rows UNION ALL SELECT * FROM new_rows)"
             for event, rows in (("insert", "new_rows"), ("update", both), ("delete", "old_rows")):
                 counted = "old_rows" if event == "delete" else "new_rows"
                 count = f"SELECT count(*) INTO counted FROM {counted};"
-                body = self._touch(part, rows)
+                body = self._touch(number, rows)
                 made.append(self._guarded(f"{event}{suffix}", count, body, True))
             made.append(self._emptied(f"truncate{suffix}"))
         return made
@@ -119,24 +158,60 @@ class ViewFunctions(Functions):
             way.append(following)
         return way
 
-    def _touch(self, part: Part, rows: str) -> str:
-        way = self._way(part)
-        joins = "".join(
-            f" JOIN {self._facts.behind[other.table]} p{n} ON "
-            + " AND ".join(
-                f"p{n}.{quoted(theirs)} = p{n - 1}.{quoted(own)}" for own, theirs in way[n - 1].on
-            )
-            for n, other in enumerate(way[1:], 1)
-        )
-        last = f"p{len(way) - 1}"
-        keys = comma(f"{last}.{quoted(k)}::text" for k in way[-1].keys)
-        return self._note(f"SELECT DISTINCT ARRAY[{keys}]::text[] AS raw FROM {rows} p0{joins}")
+    def _touch(self, number: int, rows: str) -> str:
+        part = self._layout.parts[number]
+        names = part.keys or tuple(own for own, _ in part.on)
+        raw = comma(f"p.{quoted(name)}::text" for name in names)
+        query = f"SELECT DISTINCT ARRAY[{raw}]::text[] AS raw FROM {rows} p"
+        return self._note(query, "NULL" if part.keys else str(number))
 
-    def _note(self, query: str) -> str:
+    def _note(self, query: str, part: str = "NULL") -> str:
+        """What is null joins nothing, and is no key."""
         return (
-            "INSERT INTO deptbus.touched (position, dataset, raw)\n"
-            f"    SELECT nextval('deptbus.position'), {text_literal(self._layout.dataset)}, s.raw "
-            f"FROM ({query}) s WHERE array_position(s.raw, NULL) IS NULL;"
+            "INSERT INTO deptbus.touched (position, dataset, raw, part)\n"
+            f"    SELECT nextval('deptbus.position'), {text_literal(self._layout.dataset)}, s.raw, "
+            f"{part} FROM ({query}) s WHERE array_position(s.raw, NULL) IS NULL;"
+        )
+
+    def _reach(self) -> str:
+        """`<dataset>_reach(noted)`: the keys of the records that the rows noted at these positions
+        are in, as the tables are now. A column that has another type since is read by that one."""
+        ways = [self._way(part) for part in self._layout.parts]
+        made = [self._reached(number, way) for number, way in enumerate(ways) if len(way) > 1]
+        found = "\n  UNION ".join(query for query, _ in made)
+        types = comma(one for _, some in made for one in some)
+        body = f"RETURN QUERY EXECUTE format($reach${found}$reach$, {types}) USING noted;"
+        return f"""CREATE OR REPLACE FUNCTION {reach(self._layout.dataset)}(noted bigint[])
+RETURNS SETOF text[] LANGUAGE plpgsql STABLE SECURITY DEFINER{_set(*SETTINGS, *_BY_INDEX)}
+AS {_TAG}
+BEGIN
+  {body if made else "RETURN;"}
+END
+{_TAG}"""
+
+    def _reached(self, number: int, way: Sequence[Part]) -> tuple[str, list[str]]:
+        """A query with a place for the type of each own column of the join; what gives these."""
+        source, types = "deptbus.touched n", []
+        for at, other in enumerate(way[1:], 1):
+            same = []
+            for n, (own, theirs) in enumerate(way[at - 1].on, 1):
+                ours = f"p{at - 1}.{_literal(own)}" if at > 1 else f"n.raw[{n}]::%s"
+                same.append(f"p{at}.{_literal(theirs)} = {ours}")
+                if at == 1:
+                    types.append(
+                        "(SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid "
+                        f"= {text_literal(self._facts.behind[way[0].table])}::regclass "
+                        f"AND attname = {text_literal(own)})"
+                    )
+            table = self._facts.behind[other.table].replace("%", "%%")
+            source += f" JOIN {table} p{at} ON {' AND '.join(same)}"
+        keys = comma(f"p{len(way) - 1}.{_literal(k)}::text" for k in way[-1].keys)
+        whole = " AND ".join(f"p{len(way) - 1}.{_literal(k)} IS NOT NULL" for k in way[-1].keys)
+        d = text_literal(self._layout.dataset)
+        return (
+            f"SELECT ARRAY[{keys}]::text[] FROM {source} WHERE n.position = ANY($1) "
+            f"AND n.dataset = {d} AND n.part = {number} AND {whole}",
+            types,
         )
 
     def _emptied(self, event: str) -> str:

@@ -2,7 +2,8 @@
 
 As on PostgreSQL (`postgres_view`, whose rules these are): triggers note which records a statement
 touched, and the adapter reads those from the view and draws their versions (`sqlite_show`). Who
-writes here is alone, so nothing but SQLite's own lock orders them.
+writes here is alone, so nothing but SQLite's own lock orders them, and which records a row is in is
+found when it is written: nobody else has written what it could not see.
 
 `INSERT OR REPLACE` fires no delete trigger for the rows that it replaces: what they are in is
 touched before each insert and update, whether it comes to that or not.

@@ -8,6 +8,7 @@ import random
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
@@ -20,16 +21,20 @@ from source_world import PLACES
 from deptbus.change import ChangeOp
 from deptbus.connection import Connection
 from deptbus.contract.department import Behind, load_department
-from deptbus.department import fence
+from deptbus.department import fence, postgres_install
 from deptbus.department.capture import LIVE
 from deptbus.department.capture_postgres import PostgresCapture
 from deptbus.department.capture_sqlite import SqliteCapture
 from deptbus.department.connect import PostgresDatabase, SqliteDatabase, target_of
+from deptbus.department.layout import Layout
+from deptbus.department.postgres_view import ViewFunctions
 from deptbus.department.raw import raw_text
 
 pytestmark = pytest.mark.service
 
 (ODD,) = (odd for odd in COMMON if odd.name == "a view over several tables")
+# With something of the village that each of its people has.
+TITLED = replace(ODD.layout, columns=("id_no", "name", "street", "village", "title"))
 LOADED = [
     "INSERT INTO village VALUES ('v1', 'one'), ('v2', 'two')",
     "INSERT INTO person VALUES (1, 'n1', 'li'), (2, 'n2', 'wang')",
@@ -40,8 +45,8 @@ LOADED = [
 class Registry:
     """The tables and their view in PostgreSQL, captured."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, layout: Layout = ODD.layout) -> None:
+        self.url, self.layout = url, layout
 
     async def __aenter__(self) -> Registry:
         self.own = await asyncpg.connect(self.url)
@@ -51,7 +56,7 @@ class Registry:
         self.capture = await PostgresCapture.open(
             await PostgresDatabase.open(target), await PostgresDatabase.open(target)
         )
-        await self.capture.install([ODD.layout], CAP)
+        await self.capture.install([self.layout], CAP)
         taken = await fence.take_over(self.capture.database, 0, unit="u@33", system="main")
         self.token = taken.token
         return self
@@ -64,7 +69,7 @@ class Registry:
         return await self.capture.look_again(self.token, CAP, ())
 
     async def is_equal(self) -> bool:
-        rows = await self.own.fetch("SELECT id_no, name, street, village FROM resident")
+        rows = await self.own.fetch(f"SELECT {', '.join(self.layout.columns)} FROM resident")
         return fold(await self.capture.read(CAP)) == {(r[0],): tuple(r) for r in rows}
 
 
@@ -136,8 +141,104 @@ async def test_two_who_change_one_record_at_once(
         assert (last == ("n1", "new", "s", "v2")) is not is_naive
 
 
+class JoinsWhenWritten(ViewFunctions):
+    """Planted: who a row of the village touches is found when it is written."""
+
+    def _touch(self, number: int, rows: str) -> str:
+        if self._layout.parts[number].table != "village":
+            return super()._touch(number, rows)
+        return self._note(
+            f"SELECT DISTINCT ARRAY[q.id_no::text]::text[] AS raw FROM {rows} p "
+            "JOIN public.address a ON a.village = p.code JOIN public.person q ON q.id = a.person"
+        )
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "SERIALIZABLE"])
+@pytest.mark.parametrize("is_planted", [False, True], ids=["as it is", "planted"])
+async def test_a_village_gets_another_name_while_somebody_moves_there(
+    postgres: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+    is_planted: bool,
+    isolation: str,
+) -> None:
+    """Who moves has been looked at before the name is committed, which he was not seen for."""
+    if is_planted:
+        monkeypatch.setattr(postgres_install, "ViewFunctions", JoinsWhenWritten)
+    async with Registry(postgres(), TITLED) as registry:
+        other = await asyncpg.connect(registry.url)
+        try:
+            for clerk in (registry.own, other):
+                await clerk.execute(f"BEGIN ISOLATION LEVEL {isolation}")
+            await registry.own.execute("UPDATE village SET title = 'new' WHERE code = 'v1'")
+            await other.execute("INSERT INTO person VALUES (3, 'n3', 'zhao')")
+            await other.execute("INSERT INTO address VALUES (3, 's', 'v1')")
+            await other.execute("COMMIT")
+            assert await registry.look() > 0
+            assert fold(await registry.capture.read(CAP))[("n3",)][-1] == "one"
+            await registry.own.execute("COMMIT")
+        finally:
+            await other.close()
+        while await registry.look():
+            pass
+        last = fold(await registry.capture.read(CAP))[("n3",)]
+        assert last[-1] == ("one" if is_planted else "new")
+        # A planted miss is of this one alone.
+        assert fold(await registry.capture.read(CAP))[("n1",)][-1] == "new"
+
+
+async def test_a_row_that_many_records_share_is_one_note(postgres: Callable[[], str]) -> None:
+    """And what it touched is taken some at a time, wanted by name, and as if never compared when a
+    resync is over."""
+    async with Registry(postgres(), TITLED) as registry:
+        await registry.own.execute(
+            "INSERT INTO person SELECT n, 'n' || n, 'x' FROM generate_series(3, 30) n; "
+            "INSERT INTO address SELECT n, 's', 'v2' FROM generate_series(3, 30) n; "
+            "UPDATE person SET name = 'known' WHERE id < 3"
+        )
+        while await registry.look():
+            pass
+        assert await registry.is_equal()
+        drawn = await registry.own.fetchval("SELECT last_value FROM deptbus.position")
+        await registry.own.execute("UPDATE village SET title = 'new' WHERE code = 'v2'")
+        assert await registry.own.fetchval("SELECT count(*) FROM deptbus.touched") == 1
+        names = {raw_text((f"n{n}",)) for n in range(3, 31)}
+        assert {w.raw for w in await registry.capture.wanted("odd", 99)} == names
+        assert len(await registry.capture.wanted("odd", 9)) == 9
+        assert await registry.capture.look_again(registry.token, 5, ()) > 0
+        assert len(await registry.capture.wanted("odd", 99)) == 23
+        # The department's own room in the outbox went down by the note and by what was enqueued.
+        now = await registry.own.fetchval("SELECT last_value FROM deptbus.position")
+        assert now == drawn + 1 + 5
+        await registry.own.execute("UPDATE village SET title = 'newer' WHERE code = 'v2'")
+        await registry.capture.forgive(registry.token, 0)
+        touched = "SELECT count(*) FROM deptbus.shown WHERE digest = ''"
+        assert await registry.own.fetchval(touched) == 28
+        while await registry.look():
+            pass
+        assert await registry.is_equal()
+        assert await registry.own.fetchval("SELECT count(*) FROM deptbus.touched") == 0
+
+
+async def test_a_column_of_the_join_that_was_retyped_is_walked_as_it_is_now(
+    postgres: Callable[[], str],
+) -> None:
+    async with Registry(postgres(), TITLED) as registry:
+        own = registry.own
+        await own.execute("UPDATE address SET street = 'before' WHERE person = 1")
+        definition = await own.fetchval("SELECT pg_get_viewdef('resident')")
+        await own.execute(
+            "DROP VIEW resident; ALTER TABLE address ALTER COLUMN person TYPE bigint; "
+            f"CREATE VIEW resident AS {definition}"
+        )
+        await own.execute("UPDATE address SET street = 'after' WHERE person = 2")
+        assert await registry.look() > 0
+        found = fold(await registry.capture.read(CAP))
+        assert [found[(n,)][2] for n in ("n1", "n2")] == ["before", "after"]
+        assert (await registry.capture.state()).gave_way == 0
+
+
 async def test_many_clerks_over_the_same_few_people(postgres: Callable[[], str]) -> None:
-    async with Registry(postgres()) as registry:
+    async with Registry(postgres(), TITLED) as registry:
         looking = asyncio.create_task(_look_always(registry))
         await asyncio.gather(*(_clerk(registry.url, seed) for seed in range(6)))
         looking.cancel()
@@ -157,7 +258,11 @@ async def _look_always(registry: Registry) -> None:
 async def _clerk(url: str, seed: int) -> None:
     chance = random.Random(seed)
     own = await asyncpg.connect(url)
+    # People 3 and 4 come, of whom nobody knows who does not see them.
     kinds: list[Callable[[int, int], str]] = [
+        lambda n, x: f"INSERT INTO person VALUES ({n + 2}, 'm{n}', 'x') ON CONFLICT DO NOTHING",
+        lambda n, x: f"INSERT INTO address VALUES ({n + 2}, 's', 'v1') ON CONFLICT DO NOTHING",
+        lambda n, x: f"DELETE FROM address WHERE person = {n + 2}",
         lambda n, x: f"UPDATE person SET name = 'x{x}' WHERE id = {n}",
         lambda n, x: f"UPDATE address SET village = 'v{x % 2 + 1}' WHERE person = {n}",
         lambda n, x: f"DELETE FROM address WHERE person = {n}",
@@ -179,6 +284,39 @@ async def _clerk(url: str, seed: int) -> None:
             await (transaction.rollback() if chance.random() < 0.2 else transaction.commit())
     finally:
         await own.close()
+
+
+async def test_in_sqlite_nobody_moves_while_a_village_gets_another_name(tmp_path: Path) -> None:
+    """The second writer waits for the first to end, so which records a row is in can be told when
+    it is written."""
+    path = tmp_path / "own.db"
+    first, second = (sqlite3.connect(path, isolation_level=None, timeout=0) for _ in range(2))
+    with closing(first), closing(second):
+        first.execute("PRAGMA journal_mode = WAL")
+        for statement in (*ODD.make, *LOADED):
+            first.execute(statement)
+        capture = SqliteCapture(await SqliteDatabase.open(target_of(f"sqlite:///{path}")))
+        try:
+            await capture.install([TITLED], CAP)
+            taken = await fence.take_over(capture.database, 0, unit="u@33", system="main")
+            for clerk in (first, second):
+                clerk.execute("BEGIN")
+                clerk.execute("SELECT count(*) FROM person").fetchall()
+            first.execute("UPDATE village SET title = 'new' WHERE code = 'v1'")
+            came = "INSERT INTO person VALUES (3, 'n3', 'zhao')"
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                second.execute(came)
+            first.execute("COMMIT")
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                second.execute(came)  # what it has read is old
+            second.execute("ROLLBACK")
+            second.execute(came)
+            second.execute("INSERT INTO address VALUES (3, 's', 'v1')")
+            await capture.look_again(taken.token, CAP, ())
+            found = fold(await capture.read(CAP))
+            assert [found[(n,)][-1] for n in ("n1", "n2", "n3")] == ["new"] * 3
+        finally:
+            await capture.close()
 
 
 async def test_in_sqlite_a_load_and_what_changes_nothing(tmp_path: Path) -> None:
