@@ -68,7 +68,7 @@ async def install(url: str) -> None:
 
 
 async def _postgres(bench: Bench) -> list[Figure]:
-    seconds = bench.scaled(10, 4)
+    seconds = bench.scaled(10, 3)
     server = PostgresServer(bench.folder / "postgres", extra_settings=town.SERVER_SETTINGS)
     server.start()
     try:
@@ -142,7 +142,7 @@ async def _empty(url: str) -> None:
 
 
 async def _sqlite(bench: Bench) -> Figure:
-    seconds = bench.scaled(6, 3)
+    seconds = bench.scaled(6, 2)
     files = {name: bench.folder / f"{name}.db" for name in ("with", "without")}
     for name, path in files.items():
         connection = sqlite3.connect(path)

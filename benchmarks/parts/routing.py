@@ -17,7 +17,7 @@ _LEAST_OF_TWO_WORKERS = 1.6
 
 
 async def run(bench: Bench) -> list[Figure]:
-    load = Load(bench.scaled(60_000, 30_000), bench.scaled(240_000, 120_000))
+    load = Load(bench.scaled(60_000, 30_000), bench.scaled(240_000, 90_000))
     little = Load(warm=500, measured=bench.scaled(4_000, 2_000))
     runs: list[list[Run]] = [[], [], [], []]
     async with bench.bus(county.contract(1)) as bus:
