@@ -73,6 +73,7 @@ class SqliteCapture(Capture):
         # Of two threads: a turn that nobody awaits any more goes on while others wait for writes.
         self._watching = threading.Lock()
         self._seen: int | None = None  # data_version when something was last read
+        self._schema: int | None = None  # schema_version when we last saw that ours is whole
         self._watch: Watch | None = None
         self._written_at = float("-inf")  # when we were told of a write whose commit is not seen
         self._seen_at = float("-inf")  # when a commit was last seen
@@ -181,8 +182,7 @@ class SqliteCapture(Capture):
         self, limit: int, in_flight: Collection[int] = (), hold: Collection[str] = ()
     ) -> list[OutboxRow]:
         if not self._known_views:  # else `look_again` has looked
-            # Before the read: what commits meanwhile must wake us again.
-            self._seen = self._data_version()
+            await self._look_at_version()
 
         def work(c: sqlite3.Connection) -> list[OutboxRow]:
             heads, rows = rows_of.next_rows(c, limit, in_flight, hold)
@@ -226,8 +226,7 @@ class SqliteCapture(Capture):
         views = await self._views()
         if not views:
             return 0
-        # Before the look: what commits meanwhile must wake us again.
-        self._seen = self._data_version()
+        await self._look_at_version()
         query = "SELECT EXISTS (SELECT 1 FROM deptbus_touched)"
         if not await self._database.run(lambda c: c.execute(query).fetchone()[0]):
             return 0
@@ -373,9 +372,24 @@ class SqliteCapture(Capture):
             async with asyncio.timeout(min(pause, _SAFETY_SECONDS, longest)):
                 await watch.written.wait()
 
+    async def _look_at_version(self) -> None:
+        """Before reading: what commits meanwhile must wake us again. Whoever drops a table of ours
+        changes the schema, and from then on the department's writes fail: no moment is lost."""
+        version = self._data_version()
+        if version == self._seen:
+            return
+        schema = self._asked("PRAGMA schema_version")
+        if schema != self._schema:
+            await self._let_go()
+            self._schema = schema
+        self._seen = version
+
     def _data_version(self) -> int:
-        """Changes whenever any other connection commits. Takes microseconds and waits for nobody:
-        fit to be asked on the event loop's own thread."""
+        """Changes whenever any other connection commits."""
+        return self._asked("PRAGMA data_version")
+
+    def _asked(self, pragma: str) -> int:
+        """Takes microseconds and waits for nobody: fit for the event loop's own thread."""
         with self._watching, sqlite_translated(self._place):
             if self._watcher is None:
                 path = Path(self._database.target.location).absolute()
@@ -386,7 +400,7 @@ class SqliteCapture(Capture):
                     timeout=0,
                     check_same_thread=False,  # also asked within `together`
                 )
-            return int(self._watcher.execute("PRAGMA data_version").fetchone()[0])
+            return int(self._watcher.execute(pragma).fetchone()[0])
 
     # --- existing rows --------------------------------------------------------------------
 

@@ -29,7 +29,8 @@ from deptbus.department.sqlite_schema import key_collations, unique_columns
 from deptbus.department.sqlite_schema import shape as shape_of
 from deptbus.department.sqlite_show import show
 
-_NEEDED = ("published", "outbox", "replaced", "layout", "applying")  # by triggers and readers
+# By triggers and readers.
+_NEEDED = ("published", "outbox", "replaced", "layout", "applying", "touched", "shown")
 
 
 def is_installed(c: sqlite3.Connection) -> bool:

@@ -115,7 +115,9 @@ async def test_a_source_beside_its_adapter_without_it_and_at_the_cap(path: Path)
     await source.close()
 
 
-@pytest.mark.parametrize("table", ["outbox", "published", "replaced", "layout", "applying"])
+@pytest.mark.parametrize(
+    "table", ["outbox", "published", "replaced", "layout", "applying", "touched"]
+)
 async def test_when_a_table_of_ours_is_dropped_the_adapter_takes_its_triggers_away(
     path: Path, table: str
 ) -> None:

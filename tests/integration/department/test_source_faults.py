@@ -358,6 +358,38 @@ async def test_a_sqlite_folder_goes_away_and_comes_back(broker: Connection, tmp_
     assert said(logs, "system_stopped", desk) == []
 
 
+@pytest.mark.parametrize("table", ["outbox", "applying"])
+async def test_writes_go_on_as_soon_as_a_table_of_ours_is_dropped_from_a_sqlite_file(
+    broker: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    """A trigger can neither look nor catch, so they fail until the adapter has taken the triggers
+    away: whatever else it does now and then does not come to it here."""
+    for name in ("publisher.HEARTBEAT_SECONDS", "publisher.LOOK_SECONDS", "chores._IDLE_SECONDS"):
+        monkeypatch.setattr(f"deptbus.department.{name}", 100.0)
+    desk = await SourceDesk(broker, tmp_path).open()
+    numbers = iter(range(1, 10_000))
+    refused: set[str] = set()
+
+    async def is_written() -> bool:
+        try:
+            await desk.sql(ADD.format(next(numbers), "x"))
+        except sqlite3.OperationalError as error:
+            refused.add(str(error))
+            return False
+        return True
+
+    with capture_logs() as logs:
+        async with running(broker, [desk]):
+            assert await is_written()
+            await until(desk.is_published, "the first row")
+            await desk.sql(f"DROP TABLE deptbus_{table}")
+            await until(is_written, "writes go on", 10)
+    assert refused <= {f"no such table: main.deptbus_{table}"}
+    assert [line["event"] for line in logs].count("capture_torn") == 1
+    await desk.install()
+    assert await is_written()
+
+
 async def test_a_database_restored_while_it_is_taken_over_is_taken_over_again(
     broker: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
