@@ -19,6 +19,7 @@ from deptbus.department import (
     adoption_desk,
     adoption_postgres,
     adoption_sqlite,
+    install,
 )
 from deptbus.department.adoption import Looked
 from deptbus.department.compare import compare_dataset
@@ -27,7 +28,7 @@ from deptbus.department.ledger import WAITS_FOR_JOIN, Prepared, RecordId
 from deptbus.department.repairs import REMOVE, Order, OrderId
 from deptbus.department.store import Store
 from deptbus.department.target import MappedTarget
-from deptbus.errors import DatabaseBusy, DeptbusError
+from deptbus.errors import DatabaseBusy, DatabaseUnavailable, DeptbusError
 
 PEOPLE = (
     "CREATE TABLE people (n {number} PRIMARY KEY, id VARCHAR(40), name VARCHAR(20), born TEXT, "
@@ -853,6 +854,37 @@ class AdoptionSuite(StoreRoom):
         await self.sql(database, "DELETE FROM tenancies")
         await self.sql(database, "DELETE FROM people")
         assert not await adoption_act.restore(department, "main", line.number, CONTRACT)
+        await store.close()
+
+    @pytest.mark.parametrize(
+        "words",
+        [{"on_remove": "mark"}, {"on_remove": "park"}, {"keeps": True}, {"mark": {"name": "gone"}},
+         {"match": ["name"]}, {"existing": "park"}, None],
+        ids=str,
+    )  # fmt: skip
+    async def test_a_view_of_the_departments_own_keeps_and_marks_nothing(
+        self, database: Any, tmp_path: Path, words: dict[str, Any] | None
+    ) -> None:
+        """Its rows have no places: said by `install`, and by an adapter, which leaves it out."""
+        await self.sql(database, "CREATE TABLE own (id VARCHAR(40) PRIMARY KEY, phone VARCHAR(20))")
+        await self.sql(database, "CREATE VIEW people AS SELECT * FROM own")
+        mapped = {"columns": {"id": "id", "phone": "phone"}, "key": ["id"]}
+        if words is not None and "mark" in words:
+            mapped = {**mapped, "columns": {"id": "id"}}
+            words = {"mark": {"phone": "gone"}}
+        url = database if isinstance(database, str) else f"sqlite:///{database}"
+        file = department_file(tmp_path, "housing@330106", url, **mapped, **(words or {}))
+        department = load_department(file)
+        if words is None:
+            await install.install_system(department, "main", CONTRACT)
+            store = await self.opened(database, mapped)
+            assert not store.unfit
+        else:
+            ((setting, _),) = words.items()
+            with pytest.raises(DatabaseUnavailable, match=f"people.* is a view.* says {setting}"):
+                await install.install_system(department, "main", CONTRACT)
+            store = await self.opened(database, {**mapped, **words})
+            assert f"says {setting}" in store.unfit["person"].what
         await store.close()
 
     # -- planted bugs ------------------------------------------------------------------------------

@@ -162,6 +162,18 @@ class Department(_Frozen):
         return self._tree.problem(place, what, mend)
 
 
+def settings_of_rows(receive: Receive) -> tuple[str, ...]:
+    """Those of its settings that are about single rows of one table; no view can keep them."""
+    said = {
+        "keeps": receive.keeps is True,
+        "on_remove": receive.on_remove not in (None, "delete"),
+        "mark": bool(receive.mark),
+        "match": bool(receive.match),
+        "existing": receive.existing != "adopt",
+    }
+    return tuple(name for name, is_said in said.items() if is_said)
+
+
 def receive_key(receive: Receive, natural_key: tuple[str, ...]) -> tuple[str, ...]:
     """The columns of the own row's key; empty when neither a key nor `$key` is mapped."""
     if receive.key:

@@ -10,7 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from deptbus.contract.advice import may_receive, receivable_fields
-from deptbus.contract.department import KEY_FIELD, Department, Publish, Receive, receive_key
+from deptbus.contract.department import (
+    KEY_FIELD,
+    Department,
+    Publish,
+    Receive,
+    receive_key,
+    settings_of_rows,
+)
 from deptbus.contract.draft import Draft
 from deptbus.contract.model import Contract, Sharing
 from deptbus.contract.own_forms import BadForm, form_of
@@ -259,15 +266,8 @@ def _beside(
     department: Department, contract: Contract, name: str, receive: Receive, place: Place
 ) -> Iterator[Problem]:
     """Further tables of a received dataset."""
-    unfit = {
-        "keeps": receive.keeps is True,
-        "on_remove": receive.on_remove not in (None, "delete"),
-        "mark": bool(receive.mark),
-        "match": bool(receive.match),
-        "existing": receive.existing != "adopt",
-    }
-    for setting, is_said in unfit.items():
-        if receive.tables and is_said:
+    for setting in settings_of_rows(receive):
+        if receive.tables:
             yield department.problem(
                 (*place, setting),
                 f"`{setting}` cannot be had with `tables`: rows of several tables are not kept",

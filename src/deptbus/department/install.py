@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ from deptbus.department.recipient_install import (
 )
 from deptbus.department.remove import remove_all
 from deptbus.department.resync import Resynced, resync
+from deptbus.department.several_tables import refuse_view_sqlite
 from deptbus.errors import DeptbusError, FileProblems, SourceRefused
 from deptbus.stream.log import Sender
 from deptbus.stream.policies import PolicyFollower
@@ -153,6 +155,8 @@ async def install_system(
     notes = []
     if await make_database(department, system):
         notes.append(f"made the empty database {settings.path}")
+    if settings.kind == "sqlite":
+        await _refuse_views(department, system)
     if not layouts and settings.kind != "postgresql":
         return notes
     async with capture_of(as_owner(department, system, owner), system) as capture:
@@ -165,6 +169,17 @@ async def install_system(
             await give_rights(database, settings, layouts, contract)
             notes.append(f"gave account {role_of(settings.database)} what it needs to run")
     return notes
+
+
+async def _refuse_views(department: Department, system: str) -> None:
+    receives = department.systems[system].receives
+    database = await open_system(department, system)
+    try:
+        assert isinstance(database, SqliteDatabase)
+        for dataset, receive in receives.items():
+            await database.run(partial(refuse_view_sqlite, dataset=dataset, receive=receive))
+    finally:
+        await database.close()
 
 
 async def _install_capture(

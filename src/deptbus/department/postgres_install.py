@@ -105,7 +105,7 @@ async def _widened(c: asyncpg.Connection) -> list[str]:
     """Columns that an older install had not. Only then: it is a lock that captures give way to."""
     wanted = (
         *(("published", "cap_kib"), ("published", "limit_kib")),
-        *(("outbox", "kib"), ("touched", "part")),
+        *(("outbox", "kib"), ("touched", "part"), ("touched", "kib")),
     )
     there = {
         (row[0], row[1])

@@ -60,14 +60,17 @@ FORGET = (
     "  AND EXISTS (SELECT 1 FROM mine)) "
     "SELECT count(*) FROM mine"
 )
-# The cap counts from the oldest row that waits; an empty outbox has all its room again. (Positions
-# are also used up by transactions that roll back.)
+# The cap counts from the oldest row or note that waits; where none does it has all its room again.
+# (Positions are also used up by transactions that roll back. Notes below 0 are our own.)
 LIFT = (
     "UPDATE deptbus.published SET limit_position = cap_rows + waiting.least, "
-    "limit_kib = cap_kib + waiting.kib FROM ("
-    "SELECT coalesce((SELECT min(position) FROM deptbus.outbox), "
-    "(SELECT last_value FROM deptbus.position)) AS least, coalesce((SELECT kib FROM deptbus.outbox "
-    "WHERE kib IS NOT NULL ORDER BY position LIMIT 1), (SELECT last_value FROM deptbus.volume)) "
+    "limit_kib = cap_kib + waiting.kib FROM (SELECT coalesce(least("
+    "(SELECT min(position) FROM deptbus.outbox), "
+    "(SELECT min(position) FROM deptbus.touched WHERE position > 0)), "
+    "(SELECT last_value FROM deptbus.position)) AS least, coalesce(least("
+    "(SELECT kib FROM deptbus.outbox WHERE kib IS NOT NULL ORDER BY position LIMIT 1), "
+    "(SELECT kib FROM deptbus.touched WHERE position > 0 ORDER BY position LIMIT 1)), "
+    "(SELECT last_value FROM deptbus.volume)) "
     "AS kib) AS waiting WHERE limit_position < cap_rows + waiting.least - cap_rows / 10 "
     "OR limit_kib < cap_kib + waiting.kib - cap_kib / 10"
 )

@@ -46,7 +46,8 @@ TABLES = (
   position bigint PRIMARY KEY,
   dataset text NOT NULL,
   raw text[] NOT NULL,
-  part bigint
+  part bigint,
+  kib bigint
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000)""",
     "ALTER TABLE deptbus.touched SET (vacuum_truncate = false)",
     """CREATE TABLE IF NOT EXISTS deptbus.shown (
@@ -58,6 +59,7 @@ TABLES = (
 )""",
 )
 TABLE_NAMES = ("touched", "shown")
+_NOTE_OCTETS = 80  # of a note beside its text
 AS_TOUCHED = "touched"  # asked for as `live`, unless it is as it was shown last
 UNSHOWN = (
     "SELECT l.dataset FROM unnest($1::text[]) AS l(dataset) WHERE NOT EXISTS "
@@ -133,7 +135,10 @@ class ViewFunctions(Functions):
             both = "(SELECT * FROM old_rows UNION ALL SELECT * FROM new_rows)"
             for event, rows in (("insert", "new_rows"), ("update", both), ("delete", "old_rows")):
                 counted = "old_rows" if event == "delete" else "new_rows"
-                count = f"SELECT count(*) INTO counted FROM {counted};"
+                count = (
+                    f"SELECT count(*), {self._note_octets(number)} INTO counted, octets "
+                    f"FROM {counted} p;"
+                )
                 body = self._touch(number, rows)
                 made.append(self._guarded(f"{event}{suffix}", count, body, True))
             made.append(self._emptied(f"truncate{suffix}"))
@@ -158,9 +163,18 @@ class ViewFunctions(Functions):
             way.append(following)
         return way
 
-    def _touch(self, number: int, rows: str) -> str:
+    def _noted(self, number: int) -> tuple[str, ...]:
+        """The columns of a part that a note has."""
         part = self._layout.parts[number]
-        names = part.keys or tuple(own for own, _ in part.on)
+        return part.keys or tuple(own for own, _ in part.on)
+
+    def _note_octets(self, number: int) -> str:
+        """As if each row were a note of its own."""
+        names = (f"coalesce(octet_length(p.{quoted(n)}::text), 0)" for n in self._noted(number))
+        return f"coalesce(sum({_NOTE_OCTETS} + {' + '.join(names)}), 0)"
+
+    def _touch(self, number: int, rows: str) -> str:
+        part, names = self._layout.parts[number], self._noted(number)
         raw = comma(f"p.{quoted(name)}::text" for name in names)
         query = f"SELECT DISTINCT ARRAY[{raw}]::text[] AS raw FROM {rows} p"
         return self._note(query, "NULL" if part.keys else str(number))
@@ -168,9 +182,9 @@ class ViewFunctions(Functions):
     def _note(self, query: str, part: str = "NULL") -> str:
         """What is null joins nothing, and is no key."""
         return (
-            "INSERT INTO deptbus.touched (position, dataset, raw, part)\n"
+            "INSERT INTO deptbus.touched (position, dataset, raw, part, kib)\n"
             f"    SELECT nextval('deptbus.position'), {text_literal(self._layout.dataset)}, s.raw, "
-            f"{part} FROM ({query}) s WHERE array_position(s.raw, NULL) IS NULL;"
+            f"{part}, mark FROM ({query}) s WHERE array_position(s.raw, NULL) IS NULL;"
         )
 
     def _reach(self) -> str:
@@ -220,7 +234,8 @@ END
             "IF current_setting('transaction_isolation') NOT IN "
             "('read committed', 'read uncommitted') THEN\n"
             "    PERFORM nextval('deptbus.gave_way');\n    RETURN NULL;\n    END IF;\n"
-            f"    SELECT count(*) INTO counted FROM {self._facts.table};"
+            f"    SELECT count(*), count(*) * {_NOTE_OCTETS} INTO counted, octets "
+            f"FROM {self._facts.table};"
         )
         keys = self._text("t", self._layout.keys)
         body = self._note(f"SELECT DISTINCT {keys} AS raw FROM {self._facts.table} t")

@@ -19,7 +19,12 @@ from deptbus.department import bookkeeping, fence, postgres_rights, pulse
 from deptbus.department.connect import PostgresDatabase, postgres_translated
 from deptbus.department.layout import Layout, quoted_table
 from deptbus.department.postgres_table import table_sql
-from deptbus.department.several_tables import make_postgres, refuse_rows_postgres, tables_of
+from deptbus.department.several_tables import (
+    make_postgres,
+    refuse_rows_postgres,
+    refuse_view_postgres,
+    tables_of,
+)
 from deptbus.errors import DeptbusError, SourceRefused
 from deptbus.wire.types import resolve
 
@@ -37,6 +42,7 @@ async def recipient_statements(
     if not await _has_books(c):  # else it would meet the locks of an adapter that applies
         made += bookkeeping.POSTGRES_TABLES
     for dataset, receive in mapped.items():
+        await refuse_view_postgres(c, dataset, receive)
         if receive.tables:
             key = receive_key(receive, contract.datasets[dataset].key)
             tables = tables_of(receive, key)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from deptbus.contract.department import Receive
+from deptbus.contract.department import Receive, settings_of_rows
 from deptbus.department.layout import comma, quoted, quoted_table, text_literal
 from deptbus.department.sqlite_schema import columns_of, unique_columns
 from deptbus.errors import DatabaseUnavailable
@@ -239,6 +239,31 @@ def refuse_rows_sqlite(
         some = f"SELECT EXISTS (SELECT 1 FROM {quoted_table(into.table)})"
         if into not in parents and c.execute(some).fetchone()[0]:
             raise _has_rows(dataset, into)
+
+
+async def refuse_view_postgres(c: asyncpg.Connection, dataset: str, receive: Receive) -> None:
+    """Where the table is a view of the department's own, whose rows have no places: raises
+    DatabaseUnavailable where the mapping asks for what needs them."""
+    view = "SELECT relkind = 'v' FROM pg_class WHERE oid = to_regclass($1)"
+    if settings_of_rows(receive) and await c.fetchval(view, quoted_table(receive.table)):
+        raise _is_view(dataset, receive)
+
+
+def refuse_view_sqlite(c: sqlite3.Connection, dataset: str, receive: Receive) -> None:
+    """As `refuse_view_postgres`."""
+    view = "SELECT count(*) FROM sqlite_master WHERE type = 'view' AND name = ? COLLATE NOCASE"
+    if settings_of_rows(receive) and c.execute(view, (receive.table,)).fetchone()[0]:
+        raise _is_view(dataset, receive)
+
+
+def _is_view(dataset: str, receive: Receive) -> DatabaseUnavailable:
+    said = ", ".join(settings_of_rows(receive))
+    return DatabaseUnavailable(
+        f"{receive.table}, into which {dataset} is received, is a view, whose rows cannot be kept, "
+        f"marked or adopted, and the mapping says {said}",
+        mend=f"Take {said} away from `receives: {dataset}` in department.yml, or receive it into "
+        "the table itself",
+    )
 
 
 def _may_lose_rows(receive: Receive) -> bool:

@@ -34,10 +34,24 @@ TABLES = (
 TABLE_NAMES = ("deptbus_touched", "deptbus_shown")
 
 _EVENTS = ("before_insert", "before_update", "insert", "update", "delete")
-_ROOM = (
+_NOTE_OCTETS = 40  # of a note beside its key
+_NOTES = (
     "coalesce((SELECT max(number) FROM deptbus_touched) - (SELECT min(number) FROM "
-    "deptbus_touched), 0) < (SELECT cap_rows FROM deptbus_published)"
+    "deptbus_touched), 0)"
 )
+
+
+def _room(layout: Layout) -> str:
+    """Condition: not so many notes wait, and they are not so long, that there is no room for one
+    more. All are taken to be as long as the last."""
+    octets = " + ".join(
+        f"coalesce(length(CAST({name} AS BLOB)), 0)" for name in names("k", len(layout.keys))
+    )
+    last = f"(SELECT {octets} FROM deptbus_touched ORDER BY number DESC LIMIT 1)"
+    return (
+        f"{_NOTES} < (SELECT cap_rows FROM deptbus_published) AND {_NOTES} * "
+        f"({_NOTE_OCTETS} + coalesce({last}, 0)) < (SELECT cap_octets FROM deptbus_published)"
+    )
 
 
 def trigger_names(layout: Layout) -> list[str]:
@@ -77,7 +91,9 @@ def triggers(layout: Layout, unique: Mapping[str, Sequence[Sequence[str]]]) -> l
             ("AFTER UPDATE", [*old, *new]),
             ("AFTER DELETE", old),
         ):
-            inner = "".join(f"  {statement};\n" for statement in [*body, _GAVE_WAY])
+            # Last: what a statement could not note, it finds no room for after it either.
+            gave_way = f"{_GAVE_WAY} WHERE NOT ({_room(layout)})"
+            inner = "".join(f"  {statement};\n" for statement in [*body, gave_way])
             made.append(
                 f"CREATE TRIGGER {quoted(next(named))} {event} ON {quoted(part.table)}\n"
                 f"FOR EACH ROW WHEN {own}\nBEGIN\n{inner}END"
@@ -85,8 +101,7 @@ def triggers(layout: Layout, unique: Mapping[str, Sequence[Sequence[str]]]) -> l
     return made
 
 
-# `gave_way` last: what a statement could not note, it finds no room for after it either.
-_GAVE_WAY = f"UPDATE deptbus_published SET gave_way = gave_way + 1 WHERE NOT ({_ROOM})"
+_GAVE_WAY = "UPDATE deptbus_published SET gave_way = gave_way + 1"
 
 
 def _way(layout: Layout, part: Part) -> list[Part]:
@@ -122,7 +137,7 @@ def _records(layout: Layout, part: Part, row: str, source: str) -> str:
             f"p{n}.{quoted(theirs)} = {before}.{quoted(own)}" for own, theirs in way[n - 1].on
         ]
     origin = f" FROM {comma(tables)}" if tables else ""
-    where = " AND ".join([*conditions, _ROOM])
+    where = " AND ".join([*conditions, _room(layout)])
     return f"SELECT DISTINCT {text_literal(layout.dataset)}, {comma(keys)}{origin} WHERE {where}"
 
 

@@ -68,7 +68,12 @@ from deptbus.department.seen import (
     row_digest,
     row_of,
 )
-from deptbus.department.several_tables import make_postgres, postgres_locks, refuse_rows_postgres
+from deptbus.department.several_tables import (
+    make_postgres,
+    postgres_locks,
+    refuse_rows_postgres,
+    refuse_view_postgres,
+)
 from deptbus.department.store import (
     BusIdentity,
     DatasetStatus,
@@ -210,6 +215,7 @@ class PostgresStore(Store):
                     await make_postgres(connection, dataset, tables)
                     await refuse_rows_postgres(connection, dataset, tables, receive)
                     continue
+                await refuse_view_postgres(connection, dataset, receive)
                 have = await read_columns(connection, receive.table)
                 check_columns(self._database.place, dataset, receive, have)
             except DatabaseUnavailable as error:

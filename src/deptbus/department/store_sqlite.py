@@ -57,7 +57,11 @@ from deptbus.department.seen import (
     row_digest,
     sqlite_select_rows,
 )
-from deptbus.department.several_tables import make_sqlite, refuse_rows_sqlite
+from deptbus.department.several_tables import (
+    make_sqlite,
+    refuse_rows_sqlite,
+    refuse_view_sqlite,
+)
 from deptbus.department.store import (
     REFERENCE,
     Applied,
@@ -186,6 +190,7 @@ class SqliteStore(Store):
                     make_sqlite(connection, dataset, self.several[dataset])
                     refuse_rows_sqlite(connection, dataset, self.several[dataset], receive)
                     continue
+                refuse_view_sqlite(connection, dataset, receive)
                 have = read_columns(connection, receive.table)
                 check_columns(self._database.place, dataset, receive, have)
             except DatabaseUnavailable as error:

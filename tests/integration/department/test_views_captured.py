@@ -219,6 +219,50 @@ async def test_a_row_that_many_records_share_is_one_note(postgres: Callable[[], 
         assert await registry.own.fetchval("SELECT count(*) FROM deptbus.touched") == 0
 
 
+MANY = "INSERT INTO person SELECT n, repeat('0', 11) || n, 'x' FROM generate_series({}, {}) n"
+
+
+async def test_notes_keep_to_the_cap_in_bytes(postgres: Callable[[], str]) -> None:
+    """Also those of a dataset that is held, while others are published and make room."""
+    async with Registry(postgres()) as registry:
+        capture, own = registry.capture, registry.own
+        await capture.install([registry.layout], CAP * 10, 1)
+        await own.execute(MANY.format(1001, 9000))
+        assert await capture.look_again(registry.token, CAP, ["odd"]) == 0
+        assert (await capture.state()).gave_way == 0  # makes room, where there is some
+        status = await capture.status()
+        assert 0 < status.outbox_kib <= status.cap_kib == 1024
+        await own.execute(MANY.format(9001, 17000))
+        assert (await capture.state()).gave_way == 1
+        assert (await capture.status()).outbox_rows == 8000
+        while await registry.look():
+            pass
+        await capture.state()
+        assert (await capture.status()).outbox_kib == 0
+        await own.execute(MANY.format(20001, 25000))
+        assert (await capture.status()).outbox_rows == 5000
+
+
+async def test_in_sqlite_notes_keep_to_the_cap_in_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "own.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as own:
+        for statement in ODD.make:
+            own.execute(statement)
+        capture = SqliteCapture(await SqliteDatabase.open(target_of(f"sqlite:///{path}")))
+        try:
+            await capture.install([ODD.layout], CAP, 1)
+            own.execute("BEGIN")
+            for n in range(2000):
+                own.execute("INSERT INTO person VALUES (?, ?, 'x')", (n, f"{n:01000}"))
+            own.execute("COMMIT")
+            (noted,) = own.execute("SELECT count(*) FROM deptbus_touched").fetchone()
+            assert 500 < noted < 1100
+            gave_way = (await capture.state()).gave_way
+            assert gave_way >= 2000 - noted
+        finally:
+            await capture.close()
+
+
 async def test_a_column_of_the_join_that_was_retyped_is_walked_as_it_is_now(
     postgres: Callable[[], str],
 ) -> None:
