@@ -271,7 +271,16 @@ class PostgresCapture(Capture):
             if part is not None:
                 rows[dataset].append(position)
         for dataset, positions in rows.items():
-            await c.execute(REACH.format(reach=reach(dataset)), positions, dataset)
+            try:
+                async with c.transaction():
+                    await c.execute(REACH.format(reach=reach(dataset)), positions, dataset)
+            except asyncpg.DataError:
+                # A column of the join was retyped since, and they are no values of it any more: a
+                # resync finds what they meant.
+                await c.execute(
+                    "DELETE FROM deptbus.touched WHERE position = ANY($1::bigint[])", positions
+                )
+                await c.execute("SELECT nextval('deptbus.gave_way')")
 
     async def parked(self) -> set[tuple[str, str]]:
         async with self._durable() as c:

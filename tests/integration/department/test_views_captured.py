@@ -281,6 +281,27 @@ async def test_a_column_of_the_join_that_was_retyped_is_walked_as_it_is_now(
         assert (await registry.capture.state()).gave_way == 0
 
 
+async def test_notes_that_cannot_be_read_any_more_are_made_good_by_a_resync(
+    postgres: Callable[[], str],
+) -> None:
+    async with Registry(postgres(), TITLED) as registry:
+        own = registry.own
+        await own.execute("UPDATE village SET title = 'new' WHERE code = 'v1'")
+        definition = await own.fetchval("SELECT pg_get_viewdef('resident')")
+        number = "TYPE integer USING substr({}, 2)::integer"
+        await own.execute(
+            "DROP VIEW resident; "
+            f"ALTER TABLE village ALTER COLUMN code {number.format('code')}; "
+            f"ALTER TABLE address ALTER COLUMN village {number.format('village')}; "
+            f"CREATE VIEW resident AS {definition}"
+        )
+        await own.execute("UPDATE person SET name = 'other' WHERE id = 2")
+        while await registry.look():
+            pass
+        assert (await registry.capture.state()).gave_way == 1
+        assert ("n2",) in fold(await registry.capture.read(CAP))
+
+
 async def test_many_clerks_over_the_same_few_people(postgres: Callable[[], str]) -> None:
     async with Registry(postgres(), TITLED) as registry:
         looking = asyncio.create_task(_look_always(registry))
