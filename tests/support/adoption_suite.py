@@ -578,7 +578,8 @@ class AdoptionSuite(StoreRoom):
             await self.feed(store, gone(1, version), gone(2, version))
             rows = {row[0]: row[1:] for row in await self.all_of_it(database)}
             assert rows[made["李雷"]] == (None, None, None, None, "of 李雷", "gone")
-            await self.feed(store, person(2, version + 1, name="韩梅梅"), person(1, version + 1))
+            await self.feed(store, person(2, version + 1, name="韩梅梅"))
+            await self.feed(store, person(1, version + 1), now=NOW + 10**9 * version)
             assert await self.reasons(database) == []
             rows = {row[0]: row[1:] for row in await self.all_of_it(database)}
             assert len(rows) == 3

@@ -5,7 +5,8 @@ goes. Rules: `adoption`, `kept_rows`.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -43,6 +44,11 @@ _KEEP = f"INSERT INTO deptbus.kept ({KEPT_LIST}) VALUES ($1, $2, $3, $4, $5, $6,
 _EMPTIED = (
     "INSERT INTO deptbus.emptied VALUES ($1, $2, $3, $4, $5) ON CONFLICT (dataset, source_unit, "
     "key) DO UPDATE SET row_key = excluded.row_key, place = excluded.place"
+)
+_EMPTIED_OF = (
+    "SELECT e.* FROM deptbus.emptied e JOIN unnest($2::text[], $3::bytea[]) AS w(source_unit, key) "
+    "USING (source_unit, key) WHERE e.dataset = $1 "
+    "UNION SELECT * FROM deptbus.emptied WHERE dataset = $1 AND row_key = ANY($4::bytea[])"
 )
 _FILLED = (
     "DELETE FROM deptbus.emptied WHERE dataset = $1 "
@@ -87,35 +93,55 @@ class PostgresRows:
         self, connection: asyncpg.Connection, wanted: Mapping[RecordId, bytes]
     ) -> dict[RecordId, Found]:
         """See `Store.look_for_emptied`."""
-        found = {}
-        for rid, row in wanted.items():
-            lines = await connection.fetch(
-                "SELECT row_key, place FROM deptbus.emptied WHERE dataset = $1 "
-                "AND (row_key = $4 OR source_unit = $2 AND key = $3) ORDER BY row_key = $4",
-                *rid,
-                row,
+        target = self._target
+        lines = await connection.fetch(
+            _EMPTIED_OF,
+            target.dataset,
+            [rid.source_unit for rid in wanted],
+            [rid.key for rid in wanted],
+            list(wanted.values()),
+        )
+        if not lines:
+            return {}
+        by_key = {line["row_key"]: decode_values(line["row_key"]) for line in lines}
+        by_key = {row: key for row, key in by_key.items() if None not in key}
+        by_place = {
+            line["place"]: tuple(place[c.name] for c in target.identity)
+            for line in lines
+            if line["row_key"] not in by_key
+            and (place := own_of(line["place"]) if line["place"] else {})
+            and place.keys() == {c.name for c in target.identity}
+        }
+        found: dict[Any, Found] = await self._emptied(connection, target.key_columns, by_key)
+        found |= await self._emptied(connection, target.identity, by_place)
+        of_row = {line["row_key"]: found.get(line["row_key"]) for line in lines}
+        of_record = {
+            RecordId(target.dataset, line["source_unit"], line["key"]): found.get(
+                line["row_key"] if line["row_key"] in by_key else line["place"]
             )
-            for line in lines:
-                emptied = await self._emptied(connection, *line)
-                if emptied is not None:
-                    found[rid] = emptied  # the one with the own key, where there is one
-        return found
+            for line in lines
+        }
+        emptied = {rid: of_row.get(row) or of_record.get(rid) for rid, row in wanted.items()}
+        return {rid: one for rid, one in emptied.items() if one is not None}
 
     async def _emptied(
-        self, connection: asyncpg.Connection, row: bytes, place: str
-    ) -> Found | None:
-        target, identity = self._target, own_of(place) if place else {}
-        if None not in (words := decode_values(row)):
-            columns = target.key_columns
-        elif identity.keys() == {c.name for c in target.identity} and identity:
-            columns = target.identity
-            words = tuple(identity[c.name] for c in columns)
-        else:
-            return None
-        sql = f"SELECT {self._listed} {self._joined(columns)}"
-        rows = await connection.fetch(sql, *([word] for word in words))
-        emptied = [one for one in map(self._found, rows) if self._is_emptied(one)]
-        return emptied[0]._replace(is_emptied=True) if len(emptied) == len(rows) == 1 else None
+        self,
+        connection: asyncpg.Connection,
+        columns: Sequence[Column],
+        wanted: Mapping[Any, tuple[Any, ...]],
+    ) -> dict[Any, Found]:
+        """By what each is wanted by: the only row with these values, where it is empty still."""
+        if not wanted:
+            return {}
+        names, rows = list(wanted), defaultdict[Any, list[Found]](list)
+        sql = f"SELECT s.number, {self._listed} {self._joined(columns)}"
+        for number, *row in await connection.fetch(sql, *zip(*wanted.values(), strict=True)):
+            rows[names[number - 1]].append(self._found(row))
+        return {
+            name: some[0]._replace(is_emptied=True)
+            for name, some in rows.items()
+            if len(some) == 1 and self._is_emptied(some[0])
+        }
 
     def _is_emptied(self, found: Found) -> bool:
         return is_emptied(self._target, found.values, found.marks)
@@ -171,13 +197,15 @@ class PostgresRows:
         former = await self._last(connection, rows_of, Origin.REMOVAL)
         own = [w.adopts.row for w in writes if w.moves and target.keeps]
         lines = await self._holders(connection, own) if own else {}
+        changes = []
         for write in writes:
             before = None if write.moves else former.get(write.id)
             sets = self._unmarked(before, write.adopts.marks)
             if write.adopts.row != write.row.key:
                 keys = [target.columns[at] for at in target.key_positions]
                 sets += zip(keys, decode_values(write.row.key), strict=True)
-            await self._set(connection, write.adopts, sets)
+            changes.append((write.adopts, sets))
+        await self._set(connection, changes)
         kept = [
             KeptRow(w.id, w.row.key, Origin.ADOPTION, before_adoption(target, w.adopts.values))
             if not w.moves
@@ -197,7 +225,8 @@ class PostgresRows:
                 if one.own and not write.adopts.is_emptied
             ],
         )
-        await connection.executemany(_FILLED, [(*w.id, w.adopts.row) for w in writes])
+        filled = [(*w.id, w.row.key) for w in writes if w.adopts.is_emptied]
+        await connection.executemany(_FILLED, filled)
 
     def _unmarked(self, before: Own | None, marks: Sequence[Any]) -> list[tuple[Column, Any]]:
         """Columns of the mark that a former removal of this record set."""
@@ -208,20 +237,26 @@ class PostgresRows:
         ]
 
     async def _set(
-        self, connection: asyncpg.Connection, found: Found, sets: Sequence[tuple[Column, Any]]
+        self,
+        connection: asyncpg.Connection,
+        changes: Iterable[tuple[Found, Sequence[tuple[Column, Any]]]],
     ) -> None:
-        if not sets:
-            return
-        words = []
-        for n, (column, _) in enumerate(sets, 3):
-            cast = f"::{column.declared}" if column.kind is ColumnKind.OTHER else ""
-            words.append(f"{quoted(column.name)} = ${n}::{STAGED[column.kind]}{cast}")
-        await connection.execute(
-            f"UPDATE {self._table} t SET {', '.join(words)} "
-            "WHERE t.tableoid = $1::bigint::oid AND t.ctid = $2::tid",
-            *found.place,
-            *(value for _, value in sets),
-        )
+        """One way to the server and back for all rows of which the same columns are set."""
+        alike: defaultdict[tuple[Column, ...], list[tuple[Any, ...]]] = defaultdict(list)
+        for found, sets in changes:
+            columns = tuple(column for column, _ in sets)
+            alike[columns].append((*found.place, *(value for _, value in sets)))
+        alike.pop((), None)
+        for columns, rows in alike.items():
+            words = []
+            for n, column in enumerate(columns, 3):
+                cast = f"::{column.declared}" if column.kind is ColumnKind.OTHER else ""
+                words.append(f"{quoted(column.name)} = ${n}::{STAGED[column.kind]}{cast}")
+            await connection.executemany(
+                f"UPDATE {self._table} t SET {', '.join(words)} "
+                "WHERE t.tableoid = $1::bigint::oid AND t.ctid = $2::tid",
+                rows,
+            )
 
     async def keep_typed_over(
         self,
@@ -255,7 +290,10 @@ class PostgresRows:
         if target.on_remove == "delete":
             return removes
         keys = [tuple(decode_values(action.row.key)) for action in removes]
-        sql = f"SELECT s.number, {self._listed} {self._by(target.key_positions)} {_LOCK}"
+        named = [c.name for c in target.identity]
+        identity = "".join(f", t.{quoted(c.name)}::{STAGED[c.kind]}" for c in target.identity)
+        listed = f"s.number, {self._listed}{identity}"
+        sql = f"SELECT {listed} {self._by(target.key_positions)} {_LOCK}"
         rows = await connection.fetch(sql, *zip(*keys, strict=True))
         if rows and target.on_remove == "park":
             raise RowRefused(PARKED_REMOVAL)
@@ -263,34 +301,25 @@ class PostgresRows:
         rows_of = {action.id: action.row.key for action in removes}
         before = await self._last(connection, rows_of, Origin.ADOPTION)
         lines = await self._holders(connection, [action.row.key for action in removes])
+        changes, kept, emptied = [], [], []
         for number, *row in rows:
-            rid, now = ids[number - 1], self._found(row)
+            end = len(row) - len(named)
+            rid, now, place = ids[number - 1], self._found(row[:end]), row[end:]
             own = typed_into(target, lines.get(removes[number - 1].row.key), now.values)
             own |= {c.name: v for (c, _), v in zip(target.marks, now.marks, strict=True)}
             values = left_behind(target, now.values, before.get(rid))
             self.left.append(tuple(values))
-            if rid not in before:
-                place = await self._identity_of(connection, now)
-                await connection.execute(_EMPTIED, *rid, row_of(target, tuple(values)), place)
-            await self._set(
-                connection, now, [*zip(target.columns, values, strict=True), *target.marks]
-            )
+            left = row_of(target, tuple(values))
+            changes.append((now, [*zip(target.columns, values, strict=True), *target.marks]))
             if own:
-                kept = KeptRow(rid, row_of(target, tuple(values)), Origin.REMOVAL, own)
-                await connection.execute(_KEEP, *kept.words(now_us))
+                kept.append(KeptRow(rid, left, Origin.REMOVAL, own).words(now_us))
+            if rid not in before:
+                told = own_text(dict(zip(named, place, strict=True))) if named else ""
+                emptied.append((*rid, left, told))
+        await self._set(connection, changes)
+        await connection.executemany(_KEEP, kept)
+        await connection.executemany(_EMPTIED, emptied)
         return ()
-
-    async def _identity_of(self, connection: asyncpg.Connection, found: Found) -> str:
-        identity = self._target.identity
-        if not identity:
-            return ""
-        names = ", ".join(f"t.{quoted(c.name)}::{STAGED[c.kind]}" for c in identity)
-        row = await connection.fetchrow(
-            f"SELECT {names} FROM {self._table} t "
-            "WHERE t.tableoid = $1::bigint::oid AND t.ctid = $2::tid",
-            *found.place,
-        )
-        return own_text(dict(zip((c.name for c in identity), row, strict=True)))
 
     async def _last(
         self, connection: asyncpg.Connection, rows: Mapping[RecordId, bytes], origin: Origin

@@ -140,7 +140,8 @@ class SqliteRows:
                 )
             if kept.own and not was.is_emptied:
                 connection.execute(_KEEP, kept.words(now_us))
-            connection.execute(_FILLED, (*write.id, was.row))
+            if was.is_emptied:
+                connection.execute(_FILLED, (*write.id, write.row.key))
 
     def _kept_of(self, connection: sqlite3.Connection, write: Write) -> KeptRow:
         target, values = self._target, write.adopts.values
