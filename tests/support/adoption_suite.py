@@ -588,6 +588,28 @@ class AdoptionSuite(StoreRoom):
                     assert (rows[n][1], *rows[n][4:]) == (name, f"of {name}", None)
         await store.close()
 
+    async def test_a_key_that_others_refer_to_is_not_emptied(self, database: Any) -> None:
+        await self.sql(
+            database,
+            "CREATE TABLE people (id VARCHAR(30) UNIQUE, name VARCHAR(20), state VARCHAR(20))",
+        )
+        await self.sql(
+            database,
+            "CREATE TABLE pets (owner VARCHAR(30) REFERENCES people (id) ON UPDATE CASCADE)",
+        )
+        await self.sql(database, "INSERT INTO people VALUES ('own', 'x', NULL)")
+        words = {"columns": {"id": "id", "name": "name"}, "mark": {"state": "gone"}}
+        store = await self.opened(database, words)
+        await self.feed(store, person(1))
+        await self.sql(database, "INSERT INTO pets VALUES ('id000001')")
+        people = "SELECT id, name, state FROM people ORDER BY id"
+        await self.feed(store, gone(1, 2))
+        assert (await self.sql(database, people))[0] == ("id000001", None, "gone")
+        assert await self.sql(database, "SELECT owner FROM pets") == [("id000001",)]
+        await self.feed(store, person(1, 3))
+        assert (await self.sql(database, people))[0] == ("id000001", "李雷", None)
+        await store.close()
+
     async def test_an_emptied_row_that_is_another_ones_by_now_is_left(self, database: Any) -> None:
         """Its number was given to a new row, or somebody wrote there: a new one is made."""
         await self.typed(database, (50, "own", "x", None, None, None, None))

@@ -129,13 +129,14 @@ def is_emptied(target: MappedTarget, values: Sequence[Any], marks: Sequence[Any]
 
 def left_behind(target: MappedTarget, values: Sequence[Any], before: Own | None) -> list[Any]:
     """What the mapped columns of a row get whose record went and which stays: what they had before
-    the adoption, else nothing. An own key that may not be empty stays where nothing was before."""
+    the adoption, else nothing. An own key that may not be empty stays where nothing was before, and
+    so does one that other tables refer to: emptying it could empty theirs."""
     found = []
     for at, (column, now) in enumerate(zip(target.columns, values, strict=True)):
         if before is not None and column.name in before:
             found.append(before[column.name])
         elif at in target.key_positions:
-            found.append(now if column.not_null else None)
+            found.append(now if column.not_null or target.has_bound_key else None)
         else:
             found.append(target.cleared(at))
     return found
