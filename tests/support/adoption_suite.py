@@ -910,6 +910,29 @@ class AdoptionSuite(StoreRoom):
             assert f"says {setting}" in store.unfit["person"].what
         await store.close()
 
+    @pytest.mark.parametrize("is_typed", [True, False])
+    async def test_what_is_kept_of_a_row_without_a_key_is_put_back(
+        self, database: Any, tmp_path: Path, is_typed: bool
+    ) -> None:
+        """By the primary key, of a row that was here before and of one that the bus made."""
+        await self.typed(database, (1, None, "李雷" if is_typed else "x", "1990/1/1", *[None] * 3))
+        store = await self.opened(database, BY_NAME)
+        await self.feed(store, person(1))
+        await self.sql(database, "UPDATE people SET phone = 'typed', state = 's' WHERE id <> ''")
+        await self.feed(store, gone(1, 2))
+        url = database if isinstance(database, str) else f"sqlite:///{database}"
+        words = {**BY_NAME, "key": ["id"], "match": ["name", "born"]}
+        department = load_department(department_file(tmp_path, "housing@330106", url, **words))
+        last = (await adoption_act.kept_lines(department, "main", None, 9))[0]
+        assert (last.origin, last.own) == ("removal", {"phone": "typed", "state": "s"})
+        assert await adoption_act.restore(department, "main", last.number, CONTRACT)
+        phones = "SELECT phone, state FROM people WHERE id IS NULL AND state = 's'"
+        assert await self.sql(database, phones) == [("typed", "s")]
+        await self.sql(database, "DELETE FROM tenancies")
+        await self.sql(database, "DELETE FROM people")
+        assert not await adoption_act.restore(department, "main", last.number, CONTRACT)
+        await store.close()
+
     # -- planted bugs ------------------------------------------------------------------------------
 
     async def test_planted_bug_rows_are_not_looked_for(

@@ -174,18 +174,30 @@ def _restore_sqlite(c: sqlite3.Connection, number: int, mapping: Mapping[str, An
         (dataset, unit, key),
     ).fetchone()
     sets = _sets(own_of(own), key_columns, read_sqlite_columns(c, receive.table))
-    where = " AND ".join(f"{quoted(name)} = ?" for name in key_columns)
-    done = c.execute(
-        f"UPDATE {quoted_table(receive.table)} SET "
-        f"{', '.join(f'{quoted(column.name)} = ?' for column, _ in sets)} WHERE {where}",
-        (*(value for _, value in sets), *decode_values(held[0] if held else row)),
-    ).rowcount
+    words = dict(zip(key_columns, decode_values(held[0] if held else row), strict=True))
+    if None in words.values():
+        words = _place(
+            c.execute(
+                "SELECT place FROM deptbus_emptied "
+                "WHERE dataset = ? AND source_unit = ? AND key = ?",
+                (dataset, unit, key),
+            ).fetchone()
+        )
+    where = " AND ".join(f"{quoted(name)} = ?" for name in words)
+    done = (
+        words
+        and c.execute(
+            f"UPDATE {quoted_table(receive.table)} SET "
+            f"{', '.join(f'{quoted(column.name)} = ?' for column, _ in sets)} WHERE {where}",
+            (*(value for _, value in sets), *words.values()),
+        ).rowcount
+    )
     if done:
         c.execute(
             "UPDATE deptbus_kept SET restored_at_us = ? WHERE number = ?",
             (time.time_ns() // 1000, number),
         )
-    return done > 0
+    return bool(done)
 
 
 async def _restore_postgres(c: asyncpg.Connection, number: int, mapping: Mapping[str, Any]) -> bool:
@@ -211,14 +223,25 @@ async def _restore_postgres(c: asyncpg.Connection, number: int, mapping: Mapping
     words = [
         f"{quoted(column.name)} = {_value(column, n)}" for n, (column, _) in enumerate(sets, 1)
     ]
+    by = dict(zip(key_columns, decode_values(held or row), strict=True))
+    if None in by.values():
+        by = _place(
+            await c.fetchrow(
+                "SELECT place FROM deptbus.emptied "
+                "WHERE dataset = $1 AND source_unit = $2 AND key = $3",
+                *(dataset, unit, key),
+            )
+        )
+    if not by.keys() <= catalogue.keys() or not by:
+        return False
     where = " AND ".join(
         f"{quoted(name)} = ${n}::{STAGED[catalogue[name].kind]}::{catalogue[name].declared}"
-        for n, name in enumerate(key_columns, len(sets) + 1)
+        for n, name in enumerate(by, len(sets) + 1)
     )
     done = await c.execute(
         f"UPDATE {quoted_table(receive.table)} SET {', '.join(words)} WHERE {where}",
         *(value for _, value in sets),
-        *decode_values(held or row),
+        *by.values(),
     )
     if done == "UPDATE 0":
         return False
@@ -228,6 +251,11 @@ async def _restore_postgres(c: asyncpg.Connection, number: int, mapping: Mapping
         number,
     )
     return True
+
+
+def _place(found: Sequence[Any] | None) -> Own:
+    """What tells a row from all others whose own key is empty; empty where nothing does."""
+    return own_of(found[0]) if found is not None and found[0] else {}
 
 
 def _value(column: Column, n: int) -> str:

@@ -313,7 +313,7 @@ class PostgresRows:
             changes.append((now, [*zip(target.columns, values, strict=True), *target.marks]))
             if own:
                 kept.append(KeptRow(rid, left, Origin.REMOVAL, own).words(now_us))
-            if rid not in before:
+            if rid not in before or None in decode_values(left):
                 told = own_text(dict(zip(named, place, strict=True))) if named else ""
                 emptied.append((*rid, left, told))
         await self._set(connection, changes)

@@ -213,8 +213,8 @@ class SqliteRows:
         self.left.append(tuple(values))
         sets = dict(zip(self._names, values, strict=True))
         sets |= dict(zip(self._marks, (value for _, value in target.marks), strict=True))
-        if before is None:
-            row = row_of(target, tuple(values))
+        row = row_of(target, tuple(values))
+        if before is None or None in decode_values(row):
             connection.execute(_EMPTIED, (*rid, row, self._identity_of(connection, now)))
         connection.execute(
             f"UPDATE {self._table} SET {', '.join(f'{name} = ?' for name in sets)} "
@@ -222,7 +222,7 @@ class SqliteRows:
             (*sets.values(), *now.place),
         )
         if own:
-            kept = KeptRow(rid, row_of(target, tuple(values)), Origin.REMOVAL, own)
+            kept = KeptRow(rid, row, Origin.REMOVAL, own)
             connection.execute(_KEEP, kept.words(now_us))
 
     def _identity_of(self, connection: sqlite3.Connection, found: Found) -> str:

@@ -8,8 +8,8 @@ deliveries, by day. `unreadable`: places in the inbox whose bytes are no record 
 in the ledger under a name of their own until the swap (see `rebuild`).
 `existing`: of each received dataset whether its table had rows before the bus, and whether its
 first load still waits for the department's yes (see `adoption`). `kept`: what stood in a row
-before the bus wrote over it (see `kept_rows`). `emptied`: rows that the bus made and that stay,
-emptied, since their records went.
+before the bus wrote over it (see `kept_rows`). `emptied`: by what rows are found that stay since
+their records went, where the bus made them or they have no own key.
 `mapped`: datasets for which the inbox was read up to the offsets; others were left out.
 """
 
