@@ -12,19 +12,20 @@ import ssl
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from deptbus.errors import BusRefused, DeptbusError
 from deptbus.tls import client_context, trouble_at
 
 RUN_FILE = "run.json"
+_ENVIRONMENT = "DEPTBUS_"
 
 
-class Connection(BaseSettings):
-    """Where the brokers are and who we are to them; values are those of Kafka's own settings."""
+class Connection(BaseModel):
+    """Where the brokers are and who we are to them; values are those of Kafka's own settings. What
+    is not given is taken from the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="DEPTBUS_", extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     bootstrap: str = Field(description="host:port of one or more brokers, comma separated")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -34,6 +35,12 @@ class Connection(BaseSettings):
     ssl_ca_file: Path | None = None
     ssl_certificate_file: Path | None = None
     ssl_key_file: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_environment(cls, given: dict[str, Any]) -> dict[str, Any]:
+        found = {name: os.environ.get(f"{_ENVIRONMENT}{name.upper()}") for name in cls.model_fields}
+        return {name: value for name, value in found.items() if value is not None} | given
 
     def aiokafka(self) -> dict[str, Any]:
         """Keyword arguments that every aiokafka client takes. Raises as `ssl_context`."""
@@ -78,7 +85,7 @@ class Connection(BaseSettings):
     def environment(self) -> dict[str, str]:
         """The same settings as environment variables, for a child process."""
         words = {
-            f"DEPTBUS_{name.upper()}": str(value)
+            f"{_ENVIRONMENT}{name.upper()}": str(value)
             for name, value in self.model_dump().items()
             if value is not None and name != "sasl_password"
         }

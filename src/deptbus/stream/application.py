@@ -17,10 +17,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NoReturn, cast
 
-import faust
 import structlog
-from faust.app.base import BootStrategy
-from faust.types import StreamT
+
+from deptbus.lean import without
+
+# Of an HTTP client, which we do not use, it wants a name for its own types: a sixth of our start.
+with without("aiohttp", "aiohttp.client", ClientSession=object):
+    import faust
+    from faust.app.base import BootStrategy
+    from faust.types import StreamT
 
 from deptbus.connection import Connection, find_connection
 from deptbus.contract.model import Contract
