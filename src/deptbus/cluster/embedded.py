@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -21,7 +23,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from filelock import FileLock, Timeout
 
-from deptbus.cluster.jars import ensure_jars
+from deptbus.cluster.jars import cache_folder, ensure_jars, locked_jars
 from deptbus.cluster.java import find_java
 from deptbus.cluster.lifeline import bound
 from deptbus.cluster.ports import LOOPBACK, answers, becomes_free, free_port, is_free
@@ -32,6 +34,8 @@ from deptbus.errors import BusUnreachable, DeptbusError
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 POLL_SECONDS = 0.05
+_CHECKPOINT = "bootstrap.checkpoint"  # which features the metadata log begins with
+_NODE = {"node.id": "1"}
 NEEDED_BYTES = 256 * 1024 * 1024  # of free disk, before a start is tried
 LOG_BYTES = 10 * 1024 * 1024  # the log of former starts is put aside beyond this
 
@@ -102,7 +106,11 @@ class EmbeddedBroker:
             raise
         java: list[str | Path] = [find_java(), *self._java_options(), "-cp", _classpath()]
         if not (self._data / "log" / "meta.properties").exists():
-            self._format(java)
+            try:
+                self._format(java)
+            except OSError as error:
+                self.release()
+                raise _folder_trouble(self._data, error) from error
         return [*map(str, java), "kafka.Kafka", str(self._properties)]
 
     def start(self, timeout_seconds: float = START_SECONDS) -> Connection:
@@ -223,7 +231,23 @@ class EmbeddedBroker:
         ]
 
     def _format(self, java: list[str | Path]) -> None:
-        """Writes the empty log folder with a new cluster id; once in the folder's life."""
+        """Writes the empty log folder with a new cluster id; once in the folder's life. All that
+        Kafka writes but two random names is the same for one version of it, so Java, which takes a
+        second of CPU for it, is asked once for each version on a machine."""
+        folder, kept = self._data / "log", cache_folder() / _formatted_name()
+        if kept.is_file():
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(kept, folder / _CHECKPOINT)
+            names = {"cluster.id": _new_cluster_id(), "directory.id": _new_cluster_id()}
+            _write(folder / "meta.properties", as_properties({"version": "1", **_NODE, **names}))
+            return
+        self._format_by_java(java)
+        with suppress(OSError):  # a cache that somebody else fills
+            part = kept.with_suffix(f".{uuid.uuid4().hex}")
+            shutil.copyfile(folder / _CHECKPOINT, part)
+            part.replace(kept)
+
+    def _format_by_java(self, java: list[str | Path]) -> None:
         argv = [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted"]
         argv += ["-t", _new_cluster_id(), "-c", self._properties]
         with self.log_file.open("ab") as output:
@@ -233,6 +257,12 @@ class EmbeddedBroker:
         if done.returncode != 0:
             self.release()
             raise self.trouble()
+
+
+def _formatted_name() -> str:
+    """Of the file in the cache that a format by this very Kafka has made."""
+    digests = "".join(jar.sha256 for jar in locked_jars())
+    return f"formatted-{hashlib.sha256(digests.encode()).hexdigest()[:16]}.checkpoint"
 
 
 def _classpath() -> str:

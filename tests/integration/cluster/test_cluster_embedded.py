@@ -17,6 +17,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from deptbus.cluster import embedded
 from deptbus.cluster.embedded import EmbeddedBroker
 from deptbus.cluster.ports import LOOPBACK, free_port
 from deptbus.connection import Connection
@@ -67,6 +68,30 @@ def test_what_it_holds_survives_a_stop_a_change_of_port_and_a_kill(tmp_path: Pat
     with EmbeddedBroker(tmp_path / "broker") as again:
         assert again.port == moved.port  # that of last time
         assert read_all(again.connection, 2) == [b"one", b"two"]
+
+
+def test_java_formats_a_folder_once_for_each_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "cache_folder", lambda: tmp_path / "cache")
+    (tmp_path / "cache").mkdir()
+    first, second = EmbeddedBroker(tmp_path / "first"), EmbeddedBroker(tmp_path / "second")
+    first.prepare()
+    first.release()
+    monkeypatch.setattr(EmbeddedBroker, "_format_by_java", None)
+    with second:
+        write_one(second.connection, b"one")
+        assert read_all(second.connection, 1) == [b"one"]
+        of_second = _identity(tmp_path / "second")
+    of_first = _identity(tmp_path / "first")
+    assert of_first.keys() == of_second.keys()
+    differ = {name for name, value in of_first.items() if of_second[name] != value}
+    assert differ == {"cluster.id", "directory.id"}
+
+
+def _identity(broker: Path) -> dict[str, str]:
+    lines = (broker / "log" / "meta.properties").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
 
 def test_a_second_broker_on_the_same_folder_is_refused(tmp_path: Path) -> None:
