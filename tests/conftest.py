@@ -62,6 +62,19 @@ def _rank(scope: str) -> int:
     return next((n for n, head in enumerate(ORDER) if scope.startswith(head)), len(ORDER))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Brokers of the tests start with an archive of their classes; without services none is."""
+    is_distributing = session.config.getoption("numprocesses", None) and not hasattr(
+        session.config, "workerinput"
+    )
+    if is_distributing or session.config.getoption("collectonly"):
+        return
+    if any(item.get_closest_marker("service") for item in session.items):
+        from java_archive import use_archive
+
+        use_archive()
+
+
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByWhatTheyShare | None:
     """For `--dist loadscope`."""
     return ByWhatTheyShare(config, log) if config.getoption("dist") == "loadscope" else None

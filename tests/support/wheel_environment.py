@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from importlib.metadata import Distribution
+from importlib.util import cache_from_source
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -39,6 +40,7 @@ def make_environment(wheel: Path, folder: Path) -> Path:
     for dist in runtime_dependencies(wheel):
         _link(dist, site)
     _install(wheel, python)
+    _run([str(python), "-m", "compileall", "-q", str(site / "deptbus")])
     return folder / "bin"
 
 
@@ -56,15 +58,23 @@ def _link(dist: Distribution, site: Path) -> None:
         if ".." in file.parts or "__pycache__" in file.parts:
             continue
         source, target = Path(str(dist.locate_file(file))), site / file
-        if not source.is_file():
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, target)
-        except FileExistsError:
-            continue  # two packages of one namespace
-        except OSError:  # another file system, or one without links
-            shutil.copy2(source, target)
+        if source.is_file():
+            _link_file(source, target)
+        # What is compiled already: else the first processes compile all of it at the same time.
+        if file.suffix == ".py":
+            compiled = Path(cache_from_source(source))
+            if compiled.is_file():
+                _link_file(compiled, Path(cache_from_source(target)))
+
+
+def _link_file(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return  # two packages of one namespace
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def _install(wheel: Path, python: Path) -> None:

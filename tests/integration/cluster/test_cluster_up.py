@@ -119,11 +119,31 @@ def start(data: Path) -> Iterator[Callable[..., Up]]:
         up.process.stdout.close()
 
 
-def test_it_runs_what_run_json_says_and_ends_whole_and_starts_again(
-    data: Path, start: Callable[..., Up]
-) -> None:
+def test_the_life_of_a_bus(data: Path, start: Callable[..., Up]) -> None:
+    """It runs what run.json says; a second one is refused; what is killed comes back; it ends
+    whole, also when it is killed itself, and starts again each time."""
     up = start()
     content = up.wait_ready()
+    _check_content(content, data)
+    _second_is_refused(data)
+    assert up.run_file() == content
+    _comes_back(up, "worker-1")
+    _comes_back(up, "broker")
+    assert up.end(signal.SIGTERM) == 0
+    assert not (data / "run.json").exists()
+
+    again = start()
+    assert again.wait_ready()["bootstrap"] == content["bootstrap"]
+    assert again.end(signal.SIGKILL) == -signal.SIGKILL
+    assert (data / "run.json").exists()  # nobody was left to remove it
+
+    last = start()
+    last.until(lambda: not (data / "run.json").exists())
+    last.wait_ready()
+    assert last.end(signal.SIGINT) == 0
+
+
+def _check_content(content: dict[str, Any], data: Path) -> None:
     assert content["bootstrap"] == find_connection(data=data).bootstrap
     assert [process["name"] for process in content["processes"]] == [
         "broker",
@@ -139,11 +159,31 @@ def test_it_runs_what_run_json_says_and_ends_whole_and_starts_again(
         "config": str(own / "department.yml"),
         "systems": {"main": f"sqlite:///{own / 'own.db'}"},
     }
-    assert up.end(signal.SIGTERM) == 0
-    assert not (data / "run.json").exists()
-    again = start()
-    assert again.wait_ready()["bootstrap"] == content["bootstrap"]
-    assert again.end(signal.SIGINT) == 0
+
+
+def _second_is_refused(data: Path) -> None:
+    second = subprocess.run(
+        [sys.executable, "-m", "deptbus.cli.main", "up", "--embedded", "--data", str(data)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode == 2
+    assert "a bus already runs on" in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+
+
+def _comes_back(up: Up, name: str) -> None:
+    """Killed, it is started anew, and run.json says so."""
+
+    def pid() -> int | None:
+        return {p["name"]: p["pid"] for p in up.run_file()["processes"]}.get(name)
+
+    before = pid()
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    up.until(lambda: pid() not in (None, before))
 
 
 def test_parts_start_beside_the_broker_and_wait_for_the_contract(start: Callable[..., Up]) -> None:
@@ -169,19 +209,6 @@ def test_a_part_that_does_not_wait_finds_no_bus(start: Callable[..., Up]) -> Non
     assert up.process.wait(DEADLINE_SECONDS) != 0
 
 
-def test_killed_it_leaves_no_process_and_the_next_start_works(
-    data: Path, start: Callable[..., Up]
-) -> None:
-    up = start()
-    up.wait_ready()
-    assert up.end(signal.SIGKILL) == -signal.SIGKILL
-    assert (data / "run.json").exists()  # nobody was left to remove it
-    again = start()
-    again.until(lambda: not (data / "run.json").exists())
-    again.wait_ready()
-    assert again.end(signal.SIGTERM) == 0
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("line", ["broker       starting", "contract     being put", "worker-1"])
 def test_ended_while_it_starts_it_leaves_no_process(
@@ -195,44 +222,3 @@ def test_ended_while_it_starts_it_leaves_no_process(
     else:
         raise AssertionError(f"it never said {line}")
     assert up.end(number) in (0, -number)
-
-
-def test_a_part_that_is_killed_comes_back_and_run_json_says_so(
-    data: Path, start: Callable[..., Up]
-) -> None:
-    up = start()
-    before = {p["name"]: p["pid"] for p in up.wait_ready()["processes"]}
-    os.kill(before["worker-1"], signal.SIGKILL)
-
-    def is_back() -> bool:
-        now = {p["name"]: p["pid"] for p in up.run_file()["processes"]}
-        return now.get("worker-1") not in (None, before["worker-1"])
-
-    up.until(is_back)
-    os.kill(before["broker"], signal.SIGKILL)
-    up.until(
-        lambda: (
-            {p["name"]: p["pid"] for p in up.run_file()["processes"]}.get("broker")
-            not in (None, before["broker"])
-        )
-    )
-    assert up.end(signal.SIGTERM) == 0
-
-
-def test_a_second_up_on_the_same_folder_is_refused_and_does_no_harm(
-    data: Path, start: Callable[..., Up]
-) -> None:
-    up = start()
-    content = up.wait_ready()
-    second = subprocess.run(
-        [sys.executable, "-m", "deptbus.cli.main", "up", "--embedded", "--data", str(data)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert second.returncode == 2
-    assert "a bus already runs on" in second.stderr
-    assert len(second.stderr.splitlines()) == 1
-    assert up.run_file() == content
-    assert up.end(signal.SIGTERM) == 0
