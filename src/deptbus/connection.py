@@ -171,6 +171,10 @@ def _client_file(path: Path) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise DeptbusError(f"client file {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DeptbusError(
+            f"client file {path} is not UTF-8 (byte {error.start + 1})", mend="Save it as UTF-8"
+        ) from None
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text or text.startswith("#"):
@@ -182,5 +186,7 @@ def _client_file(path: Path) -> dict[str, str]:
                 f"{path}:{number}: not a setting of a client file",
                 mend=f"One of: {', '.join(sorted(Connection.model_fields))}",
             )
-        words[name] = value.strip()
+        value = value.strip()
+        # A file that a client file names lies beside it, from wherever the command is started.
+        words[name] = str(path.absolute().parent / value) if name.endswith("_file") else value
     return words

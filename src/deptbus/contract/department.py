@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
@@ -260,7 +261,28 @@ def _with_database(
                 "Write sqlite:///FILE, postgresql://USER:${PASSWORD}@HOST/NAME or folder:PATH",
             )
         )
+    elif not _has_server(url):
+        problems.append(
+            tree.problem(
+                where,
+                "`database` names no host and port that can be read",
+                "Write postgresql://USER:${PASSWORD}@HOST:PORT/NAME; in the password : / ? # [ ] "
+                "@ % stand as %3A %2F %3F %23 %5B %5D %40 %25",
+            )
+        )
     return {**system, "database": url}
+
+
+def _has_server(url: str) -> bool:
+    """Whether hosts and ports can be told from the rest. A character of the password that ends
+    them leaves its beginning where a port should be, or an `@` behind them."""
+    try:
+        parts = urlsplit(url)
+        for host in parts.netloc.rpartition("@")[2].split(","):
+            urlsplit(f"//{host}").port  # noqa: B018 - raises ValueError
+    except ValueError:
+        return False
+    return "@" not in f"{parts.path}{parts.fragment}"
 
 
 def _absolute(base: Path, text: str) -> Path:

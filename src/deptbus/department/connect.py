@@ -20,7 +20,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
-from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -71,12 +70,9 @@ def target_of(database: str, base: Path = Path()) -> Target:
 
 
 def redacted(url: str) -> str:
-    """The URL with its password replaced, wherever the password stands in it."""
-    try:
-        password = urlsplit(url).password
-    except ValueError:
-        return re.sub(r"//[^/]*@", "//***@", url)
-    hidden = url.replace(f":{password}@", ":***@") if password else url
+    """The URL with its password replaced, wherever the password stands in it, and whatever is in
+    it that should have been percent-encoded."""
+    hidden = re.sub(r"(//[^:@/?#]*):.*@", r"\1:***@", url)
     return re.sub(r"(password=)[^&]*", r"\1***", hidden)
 
 

@@ -2,8 +2,8 @@
 
 1. `Type=notify`: it has started when its files were read. A bus or database that is away is waited
    for, for as long as it takes: at a boot nobody comes in any order.
-2. It is started anew whatever ends it, but for exit code 2: then a person has to act, and an
-   adapter that was fenced would only fence its successor.
+2. It is started anew whatever ends it, but for exit codes 1 and 2: then a person has to act. A file
+   of the department's is wrong, or the adapter was fenced and would only fence its successor.
 3. The watchdog ends a process whose event loop stands still.
 4. The unit holds no secret, because everybody on the machine may read it.
 """
@@ -18,6 +18,7 @@ from deptbus.errors import Exit
 WATCHDOG_SECONDS = 120
 _AGAIN_SECONDS = 5
 _STOP_SECONDS = 30  # it takes 5 at most
+_FOR_A_PERSON = (Exit.ANSWER_IS_NO, Exit.COULD_NOT)
 
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-")
 
@@ -48,7 +49,7 @@ def unit_text(
         *([] if environment_file is None else [f"EnvironmentFile={_path(environment_file)}"]),
         "Restart=always",
         f"RestartSec={_AGAIN_SECONDS}",
-        f"RestartPreventExitStatus={int(Exit.COULD_NOT)}",
+        f"RestartPreventExitStatus={' '.join(str(int(code)) for code in _FOR_A_PERSON)}",
         f"TimeoutStopSec={_STOP_SECONDS}",
         f"WatchdogSec={WATCHDOG_SECONDS}",
         "NoNewPrivileges=yes",

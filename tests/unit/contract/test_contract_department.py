@@ -327,3 +327,38 @@ def test_a_mapping_for_rows_that_were_here_is_right(tmp_path: Path, contract: Co
     )
     text = POLICE.replace("        replaces:", f"        {more}        replaces:")
     assert check_department(load_text(tmp_path, text), contract) == []
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        "bus:se/cret@db/housing",
+        "bus:se?cret@db/housing",
+        "bus:se#cret@db/housing",
+        "bus:12/3@db/housing",
+        "bus@db:notaport/housing",
+        "bus@db:70000/housing",
+        "bus@[::1/housing",
+    ],
+)
+def test_an_address_without_a_host_that_can_be_read_is_refused(tmp_path: Path, server: str) -> None:
+    path = tmp_path / "department.yml"
+    path.write_text(
+        f"unit: housing@330106\nsystems:\n  main:\n    database: 'postgresql://{server}'\n"
+    )
+    with pytest.raises(FileProblems) as error:
+        load_department(path)
+    assert "department.yml:4: `database` names no host and port" in str(error.value)
+    assert "cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "server",
+    ["db/housing", "bus:se%2Fcret@db:5433/housing", "a:1,b:2/housing", "/housing?host=/run/pg"],
+)
+def test_an_address_that_the_driver_reads_is_taken(tmp_path: Path, server: str) -> None:
+    path = tmp_path / "department.yml"
+    path.write_text(
+        f"unit: housing@330106\nsystems:\n  main:\n    database: 'postgresql://{server}'\n"
+    )
+    load_department(path)

@@ -31,7 +31,7 @@ def test_what_it_says() -> None:
     )
     found = settings_of(text)
     assert found["Type"] == ["notify"]
-    assert found["RestartPreventExitStatus"] == ["2"]
+    assert found["RestartPreventExitStatus"] == ["1 2"]
     assert found["WantedBy"] == ["multi-user.target"]
     assert found["EnvironmentFile"] == ["/etc/deptbus/housing.env"]
     assert words_of(found["ExecStart"][0]) == ["/opt/dept bus/python", "run", "100%"]
@@ -110,3 +110,37 @@ def test_a_password_in_the_environment_gets_into_no_unit(
     out = capsys.readouterr().out
     assert "of the bus" not in out
     assert "Environment=DEPTBUS_SASL_USERNAME=housing-330106" in out
+
+
+def test_what_the_bus_asks_for_lies_where_the_service_finds_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is started in `/`, and by who may not read what root alone may."""
+    monkeypatch.chdir(folder)
+    own = "unit: housing@330106\nsystems:\n  main: {database: 'sqlite:///own.db'}\n"
+    (folder / "department.yml").write_text(own)
+    monkeypatch.setenv("DEPTBUS_SSL_CA_FILE", "ca.pem")
+    assert run(made(folder, "--bootstrap", "h:1")) == 0
+    assert f"Environment=DEPTBUS_SSL_CA_FILE={folder / 'ca.pem'}" in capsys.readouterr().out
+    client = folder / "bus.client"
+    for content, sentence in (
+        (b"bootstrap=h:1\ncolour=red\n", "bus.client:2: not a setting"),
+        (b"bootstrap=h:1\nsasl_username=\xff\n", "is not UTF-8 (byte 29)"),
+        (b"bootstrap=h:1\nsecurity_protocol=SSL\nssl_ca_file=absent.pem\n", str(folder)),
+    ):
+        client.write_bytes(content)
+        client.chmod(0o600)
+        assert run(made(folder, "--client-file", client)) == 2
+        assert sentence in capsys.readouterr().err
+    client.write_text("bootstrap=h:1\n")
+    assert run(made(folder, "--client-file", client, "--user", "nobody")) == 2
+    assert f"chown nobody {client}" in capsys.readouterr().err
+
+
+def test_an_environment_file_that_is_no_text_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "housing.env").write_bytes(b"HOUSING_PASSWORD=\xff\n")
+    words = ["--environment-file", folder / "housing.env", "--bootstrap", "h:1"]
+    assert run(made(folder, *words)) == 2
+    assert "housing.env is not UTF-8 (byte 18)" in capsys.readouterr().err
