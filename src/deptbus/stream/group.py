@@ -42,7 +42,8 @@ class LagCommitter:
         return {number: offset for number, offset, _, _ in found if offset >= 0}
 
     async def _ask(self, topic: str, request: Any) -> Any:
-        """The coordinator's answer, in which no partition has an error."""
+        """The coordinator's answer, in which neither the whole nor a partition has an error: one
+        that is still loading its groups names no topic at all."""
         try:
             if self._coordinator is None:
                 self._coordinator = await self._client.coordinator_lookup(
@@ -51,6 +52,8 @@ class LagCommitter:
             answer = await self._client.send(
                 self._coordinator, request, group=ConnectionGroup.COORDINATION
             )
+            if code := getattr(answer, "error_code", 0):
+                raise for_code(code)(self._group)
             for _, partitions in answer.topics:
                 for *_, code in partitions:
                     if code:
