@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 from copy_town import Copies, copies_of, found_in, key, prove
 from office_bus import HOUSING, until
+from office_orders import closed
 
 from deptbus.department.export import FolderExport
 from deptbus.department.exported import FileRows
 from deptbus.operations.audit import Operator
+from deptbus.operations.rebuild_order import order_rebuild
 from deptbus.operations.reconcile import Scope, reconcile
 from deptbus.operations.reconcile_repair import Wishes, repair
+from deptbus.operations.replay_desk import read_orders
+from deptbus.operations.replay_planner import open_desk
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(180)]
 
@@ -76,6 +80,35 @@ async def test_what_was_typed_into_the_file_is_named_and_written_anew(new_bus, t
         assert mended.ordered.total() == 4
         await until(lambda: read(file) == whole, "the file is whole again")
         assert found_in(await prove(copies, office, deep=True)) == {}
+
+
+async def rebuilt(copies: Copies, file: Path, seconds: float = 30) -> None:
+    """The copy and its file are spoilt, and the copy is made anew."""
+    whole = read(file)
+    await copies.sql("UPDATE people SET called = 'typed' WHERE no = '4'")
+    await copies.sql("DELETE FROM people WHERE no = '5'")
+    await copies.sql("DELETE FROM ledger WHERE key = ?", key(6))
+    await spoilt(copies, file)
+    async with open_desk(copies.bus.connection) as desk:
+        job, _ = await order_rebuild(desk, HOUSING, "person", WANG, "their disk")
+    await closed(copies.bus, job)
+    progress = (await read_orders(copies.bus.connection)).progress[job]
+    assert (progress.state, progress.problem) == ("done", "")
+    assert list((await copies.rows())["5"]) in whole
+    await until(lambda: read(file) == whole, "the file is whole again", seconds)
+
+
+async def test_a_copy_in_a_folder_is_made_anew_with_its_file(new_bus, tmp_path):
+    async with folder_of(new_bus, tmp_path) as (copies, office, file):
+        await rebuilt(copies, file)
+        assert found_in(await prove(copies, office, deep=True)) == {}
+
+
+async def test_planted_bug_a_swap_leaves_the_file(new_bus, tmp_path, monkeypatch):
+    async with folder_of(new_bus, tmp_path) as (copies, _, file):
+        monkeypatch.setattr(FolderExport, "mark", lambda self, datasets: None)
+        with pytest.raises(AssertionError, match="the file is whole again"):
+            await rebuilt(copies, file, 3)
 
 
 async def test_a_file_that_was_saved_in_another_way_is_the_same(new_bus, tmp_path):
