@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -46,6 +47,19 @@ def item_from_bytes(raw: bytes) -> Item:
 def hash_of(raw: bytes) -> bytes:
     """16 bytes over what `item_bytes` gave, the same at every side and in every proof."""
     return blake2b(raw, digest_size=HASH_BYTES).digest()
+
+
+def hashes_of(raws: Iterable[bytes]) -> list[bytes]:
+    """`hash_of` each: a copy of what is begun costs half of what beginning does."""
+    begin, found = _BEGUN.copy, []
+    for raw in raws:
+        made = begin()
+        made.update(raw)
+        found.append(made.digest())
+    return found
+
+
+_BEGUN = blake2b(digest_size=HASH_BYTES)
 
 
 def item_hash(item: Item) -> int:

@@ -32,6 +32,7 @@ _COUNT_BYTES = 4
 CELL_BYTES = _BODY_BYTES + _CARRY_BYTES + _COUNT_BYTES
 COUNT_SHIFT = 8 * (_BODY_BYTES + _CARRY_BYTES)
 _ONE = 1 << COUNT_SHIFT
+_ONE_BYTES = (_ONE >> 8 * _BODY_BYTES).to_bytes(_CARRY_BYTES + _COUNT_BYTES, "big")
 _HALF = _ONE >> 1
 _BODY_LIMIT = 1 << (8 * _BODY_BYTES)
 _HEAD = struct.Struct(f">I{SALT_BYTES}s")
@@ -77,12 +78,14 @@ class Sketch:
 
     def add_raw(self, raws: Iterable[bytes]) -> None:
         """As `add_all`, of what `item_bytes` gave. Written out, as it runs once a row."""
-        cells, width, salt, unpack = self._cells, self._width, self.salt, _HASHES.unpack
-        size, from_bytes = _HASHES.size, int.from_bytes
+        cells, width, unpack, from_bytes = self._cells, self._width, _HASHES.unpack, int.from_bytes
+        begin = blake2b(digest_size=_HASHES.size, salt=self.salt).copy
         second, third, fourth = width, 2 * width, 3 * width
         for raw in raws:
-            a, b, c, d, check = unpack(blake2b(raw, digest_size=size, salt=salt).digest())
-            body = _ONE + from_bytes(raw + check, "big")
+            made = begin()
+            made.update(raw)
+            a, b, c, d, check = unpack(made.digest())
+            body = from_bytes(_ONE_BYTES + raw + check, "big")
             cells[a * width >> 32] += body
             cells[second + (b * width >> 32)] += body
             cells[third + (c * width >> 32)] += body

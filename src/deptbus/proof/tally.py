@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from deptbus.proof.item import Item, hash_of, item_bytes
+from deptbus.proof.item import Item, hash_of, hashes_of, item_bytes
 from deptbus.proof.leaves import BITS, Leaves, leaf_of
 from deptbus.proof.merkle import SortedRoot
 from deptbus.proof.sketch import Difference, Sketch
@@ -26,7 +26,7 @@ class Tally:
 
     def add_raws(self, raws: Sequence[bytes]) -> None:
         """As `add_all`, of what `item_bytes` gave."""
-        hashes = list(map(hash_of, raws))
+        hashes = hashes_of(raws)
         self.leaves.add_raw(raws, hashes)
         self.root.add_all(hashes)
         self.sketch.add_raw(raws)
