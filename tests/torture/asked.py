@@ -14,8 +14,8 @@ from .launch import launched
 from .witness import settled
 from .world import World
 
-ASK_SECONDS = 120.0
-INSIST_SECONDS = 150.0
+ASK_SECONDS = 240.0
+INSIST_SECONDS = 400.0
 _AGAIN_SECONDS = 0.5
 
 Meanwhile = Callable[["Asked"], None]

@@ -98,6 +98,11 @@ class Child:
     def log(self) -> str:
         return self.log_file.read_text(encoding="utf-8", errors="replace")
 
+    @property
+    def found_no_broker(self) -> bool:
+        """Whether that is why it ended."""
+        return self.code == 2 and "no broker answers" in self.log[-500:]
+
     def start(self) -> Child:
         self._ready_file.unlink(missing_ok=True)
         with self.log_file.open("ab") as output:
@@ -324,8 +329,13 @@ class World:
 
     def tend(self) -> list[str]:
         """Starts anew, as a supervisor would, every child that died or asked for it; who ended
-        because it was refused (exit code 2) stays. Names of those that were started."""
-        gone = [c for c in self.children.values() if not c.is_alive and c.code not in (0, 2)]
+        because it was refused (exit code 2) stays, but not who only found no broker, as one that
+        starts while the broker does. Names of those that were started."""
+        gone = [
+            c
+            for c in self.children.values()
+            if not c.is_alive and (c.code not in (0, 2) or c.found_no_broker)
+        ]
         return [child.start().name for child in gone]
 
     def start_default(self, *, workers: int = 1) -> None:
