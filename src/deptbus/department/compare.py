@@ -30,6 +30,7 @@ from deptbus.department.adoption import match_of
 from deptbus.department.applier import mapping_of
 from deptbus.department.copy_view import CopyView, open_copy_view
 from deptbus.department.ledger import Prepared, Unfit
+from deptbus.department.seen import Brief
 from deptbus.department.store import missing_column
 from deptbus.department.target import ContractShapes, MappedTarget
 from deptbus.department.values import Refusal, as_text
@@ -39,6 +40,7 @@ from deptbus.wire.digest import encode_values
 
 SAMPLES = 5  # shown of each column
 MOST_REFUSED = 100_000  # told one by one
+_KEY, _OP = Brief._fields.index("key"), Brief._fields.index("op")
 _CANDIDATES = 25  # remembered of each: some turn out to be ambiguous
 
 
@@ -173,7 +175,7 @@ class _Comparing:
 
     async def _read_records(self) -> None:
         async for lines in self._view.lines(self._target.dataset):
-            keys = [line[1] for line in lines if line[4] == DeliveryOp.UPSERT]
+            keys = [line[_KEY] for line in lines if line[_OP] == DeliveryOp.UPSERT]
             for entry in await self._view.entries_of(self._target.dataset, keys):
                 fit = self._target.prepare_always(entry)
                 match = match_of(self._target, fit.values) if isinstance(fit, Prepared) else fit

@@ -23,7 +23,8 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
@@ -35,22 +36,26 @@ from deptbus.department.connect import (
     SqliteDatabase,
     postgres_translated,
 )
-from deptbus.department.layout import quoted_table
+from deptbus.department.layout import quoted, quoted_table
 from deptbus.department.ledger import Entry
 from deptbus.department.opening import open_second, open_system
-from deptbus.department.postgres_table import read_columns
+from deptbus.department.postgres_encoded import COLLATIONS, IS_UTF8, decoded_key, encoded_row
+from deptbus.department.postgres_table import has_unique_key, read_columns
 from deptbus.department.rebuild_port import OPEN_REBUILD
 from deptbus.department.rebuild_postgres import table_of as postgres_second_table
 from deptbus.department.rebuild_sqlite import table_of as sqlite_second_table
 from deptbus.department.seen import (
+    BRIEF_COLUMNS,
     LINE_LIST,
     POSTGRES_OF_DATASET,
     SQLITE_OF_DATASET,
+    Brief,
     Line,
     Values,
     postgres_select,
     postgres_select_rows,
     postgres_select_rows_at,
+    row_digests,
     row_of,
     sqlite_select,
     sqlite_select_rows,
@@ -59,6 +64,7 @@ from deptbus.department.store_sqlite import read_columns as read_sqlite_columns
 from deptbus.department.target import Column, MappedTarget
 from deptbus.department.values import STAGED
 from deptbus.errors import DatabaseBusy, DatabaseUnavailable
+from deptbus.wire.digest import DIGEST_BYTES
 
 T = TypeVar("T")
 
@@ -67,7 +73,9 @@ _VARIABLES = 900
 _HELD = ENTRY_COLUMNS.index("held")
 
 
-Bare = Sequence[Any]  # of a `Line`, in its order
+Bare = Sequence[Any]  # of a `Brief`, in its order
+ROW, HELD = Brief._fields.index("row"), Brief._fields.index("held")
+_BRIEF_LIST = ", ".join(BRIEF_COLUMNS)
 
 
 class Applied(NamedTuple):
@@ -96,6 +104,19 @@ class CopyView(ABC):
     def lines(self, dataset: str) -> AsyncGenerator[Sequence[Bare], None]:
         """Those of upserts and parked ones, some at a time; close it when leaving early."""
 
+    async def digested(
+        self, dataset: str, target: MappedTarget
+    ) -> AsyncGenerator[tuple[Sequence[Bare], list[bytes | None]], None]:
+        """As `lines`; beside each the digest of the row that it holds (`values_digest`), or None
+        where there is none. A digest that is not the one expected says: look at the row."""
+        async with aclosing(self.lines(dataset)) as chunks:
+            async for lines in chunks:
+                keys = list({line[ROW]: None for line in lines if line[HELD] and line[ROW]})
+                found = await when_free(lambda: self.rows_at(target, keys))  # noqa: B023
+                there = {key: values for key, values in zip(keys, found, strict=True) if values}
+                digests = dict(zip(there, row_digests(list(there.values())), strict=True))
+                yield lines, [digests.get(line[ROW]) if line[HELD] else None for line in lines]
+
     @abstractmethod
     async def lines_of(self, dataset: str, keys: Sequence[bytes]) -> list[Line]:
         """Of these keys, tombstones too."""
@@ -123,12 +144,16 @@ class CopyView(ABC):
         """The rows with these own keys (encoded), as the table has them."""
 
     @abstractmethod
-    async def rows_at(self, target: MappedTarget, rows: Sequence[bytes]) -> list[Values | None]:
-        """As `rows_of`, in the order of `rows`; None for a row that is not there."""
+    async def rows_at(
+        self, target: MappedTarget, rows: Sequence[bytes], *, again: bool = False
+    ) -> list[Values | None]:
+        """As `rows_of`, in the order of `rows`; None for a row that is not there. `again`: they are
+        counted among those that were found already."""
 
     @abstractmethod
     def rest(self, target: MappedTarget) -> AsyncGenerator[list[Values], None]:
-        """Rows of the table, all among them that no `rows_at` has found; some at a time."""
+        """Rows of the table, all among them that neither `rows_at` nor `digested` has found; some
+        at a time."""
 
     @abstractmethod
     async def as_kept(self, target: MappedTarget, rows: Sequence[Values]) -> list[Values]:
@@ -187,7 +212,7 @@ class SqliteCopyView(CopyView):
     async def lines(self, dataset: str) -> AsyncGenerator[Sequence[Bare], None]:
         cursor = await self._database.run(
             lambda c: c.execute(
-                f"SELECT {LINE_LIST} FROM deptbus_ledger WHERE dataset = ? "
+                f"SELECT {_BRIEF_LIST} FROM deptbus_ledger WHERE dataset = ? "
                 "AND (op = 'upsert' OR parked IS NOT NULL)",
                 (dataset,),
             )
@@ -246,9 +271,11 @@ class SqliteCopyView(CopyView):
                 found[row_of(target, values)] = values
         return found
 
-    async def rows_at(self, target: MappedTarget, rows: Sequence[bytes]) -> list[Values | None]:
+    async def rows_at(
+        self, target: MappedTarget, rows: Sequence[bytes], *, again: bool = False
+    ) -> list[Values | None]:
         found = await self.rows_of(target, rows)
-        self._found += len(found)
+        self._found += 0 if again else len(found)
         return [found.get(row) for row in rows]
 
     async def rest(self, target: MappedTarget) -> AsyncGenerator[list[Values], None]:
@@ -277,7 +304,7 @@ class PostgresCopyView(CopyView):
         # One statement at a time on each: lines are read ahead while others are asked about.
         self._holding, self._one_read = asyncio.Lock(), asyncio.Lock()
         self._snapshot = ""
-        # What `rows_at` has found: how many, and page -> one bit for each place in it.
+        # Rows that were found: how many, and page -> one bit for each place in it.
         self._found, self._pages = 0, dict[int, int]()
         self._is_plain: bool | None = None
         self._files: dict[str, tuple[Any, Any]] = {}  # table -> as the snapshot has it
@@ -308,7 +335,7 @@ class PostgresCopyView(CopyView):
         with postgres_translated(self._holder.place):
             async with self._holding:
                 cursor = await self._holder.connection.cursor(
-                    f"SELECT {LINE_LIST} FROM deptbus.ledger WHERE dataset = $1 "
+                    f"SELECT {_BRIEF_LIST} FROM deptbus.ledger WHERE dataset = $1 "
                     "AND (op = 'upsert' OR parked IS NOT NULL)",
                     dataset,
                 )
@@ -373,7 +400,9 @@ class PostgresCopyView(CopyView):
             found = await c.fetch(sql, *words)
         return {row_of(target, values): values for values in map(tuple, found)}
 
-    async def rows_at(self, target: MappedTarget, rows: Sequence[bytes]) -> list[Values | None]:
+    async def rows_at(
+        self, target: MappedTarget, rows: Sequence[bytes], *, again: bool = False
+    ) -> list[Values | None]:
         found: list[Values | None] = [None] * len(rows)
         if not rows:
             return found
@@ -385,8 +414,78 @@ class PostgresCopyView(CopyView):
             *_, (page, item), number = record
             found[number - 1] = record[:-2]
             pages[page] = pages.get(page, 0) | 1 << item
-        self._found += len(records)
+        self._found += 0 if again else len(records)
         return found
+
+    async def digested(
+        self, dataset: str, target: MappedTarget
+    ) -> AsyncGenerator[tuple[Sequence[Bare], list[bytes | None]], None]:
+        """In one statement, a stretch of the ledger's pages at a time. What the server tells of a
+        row is the encoding under its digest."""
+        select = await self._select_encoded(target)
+        if select is None:
+            async with aclosing(super().digested(dataset, target)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+            return
+        # The lock of this look keeps the ledger's rows where they are until the end.
+        ((pages,),) = await self._ask(
+            f"SELECT {_PAGES_OF} FROM (SELECT FROM deptbus.ledger LIMIT 1) AS locked", _LEDGER
+        ) or [(0,)]
+        first, stretch = 0, _LEAST_PAGES
+        while first < pages:
+            records = await self._in_pages(target, select, first, stretch, dataset)
+            first += stretch
+            wanted = stretch * CHUNK_ROWS // max(len(records), 1)
+            stretch = min(max(wanted, _LEAST_PAGES), 2 * stretch, _MOST_PAGES)
+            yield records, self._digests(records)
+
+    async def _select_encoded(self, target: MappedTarget) -> str | None:
+        """Lines with their rows, encoded; None where a row cannot be told so, or where two might
+        have one own key."""
+        table = quoted_table(target.table)
+        async with self._reading(target) as c:
+            place = await self._place(c, target)
+            collations = dict(map(tuple, await c.fetch(COLLATIONS, table)))
+            is_told = (
+                place == "t.ctid" and await c.fetchval(IS_UTF8) and await has_unique_key(c, target)
+            )
+        key = decoded_key(target.key_columns, "l.row_key", collations) if is_told else None
+        if key is None:
+            return None
+        match = " AND ".join(
+            f"t.{quoted(c.name)} = {own}" for c, own in zip(target.key_columns, key, strict=True)
+        )
+        names = ", ".join(f"l.{name}" for name in BRIEF_COLUMNS)
+        # A limit, or without statistics of the ledger all of the table is read for each stretch.
+        row = (
+            f"SELECT t.ctid, {encoded_row(target.columns)} AS encoded "
+            f"FROM {table} t WHERE l.held AND {match} LIMIT 1"
+        )
+        return (
+            f"SELECT {names}, r.ctid, r.encoded FROM deptbus.ledger l "
+            f"LEFT JOIN LATERAL ({row}) r ON true "
+            "WHERE l.ctid >= $1::text::tid AND l.ctid < $2::text::tid AND l.dataset = $3 "
+            "AND (l.op = 'upsert' OR l.parked IS NOT NULL)"
+        )
+
+    def _digests(self, records: Sequence[Bare]) -> list[bytes | None]:
+        """Of what `_select_encoded` found; notes where it lies. Runs once a row."""
+        digests: list[bytes | None] = []
+        pages, found, begin = self._pages, 0, blake2b(digest_size=DIGEST_BYTES).copy
+        for record in records:
+            place = record[_PLACE]
+            if place is None:
+                digests.append(None)
+                continue
+            page, item = place
+            pages[page] = pages.get(page, 0) | 1 << item
+            made = begin()
+            made.update(record[_ENCODED])
+            digests.append(made.digest())
+            found += 1
+        self._found += found
+        return digests
 
     async def _place(self, c: asyncpg.Connection, target: MappedTarget) -> str:
         """Where a row of the table lies, as SQL; the same for all where that says nothing."""
@@ -406,7 +505,7 @@ class PostgresCopyView(CopyView):
                     async for row in c.cursor(postgres_select(target), prefetch=CHUNK_ROWS):
                         yield [tuple(row)]
                 return
-            pages = await c.fetchval(_PAGES_OF, table)
+            pages = await c.fetchval(f"SELECT {_PAGES_OF}", table)
         counted = f"SELECT count(*) FROM {table} t {_IN_PAGES}"
         read = f"{postgres_select(target, ', t.ctid')} {_IN_PAGES}"
         for first in range(0, pages, _COUNTED_PAGES):
@@ -418,11 +517,11 @@ class PostgresCopyView(CopyView):
                     yield [r[:-1] for r in records if not self._is_found(*r[-1])]
 
     async def _in_pages(
-        self, target: MappedTarget, sql: str, first: int, pages: int
+        self, target: MappedTarget, sql: str, first: int, pages: int, *words: Any
     ) -> list[asyncpg.Record]:
         async def read() -> list[asyncpg.Record]:
             async with self._reading(target) as c:
-                return await c.fetch(sql, f"({first},0)", f"({first + pages},0)")
+                return await c.fetch(sql, f"({first},0)", f"({first + pages},0)", *words)
 
         return await when_free(read)
 
@@ -490,7 +589,11 @@ _IS_PLAIN = (
     "SELECT relkind = 'r' AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid) "
     "FROM pg_class c WHERE c.oid = to_regclass($1)"
 )
-_PAGES_OF = "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::int"
+_PAGES_OF = "pg_relation_size(to_regclass($1)) / current_setting('block_size')::int"
+_LEDGER = "deptbus.ledger"
+_LEAST_PAGES, _MOST_PAGES = 32, 512  # of the ledger, read at a stretch
+_PLACE = len(BRIEF_COLUMNS)  # of the row, in what `_select_encoded` gives; then its encoding
+_ENCODED = _PLACE + 1
 _TYPES = (
     "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute "
     "WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped"

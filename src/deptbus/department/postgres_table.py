@@ -106,7 +106,18 @@ async def upsertable(
     if any(c.not_null and not c.has_default and c.name not in mapped for c in columns.values()):
         return False
     table = quoted_table(target.table)
-    unique = await connection.fetchval(
+    unique = await has_unique_key(connection, target)
+    before = await connection.fetchval(  # bits of tgtype: 1 row, 2 before, 4 insert
+        "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass($1) AND NOT tgisinternal "
+        "AND tgtype & 7 = 7",
+        table,
+    )
+    return unique and not before
+
+
+async def has_unique_key(connection: asyncpg.Connection, target: MappedTarget) -> bool:
+    """Whether no two rows of the table can have the same own key at any moment."""
+    found = await connection.fetchval(
         """
         SELECT count(*) FROM pg_index i
         WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indimmediate AND i.indisvalid
@@ -114,16 +125,11 @@ async def upsertable(
             SELECT count(*) FROM pg_attribute a WHERE a.attrelid = i.indrelid
               AND a.attnum = ANY(i.indkey[0:i.indnkeyatts - 1]) AND a.attname = ANY($2)) = $3
         """,
-        table,
+        quoted_table(target.table),
         [c.name for c in target.key_columns],
         len(target.key_columns),
     )
-    before = await connection.fetchval(  # bits of tgtype: 1 row, 2 before, 4 insert
-        "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass($1) AND NOT tgisinternal "
-        "AND tgtype & 7 = 7",
-        table,
-    )
-    return bool(unique) and not before
+    return bool(found)
 
 
 class PostgresTable:

@@ -27,27 +27,28 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequen
 from contextlib import aclosing
 from hashlib import blake2b
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from deptbus.change import DeliveryOp
 from deptbus.contract.department import Department, Receive
 from deptbus.contract.model import Contract
 from deptbus.department.applier import mapping_of
-from deptbus.department.copy_view import Applied, Bare, CopyView, open_copy_view
+from deptbus.department.copy_view import HELD, Applied, Bare, CopyView, open_copy_view
 from deptbus.department.export import FolderExport
 from deptbus.department.exported import FileRows, read_rows
 from deptbus.department.proof_desk import Reply
 from deptbus.department.proof_look import (
-    HELD,
     PARKED,
+    WRITTEN,
     RowLook,
     Said,
     State,
     ahead,
+    brief_of,
     state_of,
 )
 from deptbus.department.rebuild import second_receive
-from deptbus.department.seen import Line, Values, row_of, seen_of
+from deptbus.department.seen import Brief, Line, Values, row_of, seen_of
 from deptbus.department.store import missing_column
 from deptbus.department.target import ContractShapes, MappedTarget
 from deptbus.errors import DatabaseUnavailable
@@ -66,9 +67,11 @@ _PART_ITEMS = 10_000  # 400 kB
 _PART_ROWS = 1_000
 
 _NOTHING = b""
+_FOR_ITEM = Brief._fields.index("delivered") + 1
 
 
-Looked = tuple[Sequence[Bare], list[Values | None]]
+# Lines, and of each its real row, or what that one's digest is; nothing where no row is looked at.
+Looked = tuple[Sequence[Bare], Sequence[Values | bytes | None]]
 
 
 class Told(NamedTuple):
@@ -302,25 +305,37 @@ class _Telling:
     # -- parts -----------------------------------------------------------------------------------
 
     async def _looked(self) -> AsyncGenerator[Looked, None]:
-        """Lines, and the real rows that they hold (deep)."""
-        async with aclosing(self._view.lines(self._asked.dataset)) as chunks:
+        """Lines, and (deep) the rows that they hold: their digests, or where a file is to be
+        compared with them, they themselves."""
+        copy, deep = self._asked.dataset, self._asked.deep
+        if deep and self._file is None:
+            async with aclosing(self._view.digested(copy, self._target)) as digested:
+                async for lines, digests in digested:
+                    yield lines, digests
+            return
+        async with aclosing(self._view.lines(copy)) as chunks:
             async for lines in chunks:
-                yield lines, await self._look.at(lines) if self._asked.deep else []
+                yield lines, await self._look.at(lines) if deep else ()
 
-    async def _tell_odd(self, lines: Sequence[Bare], real: Sequence[Values | None]) -> None:
+    async def _tell_odd(self, lines: Sequence[Bare], real: Sequence[Values | bytes | None]) -> None:
         """Name what is not as its item says."""
-        plain: list[tuple[Bare, Values | None]] = []
-        for line, values in zip_longest(lines, real):
-            if line[PARKED] is None and line[HELD]:
-                plain.append((line, values))
-            else:
-                odd = Line._make(line)
+        suspects: list[tuple[Bare, Any]] = []
+        for line, row in zip_longest(lines, real):
+            if line[PARKED] is not None or not line[HELD]:
+                odd = brief_of(line)
                 await self._name(odd, state_of(odd))
-        if self._asked.deep:
-            for odd, said in await self._look.odd([n for n, _ in plain], [v for _, v in plain]):
-                await self._name(odd, said)
+            elif row is None or row != line[WRITTEN]:
+                suspects.append((line, row))
+        if not self._asked.deep:
+            return
+        if self._file is None:
+            found = await self._look.odd([line for line, _ in suspects])
+        else:
+            found = await self._look.unequal([(brief_of(line), row) for line, row in suspects])
+        for odd, said in found:
+            await self._name(odd, said)
 
-    async def _name(self, line: Line, said: Said) -> None:
+    async def _name(self, line: Brief, said: Said) -> None:
         """Shortly: whoever asked looks at what is named once more."""
         await self._say(Told(line.key, said[0], 0, _NOTHING, _NOTHING, "", said[1]))
 
@@ -363,10 +378,13 @@ class _Telling:
 
 def _raw_items(lines: Iterable[Bare]) -> Iterator[bytes]:
     """`item_bytes` of `item_of` each line that has one. Runs once a row."""
-    upsert = DeliveryOp.UPSERT.value
-    for unit, key, version, _, op, _, _, _, delivered, _, _ in lines:
+    upsert, known, begin = DeliveryOp.UPSERT.value, None, unit_hash("").copy
+    for line in lines:
+        unit, key, version, op, _, _, delivered = line[:_FOR_ITEM]
         if op == upsert:
-            made = unit_hash(unit).copy()
+            if unit != known:
+                known, begin = unit, unit_hash(unit).copy
+            made = begin()
             made.update(delivered or _NOTHING)
             yield key + pack_version(version) + made.digest()
 

@@ -11,15 +11,15 @@ from collections.abc import AsyncGenerator, Sequence
 from enum import StrEnum
 from typing import TypeVar
 
-from deptbus.department.copy_view import Bare, CopyView, when_free
+from deptbus.department.copy_view import HELD, ROW, Bare, CopyView, when_free
 from deptbus.department.exported import FileRows
 from deptbus.department.ledger import Prepared
-from deptbus.department.seen import Line, Values, row_digest, row_digests
+from deptbus.department.seen import Brief, Line, Values, row_digest, row_digests
 from deptbus.department.target import MappedTarget
 
 T = TypeVar("T")
 
-ROW, HELD, WRITTEN, PARKED = map(Line._fields.index, ("row", "held", "written", "parked"))
+WRITTEN, PARKED = map(Brief._fields.index, ("written", "parked"))
 
 
 class State(StrEnum):
@@ -37,7 +37,11 @@ class State(StrEnum):
 Said = tuple[State, str]  # and the reason
 
 
-def state_of(line: Line) -> Said:
+def brief_of(line: Bare) -> Brief:
+    return Brief._make(line[: len(Brief._fields)])
+
+
+def state_of(line: Brief | Line) -> Said:
     """As far as no row has to be looked at."""
     if line.parked is not None:
         return State.PARKED, line.parked
@@ -56,41 +60,36 @@ class RowLook:
         """`copy`: its name in the bookkeeping."""
         self._view, self._target, self._copy, self._file = view, target, copy, file
 
-    async def at(self, lines: Sequence[Bare]) -> list[Values | None]:
-        """Of each line its real row; None where there is none, or another line holds it."""
+    async def at(self, lines: Sequence[Bare], *, again: bool = False) -> list[Values | None]:
+        """Of each line its real row; None where there is none, or another line holds it. `again`:
+        the view has given them once."""
         keys = list({line[ROW]: None for line in lines if line[HELD] and line[ROW] is not None})
-        found = await when_free(lambda: self._view.rows_at(self._target, keys))
+        found = await when_free(lambda: self._view.rows_at(self._target, keys, again=again))
         real = dict(zip(keys, found, strict=True))
         for values in found:
             if self._file is not None and values is not None:
                 self._file.differs(values)  # parked or not, it was exported
         return [real.get(line[ROW]) if line[HELD] else None for line in lines]
 
-    async def odd(
-        self, lines: Sequence[Bare], found: Sequence[Values | None]
-    ) -> list[tuple[Line, Said]]:
-        """Of lines that are neither parked nor claimed, and what `at` said of them: those whose
-        rows are not as they were written."""
-        if self._file is not None:  # few: each is looked at by itself, and its cells in the file
-            every = [(Line._make(line), values) for line, values in zip(lines, found, strict=True)]
-            return await self._unequal(every)
-        there = [(line, values) for line, values in zip(lines, found, strict=True) if values]
-        digests = row_digests([values for _, values in there])
-        odd: list[tuple[Line, Values | None]] = [
-            (Line._make(line), values)
-            for (line, values), digest in zip(there, digests, strict=True)
-            if line[WRITTEN] not in (None, digest)
-        ]
-        odd += [
-            (Line._make(line), None)
-            for line, values in zip(lines, found, strict=True)
-            if values is None
-        ]
-        return await self._unequal(odd)
+    async def odd(self, suspects: Sequence[Bare]) -> list[tuple[Brief, Said]]:
+        """Of lines that are neither parked nor claimed, and whose rows seem not to be as they were
+        written: those of which it is so."""
+        if not suspects:
+            return []
+        looked = await self.at(suspects, again=True)
+        digests = iter(row_digests([values for values in looked if values is not None]))
+        return await self.unequal(
+            [
+                (brief_of(line), values)
+                for line, values in zip(suspects, looked, strict=True)
+                if values is None or line[WRITTEN] not in (None, next(digests))
+            ]
+        )
 
-    async def _unequal(
-        self, looked: Sequence[tuple[Line, Values | None]]
-    ) -> list[tuple[Line, Said]]:
+    async def unequal(
+        self, looked: Sequence[tuple[Brief, Values | None]]
+    ) -> list[tuple[Brief, Said]]:
+        """`judged`, of those that are not equal."""
         judged = await self.judged(looked)
         return [
             (line, said)
@@ -98,10 +97,10 @@ class RowLook:
             if said[0] is not State.EQUAL
         ]
 
-    async def judged(self, looked: Sequence[tuple[Line, Values | None]]) -> list[Said]:
+    async def judged(self, looked: Sequence[tuple[Brief | Line, Values | None]]) -> list[Said]:
         """Of lines and the real rows that they hold."""
         found: list[Said] = []
-        suspects: dict[int, tuple[Line, Values]] = {}
+        suspects: dict[int, tuple[Brief | Line, Values]] = {}
         for at, (line, values) in enumerate(looked):
             said = state_of(line)
             if said[0] is State.EQUAL and values is None:
@@ -120,7 +119,7 @@ class RowLook:
             for said, (_, values) in zip(found, looked, strict=True)
         ]
 
-    async def _edited(self, suspects: Sequence[tuple[Line, Values]]) -> list[list[str]]:
+    async def _edited(self, suspects: Sequence[tuple[Brief | Line, Values]]) -> list[list[str]]:
         """Of each the columns that are not what was written, as the columns keep it. The projection
         is at hand, so what was written can be made once more; where the mapping changed since it
         was written, that is all that can be said."""

@@ -16,9 +16,10 @@ from deptbus.wire.digest import decode_values, encode_values, values_digest, val
 
 Values = tuple[Any, ...]  # of a row's mapped columns, in the mapping's order
 
-LINE_LIST = (
-    "source_unit, key, version, policy, op, fields, row_key, held, delivered, written, parked"
-)
+BRIEF_COLUMNS = (
+    "source_unit", "key", "version", "op", "row_key", "held", "delivered", "written", "parked",
+)  # fmt: skip
+LINE_LIST = ", ".join((*BRIEF_COLUMNS, "policy", "fields"))
 
 # Who published of the dataset in question (the first parameter), as one condition: a key alone is
 # no beginning of the ledger's index, and all of it would be read for each.
@@ -37,20 +38,34 @@ POSTGRES_OF_DATASET = (
 )
 
 
-class Line(NamedTuple):
-    """What a proof needs of a ledger's line (see `ledger.Entry`)."""
+class Brief(NamedTuple):
+    """What a proof needs of every line of the ledger (see `ledger.Entry`)."""
 
     source_unit: str
     key: bytes
     version: int
-    policy: int
     op: str
-    fields: str
     row: bytes | None
     held: bool
     delivered: bytes | None
     written: bytes | None
     parked: str | None
+
+
+class Line(NamedTuple):
+    """What it needs of those that are told one by one; begins as `Brief`."""
+
+    source_unit: str
+    key: bytes
+    version: int
+    op: str
+    row: bytes | None
+    held: bool
+    delivered: bytes | None
+    written: bytes | None
+    parked: str | None
+    policy: int
+    fields: str
 
 
 def seen_of(line: Line | None, values: Values | None) -> bytes:

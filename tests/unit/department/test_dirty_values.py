@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import re
-from datetime import date, datetime, time
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from dirty_values import GOLDEN, value_of
 from source_world import PLACES, SECRET, UNIT, Desk, contract
 
 from deptbus.change import ChangeOp, Reason
@@ -22,25 +20,6 @@ from deptbus.department.publication import Publication
 from deptbus.department.values import ColumnKind, Refusal, converter
 from deptbus.wire.codec import RecordCodec
 from deptbus.wire.keys import KeyMaker
-
-GOLDEN = yaml.safe_load(
-    (Path(__file__).parent / "golden" / "dirty_values.yml").read_text(encoding="utf-8")
-)
-_READ: dict[str, Any] = {
-    "bytes": bytes.fromhex,
-    "stray": lambda text: bytes.fromhex(text).decode("utf-8", "surrogateescape"),
-    "decimal": Decimal,
-    "day": date.fromisoformat,
-    "moment": datetime.fromisoformat,
-    "time": time.fromisoformat,
-}
-
-
-def value_of(told: Any) -> Any:
-    if isinstance(told, dict):
-        ((kind, text),) = told.items()
-        return _READ[kind](text)
-    return told
 
 
 def _maybe(kind: Any) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from deptbus.wire.digest import values_digest
 ID = OrderId("repair-1", "person", b"k" * 16)
 WRITTEN = ("1", "Ann")
 LINE = Line(
-    "police@330106", ID.key, 3, 1, "upsert", "id,name", b"row", True, b"d" * 16,
-    values_digest(WRITTEN), None,
+    "police@330106", ID.key, 3, "upsert", b"row", True, b"d" * 16, values_digest(WRITTEN), None,
+    1, "id,name",
 )  # fmt: skip
 ROW = Row("person", b"row")
 

@@ -58,8 +58,8 @@ def test_what_is_expected_is_what_a_recipient_notes_of_the_delivery(
     (value,) = CODECS.encode_deliveries(CHANGE, [given], 3)
     entry = entry_of(CODECS.decode_inbox(KEY, value), 0)
     line = Line(
-        entry.source_unit, entry.key, entry.version, entry.policy, entry.op, entry.fields,
-        entry.row, entry.held, entry.delivered, entry.written, entry.parked,
+        entry.source_unit, entry.key, entry.version, entry.op, entry.row, entry.held,
+        entry.delivered, entry.written, entry.parked, entry.policy, entry.fields,
     )  # fmt: skip
     expected = entitled(given).of(CHANGE)
     assert item_of(line) == Item(KEY, expected.version, expected.digest)
