@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deptbus.connection import Connection
-from deptbus.contract.department import Department, System
+from deptbus.contract.department import Department, System, receive_key
 from deptbus.contract.department_check import check_department
 from deptbus.contract.model import Contract
 from deptbus.department.capture import Capture, CaptureStatus, Hold, Snapshot, Wanted
@@ -36,7 +36,7 @@ from deptbus.department.recipient_install import (
 )
 from deptbus.department.remove import remove_all
 from deptbus.department.resync import Resynced, resync
-from deptbus.department.several_tables import refuse_view_sqlite
+from deptbus.department.several_tables import make_sqlite, refuse_view_sqlite, tables_of
 from deptbus.errors import DeptbusError, FileProblems, SourceRefused
 from deptbus.stream.log import Sender
 from deptbus.stream.policies import PolicyFollower
@@ -156,7 +156,7 @@ async def install_system(
     if await make_database(department, system):
         notes.append(f"made the empty database {settings.path}")
     if settings.kind == "sqlite":
-        await _refuse_views(department, system)
+        await _refuse_unfit(department, system, contract)
     if not layouts and settings.kind != "postgresql":
         return notes
     async with capture_of(as_owner(department, system, owner), system) as capture:
@@ -171,13 +171,18 @@ async def install_system(
     return notes
 
 
-async def _refuse_views(department: Department, system: str) -> None:
+async def _refuse_unfit(department: Department, system: str, contract: Contract) -> None:
+    """What an adapter would leave out: said now, though an adapter itself makes what is received
+    into."""
     receives = department.systems[system].receives
     database = await open_system(department, system)
     try:
         assert isinstance(database, SqliteDatabase)
         for dataset, receive in receives.items():
             await database.run(partial(refuse_view_sqlite, dataset=dataset, receive=receive))
+            if receive.tables and dataset in contract.datasets:
+                tables = tables_of(receive, receive_key(receive, contract.datasets[dataset].key))
+                await database.run(partial(make_sqlite, dataset=dataset, tables=tables))
     finally:
         await database.close()
 

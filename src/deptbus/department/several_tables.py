@@ -6,7 +6,10 @@ the tables of the department, and nothing of them but the mapped columns.
 
 1. A row of the view is a row of the main table, with what its other tables have beside it.
 2. Tables that others refer to are written first. A row that the main one refers to may be shared,
-   so it is never removed; rows that refer to the main one are, before it.
+   so it is never removed; rows that refer to the main one are, before it. Which are which only the
+   database's foreign keys tell: a table that is no parent has to hang on the record's whole own
+   key, which one record has and which it keeps, or its rows would be taken from other records, or
+   left behind when the record hangs on another.
 3. What is there is updated, what is not is inserted: a row of another table may outlive its record.
 4. Rows that a hand typed are neither matched nor kept here. So where there are some before the bus
    comes, nothing is written until the mapping says in so many words that they may be lost.
@@ -160,7 +163,8 @@ def sqlite_statements(dataset: str, tables: Sequence[Into], parents: Sequence[In
 
 async def make_postgres(c: asyncpg.Connection, dataset: str, tables: Sequence[Into]) -> list[str]:
     """What has to be run for the view to be as the mapping says; nothing where it is so. Raises
-    DatabaseUnavailable where a table lacks a column, or two of its rows could be of one record."""
+    DatabaseUnavailable where a table lacks a column, two of its rows could be of one record, or one
+    of several."""
     parents = await _parents_postgres(c, tables)
     for into in tables:
         columns = await c.fetch(
@@ -175,6 +179,7 @@ async def make_postgres(c: asyncpg.Connection, dataset: str, tables: Sequence[In
             quoted_table(into.table),
         )
         _check(dataset, into, {row[0] for row in columns}, [set(row[0]) for row in unique])
+    _refuse_strays(dataset, tables, parents)
     made = postgres_statements(dataset, tables, parents)
     known = await c.fetchval(
         "SELECT obj_description(to_regclass($1), 'pg_class')",
@@ -297,6 +302,7 @@ def make_sqlite(c: sqlite3.Connection, dataset: str, tables: Sequence[Into]) -> 
     for into in tables:
         _check(dataset, into, columns_of(c, into.table), unique_columns(c, into.table))
     parents = _parents_sqlite(c, tables)
+    _refuse_strays(dataset, tables, parents)
     made = sqlite_statements(dataset, tables, parents)
     name = view_of(dataset, postgres=False)
     known = [
@@ -328,3 +334,18 @@ def _check(
             "could be of one record",
             mend="Create one",
         )
+
+
+def _refuse_strays(dataset: str, tables: Sequence[Into], parents: Sequence[Into]) -> None:
+    """Rule 2."""
+    main = tables[0]
+    key = {name for _, name in main.on}
+    for into in tables[1:]:
+        if into not in parents and {name for _, name in into.on} != key:
+            named = ", ".join(sorted(key))
+            raise DatabaseUnavailable(
+                f"table {into.table} hangs on neither a foreign key of {main.table} nor all of its "
+                "own key, so its rows could be of several records, or be left behind",
+                mend=f"Declare the foreign key of {main.table} that refers to {into.table}, or "
+                f"hang it on ({named}) by `on` under `receives: {dataset}` in department.yml",
+            )

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from recipient_contract import gone, person
+from inbox_feed import department_file
+from recipient_contract import CONTRACT, gone, person
 from store_rooms import IDENTITY, NOW, PostgresRoom, SqliteRoom, StoreRoom
 
 from deptbus.change import Cause
-from deptbus.contract.department import Beside, Receive
+from deptbus.contract.department import Beside, Receive, load_department
 from deptbus.department.capture import Capture
 from deptbus.department.capture_postgres import PostgresCapture
 from deptbus.department.capture_sqlite import SqliteCapture
 from deptbus.department.connect import PostgresDatabase, SqliteDatabase, target_of
+from deptbus.department.install import install_system
 from deptbus.department.layout import Layout
 from deptbus.department.remove import remove_all
 from deptbus.department.repairs import Order, OrderId
@@ -155,17 +158,34 @@ class SeveralSuite(StoreRoom):
         store = await self.again(database)  # the bus has come: what is there is its own
         await store.close()
 
-    async def test_rows_that_hang_on_nothing_yet_are_not_lost_unsaid(self, database: Any) -> None:
-        houses = Beside(columns={"phone": "note"}, on={"code": "name"})
-        receive = RECEIVE.model_copy(update={"tables": {"houses": houses}})
-        for statement in (HOUSES, PERSONS.replace(" REFERENCES houses (code)", "")):
+    @pytest.mark.parametrize("on", [{"code": "house"}, {"code": "id", "note": "name"}])
+    async def test_a_table_that_hangs_on_no_record_is_refused(
+        self, database: Any, tmp_path: Path, on: dict[str, str]
+    ) -> None:
+        """Its row may be of other records too, or be left behind when what it hangs on changes.
+        Said by `install`, and by an adapter."""
+        receive = RECEIVE.model_copy(
+            update={
+                "columns": {"id": "id", "name": "name", "house": "house"},
+                "tables": {"houses": Beside(columns={"phone": "number"}, on=on)},
+            }
+        )
+        for statement in (
+            "CREATE TABLE houses (code VARCHAR(30), note VARCHAR(20), number VARCHAR(20), "
+            f"UNIQUE ({', '.join(on)}))",
+            PERSONS.replace(" REFERENCES houses (code)", ""),
+        ):
             await self.sql(database, statement)
-        await self.sql(database, "INSERT INTO houses VALUES ('h', 'own')")
-        with pytest.raises(DatabaseUnavailable, match="houses has rows before the bus comes"):
+        url = database if self.is_postgres else f"sqlite:///{database}"
+        words = receive.model_dump(exclude_unset=True)
+        department = load_department(department_file(tmp_path, "housing@330106", url, **words))
+        with pytest.raises(DatabaseUnavailable, match="houses hangs on neither"):
+            await install_system(department, "main", CONTRACT)
+        with pytest.raises(DatabaseUnavailable, match="houses hangs on neither") as refused:
             await self.again(database, receive)
-        await self.sql(database, "DELETE FROM houses")
-        store = await self.again(database, receive)
-        await store.close()
+        assert refused.value.mend is not None
+        assert "Declare the foreign key of persons" in refused.value.mend
+        assert "(id)" in refused.value.mend
 
     async def test_a_column_without_a_value_keeps_the_default_of_its_table(
         self, database: Any
