@@ -24,6 +24,10 @@ _EPOCH_DAY = date(1970, 1, 1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - a wall-clock time without a zone
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
+# What SQLite takes for a number in a column of NUMERIC affinity (sqlite.org/datatype3.html, 3).
+_NUMERAL = re.compile(
+    r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.ASCII | re.IGNORECASE
+)
 _LONG = 1 << 63
 # Of ten: what a text says in few characters (1E99999999) may not be written out by anybody.
 _LARGEST_POWER = 1000
@@ -37,6 +41,7 @@ class ColumnKind(StrEnum):
     """What a column keeps, whichever database it is in."""
 
     TEXT = "text"
+    LOOSE_TEXT = "loose_text"  # SQLite's DATE, TIME and the like: what looks like a number is one
     INTEGER = "integer"
     REAL = "real"
     NUMERIC = "numeric"  # exact decimal
@@ -189,6 +194,16 @@ def _text(value: Any) -> str:
     return as_text(value)
 
 
+def _loose_text(value: Any) -> str | int:
+    text = _text(value)
+    if not _NUMERAL.fullmatch(text):
+        return text
+    number = int(text) if _INTEGER.fullmatch(text) and len(text) < 20 else None
+    if number is None or not -_LONG <= number < _LONG or str(number) != text:
+        raise Refusal("a text that the column keeps as another number")
+    return number
+
+
 def _integer(value: Any) -> int:
     number: int | None = None
     if isinstance(value, int):
@@ -311,6 +326,7 @@ def _other(value: Any) -> str:
 
 _CONVERTERS: dict[ColumnKind, Convert] = {
     ColumnKind.TEXT: _text,
+    ColumnKind.LOOSE_TEXT: _loose_text,
     ColumnKind.INTEGER: _integer,
     ColumnKind.REAL: _real,
     ColumnKind.NUMERIC: _numeric,
@@ -327,11 +343,12 @@ _CONVERTERS: dict[ColumnKind, Convert] = {
 
 
 def sqlite_kind(declared: str) -> ColumnKind:
-    """What SQLite makes of a declared type: its affinity, and ISO text in columns for dates."""
+    """What SQLite makes of a declared type: its affinity, and text in columns for dates as far
+    as it lets it be."""
     name = declared.upper()
     if "INT" in name or "BOOL" in name:
         return ColumnKind.INTEGER
-    if any(word in name for word in ("CHAR", "CLOB", "TEXT", "DATE", "TIME")):
+    if any(word in name for word in ("CHAR", "CLOB", "TEXT")):
         return ColumnKind.TEXT
     if not name:
         return ColumnKind.ANY
@@ -339,6 +356,8 @@ def sqlite_kind(declared: str) -> ColumnKind:
         return ColumnKind.BINARY
     if any(word in name for word in ("REAL", "FLOA", "DOUB")):
         return ColumnKind.REAL
+    if "DATE" in name or "TIME" in name:
+        return ColumnKind.LOOSE_TEXT
     return ColumnKind.LOOSE_NUMERIC
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deptbus.department.values import (
     ColumnKind,
@@ -134,7 +138,9 @@ def test_neutral_values_come_with_or_without_logical_types(
         ("VARCHAR(18)", K.TEXT),
         ("BIGINT", K.INTEGER),
         ("BOOLEAN", K.INTEGER),
-        ("DATETIME", K.TEXT),
+        ("DATETIME", K.LOOSE_TEXT),
+        ("DATE CHAR(8)", K.TEXT),
+        ("TIME REAL", K.REAL),
         ("DOUBLE", K.REAL),
         ("DECIMAL(10,2)", K.LOOSE_NUMERIC),
         ("", K.ANY),
@@ -143,6 +149,41 @@ def test_neutral_values_come_with_or_without_logical_types(
 )
 def test_sqlite_declared_types(declared: str, kind: ColumnKind) -> None:
     assert sqlite_kind(declared) is kind
+
+
+NUMERALS = [
+    "19900101", "1990-01-01", "0012", "12", "-0", "-7", "+7", " 7", "7\n", "1e3", "1E3", "5.", ".5",
+    "12.50", "12.5", "0x10", "1_0", "nan", "inf", "9" * 18, "9223372036854775807",
+    "9223372036854775808", "八", "٧", "7\u00a0", "7\x1f",
+]  # fmt: skip
+
+
+@given(st.sampled_from(NUMERALS) | st.text("0123456789+-.eE \t\n\v\f\r_x", max_size=22))
+@pytest.mark.parametrize("declared", ["DATE", "TIME", "DATETIME", "TIMESTAMP(6)", "TEXT", "ANY"])
+def test_a_text_reads_back_from_sqlite_as_it_was_written_or_is_refused(
+    declared: str, text: str
+) -> None:
+    """It takes what looks like a number for one in a column whose type it does not know as text."""
+    try:
+        written = converter(sqlite_kind(declared))(text)
+    except Refusal:
+        return
+    own = sqlite3.connect(":memory:")
+    with closing(own):
+        own.execute(f"CREATE TABLE t (x {declared})")
+        own.execute("INSERT INTO t VALUES (?)", (written,))
+        ((read,),) = own.execute("SELECT x FROM t").fetchall()
+    assert (read, type(read)) == (written, type(written))
+    if sqlite_kind(declared) in (K.TEXT, K.LOOSE_TEXT):
+        assert str(read) == text
+
+
+def test_days_and_times_are_kept_in_sqlites_columns_for_them() -> None:
+    """The refusals above are of nothing that is written every day."""
+    convert = converter(sqlite_kind("DATE"))
+    assert [convert(x) for x in ("19900101", "1990-01-01", "01.02.1990", "", "08:30", 7)] == [
+        19900101, "1990-01-01", "01.02.1990", "", "08:30", 7,
+    ]  # fmt: skip
 
 
 def test_money_beyond_a_double_is_text_in_sqlite() -> None:
