@@ -9,7 +9,8 @@ the left and written from the right.
   and U+3000) are read as their narrow ones, and trimmed.
 - `wide`: as `narrow`, but full-width ones are written.
 - `upper`: small Latin letters are read as capitals.
-- `digits N`: a number of N digits with its leading zeros; in a column for numbers, without.
+- `digits N`: a number of N digits with its leading zeros; in a column for numbers, without. A text
+  of the bus that has not N of them is not written: it would be one with the text that has.
 - `date PATTERN`: a day in text, such as `YYYYMMDD` or `DD.MM.YYYY`; read by it, and else as
   `YYYY-MM-DD`, `YYYY/M/D`, `YYYY.M.D`, `YYYYMMDD` or `YYYY年M月D日`.
 """
@@ -114,7 +115,13 @@ def _digits(count: int) -> Form:
             raise Misspelled(f"a number of more than {count} digits")
         return found
 
-    return Form(filled, filled)
+    def write(value: Any) -> str:
+        found = filled(value)
+        if isinstance(value, str) and value != found:
+            raise Misspelled(f"a text that is not of {count} digits")
+        return found
+
+    return Form(write, filled)
 
 
 def _pattern(pattern: str) -> re.Pattern[str]:

@@ -52,9 +52,22 @@ def test_what_cannot_be_read_is_refused_without_being_told(rules: str, typed: st
     assert typed not in str(refused.value)
 
 
-def test_what_cannot_be_spelled_is_refused() -> None:
-    with pytest.raises(Misspelled):
-        form_of("digits 3").write("1234")
+@pytest.mark.parametrize("bus", ["1234", "7", "12", " 012", "012 ", "01a", "٠١٢"])
+def test_a_text_of_other_length_is_not_written_as_another_one(bus: str) -> None:
+    """It would read back as what it was not, and be one key with what is written so."""
+    with pytest.raises(Misspelled) as refused:
+        form_of("digits 3").write(bus)
+    assert bus not in str(refused.value)
+
+
+def test_a_number_is_written_with_its_zeros() -> None:
+    assert [form_of("digits 3").write(bus) for bus in (7, 123, 0)] == ["007", "123", "000"]
+    for bus in (1234, -1, True):
+        with pytest.raises(Misspelled):
+            form_of("digits 3").write(bus)
+
+
+def test_what_is_no_day_is_not_spelled_as_one() -> None:
     with pytest.raises(Misspelled):
         form_of("date YYYYMMDD").write("1990-01-02")
 
