@@ -14,6 +14,7 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from deptbus.department.values import would_be_cut
 from deptbus.wire.types import Type
 
 Convert = Callable[[Any], Any]
@@ -79,13 +80,22 @@ def _number(x: Any) -> float:
     if isinstance(x, int | float):
         return float(x)
     try:
-        return float(x.strip()) if isinstance(x, str) and x.isascii() else _refuse()
+        return float(_plain(x)) if isinstance(x, str) and x.isascii() else _refuse()
     except ValueError:
         raise Unfit from None
 
 
 def _refuse() -> Any:
     raise Unfit
+
+
+def _plain(text: str) -> str:
+    """A numeral without what Python alone reads in one: it takes 1_0 for 10."""
+    return text.strip() if "_" not in text else _refuse()
+
+
+def _uncut(text: str) -> str:
+    return text.strip() if not would_be_cut(text) else _refuse()
 
 
 def _truth(x: Any) -> bool:
@@ -123,7 +133,7 @@ def _moment(x: Any) -> datetime:
     if not isinstance(x, str) or len(x) < 10:
         raise Unfit  # a number would have to be guessed: seconds, days, since when
     try:
-        return datetime.fromisoformat(x.strip().replace("/", "-") if "/" in x else x.strip())
+        return datetime.fromisoformat(_uncut(x).replace("/", "-"))
     except ValueError:
         raise Unfit from None
 
@@ -145,7 +155,7 @@ def _local(x: Any) -> datetime:
 
 def _time_of_day(x: Any) -> time:
     try:
-        found = time.fromisoformat(x.strip()) if isinstance(x, str) else _refuse()
+        found = time.fromisoformat(_uncut(x)) if isinstance(x, str) else _refuse()
     except ValueError:
         raise Unfit from None
     if found.tzinfo is not None:
@@ -155,7 +165,7 @@ def _time_of_day(x: Any) -> time:
 
 def _decimal(x: Any) -> Decimal:
     try:
-        return Decimal(text_of(x).strip())
+        return Decimal(_plain(text_of(x)))
     except InvalidOperation:
         raise Unfit from None
 

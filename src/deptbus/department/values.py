@@ -28,6 +28,8 @@ _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMERAL = re.compile(
     r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", re.ASCII | re.IGNORECASE
 )
+# More than six digits of a second, and not just zeros: Python would cut them off.
+_CUT = re.compile(r"[.,][0-9]{6}0*[1-9]", re.ASCII)
 _LONG = 1 << 63
 # Of ten: what a text says in few characters (1E99999999) may not be written out by anybody.
 _LARGEST_POWER = 1000
@@ -223,6 +225,8 @@ def _numeric(value: Any) -> Decimal:
     if isinstance(value, bool | int):
         return Decimal(int(value))
     if isinstance(value, float | str):
+        if isinstance(value, str) and "_" in value:
+            raise Refusal("not a number")  # but for Python, which takes 1_0 for 10
         try:
             number = Decimal(repr(value) if isinstance(value, float) else value)
         except InvalidOperation:
@@ -305,8 +309,13 @@ def _moment(value: Any) -> datetime:
     return _parsed(datetime.fromisoformat, value)
 
 
+def would_be_cut(text: str) -> bool:
+    """Whether this time says more than microseconds."""
+    return _CUT.search(text) is not None
+
+
 def _parsed(parse: Callable[[str], Any], value: Any) -> Any:
-    if isinstance(value, str):
+    if isinstance(value, str) and not would_be_cut(value):
         try:
             return parse(value)
         except ValueError:
