@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -109,7 +109,21 @@ def typed_over(target: MappedTarget, values: Sequence[Any], written: Sequence[An
 def _is_padded(now: Any, then: Any) -> bool:
     if isinstance(now, float) and isinstance(then, float):
         return math.isclose(now, then, rel_tol=1e-6)  # a column of four bytes keeps no more
+    if isinstance(now, datetime | time) and type(now) is type(then):
+        return _is_rounded(now, then)
     return isinstance(now, str) and isinstance(then, str) and now.rstrip(" ") == then.rstrip(" ")
+
+
+def _is_rounded(now: Any, then: Any) -> bool:
+    """Whether a time is the other one to fewer digits of a second, as PostgreSQL's types with a
+    precision keep it."""
+    if isinstance(now, time):
+        now, then = (datetime.combine(date.min, at) for at in (now, then))
+    if (now.tzinfo is None) is not (then.tzinfo is None):
+        return False
+    off = abs(now - then) // timedelta(microseconds=1)
+    units = (10**digits for digits in range(1, 7))
+    return any(now.microsecond % unit == 0 and 2 * off <= unit for unit in units)
 
 
 def is_emptied(target: MappedTarget, values: Sequence[Any], marks: Sequence[Any]) -> bool:

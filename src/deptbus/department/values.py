@@ -2,7 +2,9 @@
 
 First the Avro value is brought to one neutral Python value (`neutral_of`), then that to what the
 column keeps (`converter`). What a column would change silently (digits after the point, leading
-zeros, the time of day) is refused, so that a row reads back as it was written.
+zeros, the time of day) is refused, so that a row reads back as it was written. Not so what
+PostgreSQL rounds by its types themselves: floats of four bytes, times with a precision; proofs have
+it round what they expect, and what it rounded is not taken for typed over (`kept_rows`).
 """
 
 from __future__ import annotations

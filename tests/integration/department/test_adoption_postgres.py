@@ -38,6 +38,20 @@ class TestAdoptionPostgres(PostgresRoom, AdoptionSuite):
         ]
         await store.close()
 
+    async def test_a_time_that_the_column_rounds_is_no_edit(self, database: str) -> None:
+        await self.sql(database, "CREATE TABLE people (id text PRIMARY KEY, seen timestamptz(0))")
+        await self.sql(database, "INSERT INTO people VALUES ('id000001')")
+        store = await self.opened(database, {"columns": {"id": "id", "seen_at": "seen"}})
+        for version in (1, 2):
+            await self.feed(store, person(1, version))
+        ((seen,),) = await self.sql(database, "SELECT seen FROM people")
+        assert seen.isoformat() == "2026-01-02T03:04:06+00:00"
+        assert await self.sql(database, f"SELECT origin FROM {self.kept}") == [("adoption",)]
+        await self.sql(database, "UPDATE people SET seen = seen + interval '1 s'")
+        await self.feed(store, person(1, 3))
+        assert len(await self.sql(database, f"SELECT origin FROM {self.kept}")) == 2
+        await store.close()
+
     async def test_rows_that_refer_to_one_are_typed_while_it_is_kept_or_marked(
         self, database: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

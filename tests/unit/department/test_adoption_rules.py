@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, time
 from decimal import Decimal
 from typing import Any
 
@@ -140,6 +141,30 @@ def test_typed_over() -> None:
     one = target()
     assert typed_over(one, ("id1", "x"), ("id1", "y")) == {"name": "x"}
     assert typed_over(one, ("id1", "x  "), ("id1", "x")) == {}  # a column of fixed width
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "is_typed"),
+    [
+        ("2026-01-02T03:04:06+00:00", "2026-01-02T03:04:05.678901+00:00", False),
+        ("2026-01-02T11:04:05.679+08:00", "2026-01-02T03:04:05.678901+00:00", False),
+        ("2026-01-02T03:04:05", "2026-01-02T03:04:05.5", False),
+        ("2026-01-02T03:04:05", "2026-01-02T03:04:05.678901", True),  # nothing rounds it so
+        ("2026-01-02T03:04:05.679", "2026-01-02T03:04:05.677901", True),
+        ("2026-01-02T03:04:06", "2026-01-02T03:04:05", True),
+        ("2026-01-02T03:04:05.678901", "2026-01-02T03:04:05.678902", True),
+        ("2026-01-02T03:04:06", "2026-01-02T03:04:05.678901+00:00", True),
+        ("03:04:06", "03:04:05.678901", False),
+        ("03:04:05.6", "03:04:05.678901", True),
+        ("03:04:06", "04:04:05.678901", True),
+    ],
+)
+def test_a_time_that_its_column_rounds_is_not_typed_over(
+    now: str, then: str, is_typed: bool
+) -> None:
+    """PostgreSQL: `timestamp(0)`, `timestamptz(3)`, `time(0)`."""
+    read = (datetime if "T" in now else time).fromisoformat
+    assert bool(typed_over(target(), ("id1", read(now)), ("id1", read(then)))) is is_typed
 
 
 def test_own_values_are_read_by_codes_and_forms() -> None:
