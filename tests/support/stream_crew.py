@@ -22,6 +22,7 @@ from deptbus.stream.log import read_to_end
 from deptbus.stream.schemas import SchemaFollower
 from deptbus.stream.worker import worker_command
 from deptbus.wire.codecs import Codecs
+from tests.support.nursery import Forked, nursery
 
 START_SECONDS = 60.0
 # The client does not call them retriable: its own retries end before a busy broker is ready.
@@ -41,19 +42,26 @@ class Worker:
     ) -> None:
         self.ready_file = folder / f"{name}.ready"
         self.log_file = folder / f"{name}.log"
-        self._output = self.log_file.open("wb")
-        self.process = subprocess.Popen(
-            argv or worker_command(connection),
-            env={
-                **os.environ,
-                **connection.environment(),
-                READY_FILE: str(self.ready_file),
-                "PYTHONWARNINGS": "default",
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-        )
+        self.log_file.write_bytes(b"")
+        env = {
+            **os.environ,
+            **connection.environment(),
+            READY_FILE: str(self.ready_file),
+            "PYTHONWARNINGS": "default",
+        }
+        program, *words = argv or worker_command(connection)
+        self.process: subprocess.Popen[bytes] | Forked
+        if program == sys.executable:
+            self.process = nursery().start(words, env, self.log_file)
+            return
+        with self.log_file.open("wb") as output:
+            self.process = subprocess.Popen(
+                [program, *words],
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
 
     @property
     def log(self) -> str:
@@ -77,7 +85,6 @@ class Worker:
     def close(self) -> None:
         if self.process.poll() is None:
             self.kill()
-        self._output.close()
 
 
 class Crew:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from deptbus.cluster.lifeline import bound
+from tests.support.nursery import nursery
 
-from .launch import launched
+from .launch import words_of
 from .witness import settled
 from .world import World
 
@@ -30,15 +29,9 @@ class Asked:
         self._output = world.folder / "logs" / f"{name}.out"
         self.log_file = world.folder / "logs" / f"{name}.log"
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
-        with self._output.open("wb") as output, self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                bound(launched("command", [*planted, "moments:command"], *words)),
-                env=world.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._output.write_bytes(b"")
+        argv = words_of("command", [*planted, "moments:command"], *words)
+        self.process = nursery().start(argv, world.environment(), self._output, self.log_file)
 
     @property
     def code(self) -> int | None:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 FILE = Path(__file__).resolve()
-sys.path.insert(0, str(FILE.parents[1]))
+sys.path[0:0] = [str(FILE.parents[1]), str(FILE.parents[2])]
 COMMANDS = {
     "adapter": ("department", "run"),
     "snapshot": ("department", "snapshot"),
@@ -23,9 +23,14 @@ COMMANDS = {
 }
 
 
+def words_of(role: str, patches: list[str], *arguments: str) -> list[str]:
+    """What Python is to run for a child of this role."""
+    return [str(FILE), role, ",".join(patches) or "-", *arguments]
+
+
 def launched(role: str, patches: list[str], *arguments: str) -> list[str]:
-    """The command line of a child of this role."""
-    return [sys.executable, str(FILE), role, ",".join(patches) or "-", *arguments]
+    """The same as a command line."""
+    return [sys.executable, *words_of(role, patches, *arguments)]
 
 
 def main() -> None:

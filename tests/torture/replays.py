@@ -10,9 +10,7 @@ more moves nothing, each job was done once and has its acts, and no answer is le
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -199,11 +197,7 @@ class Storms:
         self._due = time.monotonic() + self._rng.uniform(*BETWEEN_SECONDS)
 
     def kill_broker(self) -> None:
-        broker = self._world.broker
-        assert broker.pid is not None
-        os.kill(broker.pid, signal.SIGKILL)
-        broker.stop()
-        broker.start()
+        self._world.kill_broker()
         self.deaths["broker"] += 1
 
 

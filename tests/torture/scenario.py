@@ -57,6 +57,7 @@ MODULES = (
     "backlog",
     "policies",
     "replays",
+    "adoption",
 )
 
 

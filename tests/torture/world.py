@@ -19,9 +19,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import psutil
@@ -34,10 +35,11 @@ from deptbus.connection import Connection
 from deptbus.contract.load import load
 from deptbus.contract.model import Contract
 from deptbus.readiness import READY_FILE
+from tests.support.nursery import Forked, nursery
 
 from .county import CANARY, HOUSING, IN_POSTGRES, REGISTRY, SOURCES, County, Rights, rights
 from .foreign import Foreign
-from .launch import launched
+from .launch import launched, words_of
 from .scenario import Bug
 from .verdict import Verdict
 from .witness import Witness, settled
@@ -66,14 +68,21 @@ class Child:
     """One process of ours; its log goes to a file that every start adds to."""
 
     def __init__(
-        self, name: str, argv: Sequence[str], folder: Path, env: Callable[[], dict[str, str]]
+        self,
+        name: str,
+        argv: Sequence[str],
+        folder: Path,
+        env: Callable[[], dict[str, str]],
+        *,
+        is_forked: bool = False,
     ) -> None:
-        self.name = name
+        """`is_forked`: `argv` is what follows `python`, and the nursery starts it."""
+        self.name, self._is_forked = name, is_forked
         self.argv = list(argv)
         self.log_file = folder / f"{name}.log"
         self._ready_file = folder / f"{name}.ready"
         self._env = env
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Forked | None = None
         self.kills = 0
 
     @property
@@ -105,14 +114,14 @@ class Child:
 
     def start(self) -> Child:
         self._ready_file.unlink(missing_ok=True)
+        env = {**self._env(), READY_FILE: str(self._ready_file), "TORTURE_NAME": self.name}
+        if self._is_forked:
+            self.process = nursery().start(self.argv, env, self.log_file)
+            return self
         with self.log_file.open("ab") as output:
             self.process = subprocess.Popen(
                 bound(self.argv),
-                env={
-                    **self._env(),
-                    READY_FILE: str(self._ready_file),
-                    "TORTURE_NAME": self.name,
-                },
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -200,10 +209,14 @@ class World:
         broker: dict[str, Any] | None = None,
         bus: Bus | None = None,
         rights_now: Rights | None = None,
+        typists: Collection[str] = (),
+        guards: Mapping[str, Mapping[str, int]] = MappingProxyType({}),
+        before: Callable[[], None] = lambda: None,
     ) -> None:
         """Servers, county and (without `up`) the contract; writers and witness are made, and
         nothing of the product runs. `broker`: further arguments of EmbeddedBroker; `bus`: what
-        runs in its place."""
+        runs in its place. `typists`, `guards`: see County; `before` is called when all tables are
+        there, and before anything of the product has touched them."""
         self._is_up = up
         self.postgres = PostgresServer(self.folder / "postgres")
         self.postgres.start()
@@ -211,7 +224,7 @@ class World:
             u: self.postgres.create_database(u.replace("@", "_").replace("-", "_"))
             for u in IN_POSTGRES
         }
-        self.county = County(self.folder, urls)
+        self.county = County(self.folder, urls, typists=typists, guards=guards)
         now = rights_now if rights_now is not None else rights()
         self.county.write(now)
         self.contract = load(self.county.contract_folder)
@@ -222,6 +235,7 @@ class World:
             )  # fmt: skip
             writer.fill(rows)
             self.writers[unit] = writer
+        before()
         self.witness = Witness(self.county, self.writers, self.verdict)
         self.witness.rights = now
         words = dict(broker or {})
@@ -310,8 +324,8 @@ class World:
         return [*planted, *more]
 
     def _child(self, name: str, role: str, patches: Sequence[str], *arguments: str) -> Child:
-        argv = launched(role, self._patches(role, patches), *arguments)
-        child = Child(name, argv, self.folder / "logs", self.environment)
+        argv = words_of(role, self._patches(role, patches), *arguments)
+        child = Child(name, argv, self.folder / "logs", self.environment, is_forked=True)
         self.children[name] = child
         return child.start()
 
@@ -337,6 +351,13 @@ class World:
             if not c.is_alive and (c.code not in (0, 2) or c.found_no_broker)
         ]
         return [child.start().name for child in gone]
+
+    def kill_broker(self) -> None:
+        """SIGKILL, and it is started again."""
+        assert self.broker.pid is not None
+        os.kill(self.broker.pid, signal.SIGKILL)
+        self.broker.stop()
+        self.broker.start()
 
     def start_default(self, *, workers: int = 1) -> None:
         """Workers, operations, one adapter process for the sources and one for the others."""

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +82,7 @@ class Writer:
         self.unknown = 0
         self.retried = 0
         self.slowest_seconds = 0.0  # of one commit; a scenario sets it to zero
+        self.weights: Mapping[str, int] = WEIGHTS  # what he does how often
         self._make_desk, self._numbers, self._verdict = desk, numbers, verdict
         self._rng = random.Random(f"{seed}/{unit}")
         self._rows: dict[str, str] = {}  # key -> place, as committed
@@ -120,6 +121,16 @@ class Writer:
         desk.commit([statement for statement, _ in made])
         desk.close()
         self._note([line for _, line in made])
+
+    def remove(self, keys: list[str]) -> None:
+        """Deletes these rows by one statement, while the clerk does nothing else."""
+        assert not self.is_running
+        lines = [Logged(self._numbers.draw(), "delete", key, None, True) for key in keys]
+        marks = ", ".join("?" * len(keys))
+        desk = self._make_desk()
+        desk.commit([(f"DELETE FROM {SOURCE_TABLE} WHERE bh IN ({marks})", keys)])
+        desk.close()
+        self._note(lines)
 
     def start(self, changes: int | None = None, *, per_second: float | None = None) -> Writer:
         self._stop.clear()
@@ -211,7 +222,7 @@ class Writer:
             return
 
     def _change(self, busy: set[str]) -> tuple[Statement, list[Logged]] | None:
-        op = self._rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        op = self._rng.choices(list(self.weights), list(self.weights.values()))[0]
         key = self._pick(busy)
         if key is None:
             op = "insert"
