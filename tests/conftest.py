@@ -1,7 +1,8 @@
 """What one test leaves behind in the process, and another must not meet; and who runs it.
 
-`make test` runs in two processes, each with a broker and a PostgreSQL of its own. A native crash
-ends one of them: it is told as that test's failure, and another process goes on.
+`make test` runs in three processes, each with a broker and a PostgreSQL of its own: one more than a
+small machine has cores, because many tests wait for a session to end or a pause to pass. A native
+crash ends one of them: it is told as that test's failure, and another process goes on.
 """
 
 from __future__ import annotations
@@ -16,24 +17,34 @@ from xdist.scheduler import LoadScopeScheduling
 
 # The longest first, so that none is left for the end, when one process is alone with it.
 ORDER = (
+    "the kept county",
     "tests/torture/test_torture.py::test_nothing_is_found[leaders]",
     "tests/torture/test_torture.py::",
-    "tests/torture/",
-    "tests/acceptance",
+    "tests/acceptance/permits/",
+    "tests/acceptance/test_endings.py",
+    "tests/acceptance/",
     "tests/integration/stream/",
+    "tests/torture/",
     "tests/integration/",
+)
+# Whose tests go on with the county that one demonstration leaves (acceptance/conftest.py).
+KEPT_COUNTY = (
+    "tests/acceptance/console/",
+    "tests/acceptance/test_demo.py",
+    "tests/acceptance/test_howto.py",
+    "tests/acceptance/test_running_bus.py",
 )
 
 
 class ByWhatTheyShare(LoadScopeScheduling):
-    """Tests of one file share their services; all of acceptance shares one installed wheel. A
-    scenario of the torture shares nothing with anybody."""
+    """Tests of one file share their services. A scenario of the torture shares nothing with
+    anybody."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         if file.startswith("tests/torture/"):
             return nodeid
-        return "tests/acceptance" if file.startswith("tests/acceptance/") else file
+        return "the kept county" if file.startswith(KEPT_COUNTY) else file
 
     def _assign_work_unit(self, node: Any) -> None:
         longest = min(self.workqueue, key=_rank)

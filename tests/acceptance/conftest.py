@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from installed import Room, Said, is_ci
 from prometheus_tools import find_promtool
 from wheel_environment import build_wheel, make_environment
@@ -37,12 +39,24 @@ def jars() -> None:
 
 
 @pytest.fixture(scope="session")
-def wheel_bin(jars: None) -> Iterator[Path]:
-    """The bin folder of an environment with the wheel, its runtime dependencies, nothing else."""
-    folder = Path(tempfile.mkdtemp(prefix="deptbus-wheel-"))
-    folder.chmod(0o755)  # the user who runs PostgreSQL uses the binaries in it
-    yield make_environment(build_wheel(PROJECT, folder), folder / "env")
-    shutil.rmtree(folder, ignore_errors=True)
+def wheel_bin(jars: None, testrun_uid: str) -> Iterator[Path]:
+    """The bin folder of an environment with the wheel, its runtime dependencies, nothing else; one
+    for all processes that run tests. Who is the last of them removes it."""
+    folder = Path(tempfile.gettempdir()) / f"deptbus-wheel-{testrun_uid}"
+    lock, user = FileLock(f"{folder}.lock"), folder / f"user-{os.getpid()}"
+    with lock:
+        if not (folder / "made").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            folder.chmod(0o755)  # the user who runs PostgreSQL uses the binaries in it
+            make_environment(build_wheel(PROJECT, folder), folder / "env")
+            (folder / "made").touch()
+        user.touch()
+    yield folder / "env" / "bin"
+    with lock:
+        user.unlink()
+        if not any(folder.glob("user-*")):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

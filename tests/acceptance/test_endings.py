@@ -28,21 +28,18 @@ class Bus:
 
     def __init__(self, room: Room, district: District, contract: Path) -> None:
         self.room, self.district, self.contract = room, district, contract
-        self.turn = 0
 
     def launch(self) -> Up:
         up = Up(self.room, self.district.data, "--contract", self.contract)
         up.launch()
         return up
 
-    def check_next_start(self) -> None:
-        """It starts, a change arrives, it ends."""
-        self.turn += 1
-        source = self.district.source
-        with Up(self.room, self.district.data, "--contract", self.contract):
-            sql(source, "UPDATE zh SET je = ? WHERE bh = 1", (self.turn,))
-            wait_until(self.district.is_carried, 60)
-        assert not (self.district.data / "run.json").exists()
+    def start(self) -> Up:
+        """After whatever was before: it starts, and a change arrives."""
+        up = Up(self.room, self.district.data, "--contract", self.contract).start()
+        sql(self.district.source, "UPDATE zh SET je = je + 1")
+        wait_until(self.district.is_carried, 60)
+        return up
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +48,9 @@ def bus(new_room: Callable[[], Room]) -> Iterator[Bus]:
     district = District(room.folder / "data")
     district.build(accounts(12))
     made = Bus(room, district, write_contract(room.folder / "contract"))
-    made.check_next_start()
     yield made
+    made.start().stop()
+    assert not (district.data / "run.json").exists()
     room.check_empty()
     room.check_logs()
 
@@ -70,38 +68,27 @@ def end_and_check(bus: Bus, up: Up, number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda s: s.name)
-def test_up_ended_while_it_starts(bus: Bus, number: signal.Signals) -> None:
+def test_up_ended_while_it_starts_and_while_it_runs(bus: Bus, number: signal.Signals) -> None:
     for moment in MOMENTS:
         up = bus.launch()
         wait_until(lambda u=up, m=moment: m in u.said, 60)
         end_and_check(bus, up, number)
-    bus.check_next_start()
+    up = bus.start()
+    running = {p["pid"] for p in up.run_file()["processes"]}
+    assert running < {p.pid for p in bus.room.processes()}, "or this test could not fail"
+    end_and_check(bus, up, number)
+    assert not [pid for pid in running if _lives(pid)]
 
 
-def test_up_ended_while_it_runs(bus: Bus) -> None:
-    """Each start is the one after the ending before, and carries a change."""
-    for number in SIGNALS:
-        up = Up(bus.room, bus.district.data, "--contract", bus.contract).start()
-        sql(bus.district.source, "UPDATE zh SET je = je + 1")
-        wait_until(bus.district.is_carried, 60)
-        running = {p["pid"] for p in up.run_file()["processes"]}
-        assert running < {p.pid for p in bus.room.processes()}, "or this test could not fail"
-        end_and_check(bus, up, number)
-        assert not [pid for pid in running if _lives(pid)]
-    bus.check_next_start()
-
-
-def test_up_ended_while_it_stops(bus: Bus) -> None:
+@pytest.mark.parametrize(
+    ("first", "second"), [(signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGKILL)]
+)
+def test_up_ended_while_it_stops(bus: Bus, first: signal.Signals, second: signal.Signals) -> None:
     """A second signal ends at once what the first asked to end in order."""
-    for first, second in (
-        (signal.SIGTERM, signal.SIGINT),
-        (signal.SIGINT, signal.SIGKILL),
-    ):
-        up = Up(bus.room, bus.district.data, "--contract", bus.contract).start()
-        up.send(first)
-        wait_until(lambda u=up: "stopping" in u.said, 20)
-        end_and_check(bus, up, second)
-    bus.check_next_start()
+    up = bus.start()
+    up.send(first)
+    wait_until(lambda: "stopping" in up.said, 20)
+    end_and_check(bus, up, second)
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda s: s.name)
