@@ -70,8 +70,8 @@ def test_demo_with_chaos(room: Room) -> None:
 
 
 def test_demo_with_postgres_tells_its_story(room: Room) -> None:
-    words = ("demo", "--residents", "200", "--seconds", "3", "--postgres")
-    said = room.run(*words, COLUMNS="160")
+    words = ("demo", "--residents", "60", "--seconds", "1", "--postgres")
+    said = room.run(*words, timeout=280, COLUMNS="160")
     outcome = check_outcome(said)
     words = said.out
     assert "The police moved one resident" in words
