@@ -292,6 +292,36 @@ class CaptureSuite:
         ]
         await self.check_people(capture)
 
+    async def test_one_statement_of_many_rows_captures_what_many_of_one_row_do(
+        self, capture: Capture
+    ) -> None:
+        """Statements of one row have a way of their own."""
+        table, key = '"居民 Table"', '"证件号"'
+        changes = (
+            f"UPDATE {table} SET \"Full Name\" = 'new', {PLACE} = 'p' || serial",
+            f'UPDATE {table} SET "Full Name" = NULL',
+            f"UPDATE {table} SET secret = 'another', \"Full Name\" = NULL",
+            f"UPDATE {table} SET {key} = 'x' || {key}, {PLACE} = 'q' || serial",
+            f"DELETE FROM {table}",
+        )
+        inserts = [person(n, "李", "p0", n) for n in range(4)]
+        many = " UNION ALL ".join(f"SELECT '{n}', '李', 'p0', 'canary', {n}" for n in range(4))
+        ways = []
+        for statements in (
+            [*inserts, *(f"{c} WHERE serial = {n}" for c in changes for n in range(4))],
+            [f"INSERT INTO {table} {many}", *changes],
+        ):
+            before = len(await capture.read(CAP))
+            for statement in statements:
+                await self.desk.do(statement)
+            rows = (await capture.read(CAP))[before:]
+            ways.append(
+                sorted((r.raw[0], r.op, str(r.was), str([*r.values.values()])) for r in rows)
+            )
+        assert ways[0] == ways[1]
+        assert len(ways[0]) == 4 * (1 + 1 + 1 + 2 + 1)
+        assert (await capture.state()).gave_way == 0
+
     async def test_insert_or_update_in_one_statement(self, capture: Capture) -> None:
         upsert = person(1, "王", "p2") + (
             ' ON CONFLICT ("证件号") DO UPDATE SET "Full Name" = excluded."Full Name", '

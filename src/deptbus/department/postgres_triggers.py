@@ -27,10 +27,15 @@ The functions run inside the department's own transactions, with definer's right
    such a one are written as the table has them too, after every update.
 9. A statement fires the triggers of the table that it names, and its transition tables have the
    rows of all partitions: so partitions have triggers of their own, for who writes to them alone.
+10. Most statements of a department's program write one row, and each statement of ours costs as
+   much as that. So one statement tries the plain case: one short row, whose key has not moved, that
+   differs, for which there is room. Where it writes nothing, the general way is gone. What it must
+   not do is to join transition tables of many rows, so it looks first whether there is a second.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from deptbus.department.layout import Layout, comma, quoted, text_literal
@@ -146,6 +151,18 @@ SETTINGS = (
     "bytea_output = 'hex'",
     "extra_float_digits = 1",
 )
+# Type -> those of SETTINGS that its text depends on; what is not named may depend on each. Every
+# call of a function pays for each of its settings.
+_TEXT_BY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("smallint", "integer", "bigint", "boolean", "numeric", "uuid"), ()),
+    **dict.fromkeys(("text", "character varying", "character", "json", "jsonb"), ()),
+    **dict.fromkeys(("date", "timestamp without time zone"), ("datestyle",)),
+    "timestamp with time zone": ("datestyle", "timezone"),
+    "interval": ("intervalstyle",),
+    "bytea": ("bytea_output",),
+    **dict.fromkeys(("real", "double precision"), ("extra_float_digits",)),
+}
+_NO_TEXT = ("search_path", "lock_timeout")
 _FEW = 8
 _ROW_OCTETS = 160  # of a row whose values are all short, beside those that may be long
 _SHORT = (
@@ -154,7 +171,14 @@ _SHORT = (
 )
 _BY_INDEX = ("enable_seqscan = off", "jit = off")
 
-_STAMP = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+# By way of a double, which tells microseconds apart until the year 2255; numeric takes longer.
+_STAMP = "(date_part('epoch', clock_timestamp()) * 1000000)::bigint"
+_KIB_SO_FAR = "coalesce(pg_sequence_last_value('deptbus.volume'), 1)"
+# Not within a trigger, not behind rule 6's mark, not ours, and nothing has made us give way.
+_PLAIN = """pg_trigger_depth() = 1 AND concat(current_setting('deptbus.applying', true),
+    current_setting('deptbus.gives_way', true), current_setting('deptbus.nested', true)) = ''"""
+
+_LOCK = "LOCK TABLE deptbus.outbox, deptbus.published IN ROW EXCLUSIVE MODE NOWAIT;"
 
 # A transaction that rang cannot be prepared: where some may be, the adapter's own look is enough.
 _RING = f"""IF current_setting('max_prepared_transactions') = '0'
@@ -177,18 +201,8 @@ HELPERS = {
 }
 
 
-HELPERS_OF_VIEWS = HELPERS | {"reach": "(bigint[])"}
-
-
-def helpers_of(layout: Layout) -> dict[str, str]:
-    return HELPERS_OF_VIEWS if layout.is_view else HELPERS
-
-
-def helper_signatures(layout: Layout) -> list[str]:
-    return [
-        f"deptbus.{quoted(f'{layout.dataset}_{name}')}{types}"
-        for name, types in helpers_of(layout).items()
-    ]
+def helper_signatures(dataset: str) -> list[str]:
+    return [f"deptbus.{quoted(f'{dataset}_{name}')}{types}" for name, types in HELPERS.items()]
 
 
 def trigger_name(dataset: str, event: str) -> str:
@@ -237,9 +251,11 @@ class Functions:
 
     def all(self) -> list[str]:
         return [
-            self._trigger("insert", "new_rows", self._inserted()),
-            self._trigger("update", "new_rows", self._changed(), by_index=True),
-            self._trigger("delete", "old_rows", self._removed(), by_index=True),
+            self._trigger("insert", "new_rows", self._inserted(), self._one_inserted()),
+            self._trigger("update", "new_rows", self._changed(), self._one_changed()),
+            self._trigger(
+                "delete", "old_rows", self._removed(), self._one_removed(), by_index=True
+            ),
             self._truncate(),
             self._enqueue(),
             self._advance(),
@@ -274,13 +290,55 @@ class Functions:
         place = self._layout.place
         return f"{alias}.{quoted(place)}::text" if place else "NULL::text"
 
-    def _row(self, op: str, stamp: str, was: str, raw: str, vals: str) -> str:
+    def _row(self, op: str, stamp: str, was: str, raw: str, vals: str, kib: str = "") -> str:
+        kib = kib or ("$2" if stamp == "$1" else "mark")
+        # All columns in their order, with their types: else a plan has one more node.
         return (
-            "INSERT INTO deptbus.outbox "
-            "(position, layout, op, cause, source_time_us, was, raw, vals, kib)\n"
-            f"    SELECT nextval('deptbus.position'), {self._layout.number}, {op}, 'live', "
-            f"{stamp}, {was}, {raw}, {vals}, {'$2' if stamp == '$1' else 'mark'}"
+            "INSERT INTO deptbus.outbox (position, layout, op, cause, job, source_time_us, was, "
+            "bus_key, raw, vals, kib)\n"
+            f"    SELECT nextval('deptbus.position'), {self._layout.number}, ({op})::text, "
+            f"'live'::text, NULL::text, {stamp}, {was}, NULL::bytea, {raw}, {vals}, {kib}"
         )
+
+    def _one(self, rows: str, row: Sequence[str], source: str, *where: str) -> str:
+        """Rule 10. `row`: op, former place, key and values, of `source`."""
+        size = self._size(rows[0])
+        op, was, raw, vals = row
+        only = " AND ".join(
+            (
+                f"NOT EXISTS (SELECT FROM {rows} OFFSET 1)",
+                *where,
+                f"{size} < 1024",
+                f"p.limit_kib >= {_KIB_SO_FAR}",
+                "p.limit_position > coalesce(pg_sequence_last_value('deptbus.position'), 1)",
+            )
+        )
+        kib = (
+            f"CASE WHEN random() * 1024 < {size} THEN nextval('deptbus.volume') "
+            f"ELSE {_KIB_SO_FAR} END"
+        )
+        return (
+            f"{self._row(op, _STAMP, was, raw, vals, kib)}\n"
+            f"    FROM {source} CROSS JOIN deptbus.published p\n    WHERE {only};"
+        )
+
+    def _one_inserted(self) -> str:
+        keys, values = (self._text("n", c) for c in (self._layout.keys, self._layout.columns))
+        return self._one("new_rows", (_UPSERT, "NULL::text", keys, values), "new_rows n")
+
+    def _one_changed(self) -> str:
+        keys, values = (self._text("n", c) for c in (self._layout.keys, self._layout.columns))
+        return self._one(
+            "new_rows",
+            (_UPSERT, self._former_place(), keys, values),
+            "new_rows n CROSS JOIN old_rows o",
+            self._same("o", "n"),
+            f"({self._differs()})",
+        )
+
+    def _one_removed(self) -> str:
+        *row, source = self._left_row()
+        return self._one("old_rows", row, source)
 
     def _added(self, stamp: str, alias: str) -> str:
         values, keys = (self._text(alias, c) for c in (self._layout.columns, self._layout.keys))
@@ -293,58 +351,71 @@ class Functions:
             f"    ELSE\n    {self._added('stamp', 'n')};\n    END IF;"
         )
 
-    def _left(self, stamp: str, where: str) -> str:
-        """Keys of old rows: deletes with what was there (a row that comes back just so is no
-        change), or the rows that bear them now (rule 2)."""
+    def _left_row(self) -> tuple[str, str, str, str, str]:
+        """Op, former place, key, values and source. Keys of old rows: deletes with what was there
+        (a row that comes back just so is no change), or the rows that bear them now (rule 2)."""
         first = f"t.{quoted(self._layout.keys[0])}"
-        row = self._row(
+        return (
             f"CASE WHEN {first} IS NULL THEN 'd' ELSE 'u' END",
-            stamp,
             self._place("o"),
             self._text("o", self._layout.keys),
             f"CASE WHEN {first} IS NOT NULL THEN {self._text('t', self._layout.columns)} "
             f"ELSE {self._text('o', self._layout.columns)} END",
+            f"old_rows o LEFT JOIN {self._facts.table} t ON {self._same('t', 'o')}",
         )
-        return (
-            f"{row}\n    FROM old_rows o LEFT JOIN {self._facts.table} t ON {self._same('t', 'o')}"
-            f"{where}"
+
+    def _left(self, stamp: str, where: str) -> str:
+        op, was, raw, vals, source = self._left_row()
+        return f"{self._row(op, stamp, was, raw, vals)}\n    FROM {source}{where}"
+
+    def _differs(self) -> str:
+        if self._facts.unseen:
+            return "true"  # what such a column is made of may not be mapped
+        return " OR ".join(
+            f"{self._comparable('o', c)} IS DISTINCT FROM {self._comparable('n', c)}"
+            for c in dict.fromkeys((*self._layout.keys, *self._layout.columns))
         )
+
+    def _former_place(self) -> str:
+        place = self._place("o")
+        return f"CASE WHEN {place} IS DISTINCT FROM {self._place('n')} THEN {place} END"
 
     def _changed(self) -> str:
         """An update: keys that were left, then rows in which something published differs."""
         layout = self._layout
-        mapped = dict.fromkeys((*layout.keys, *layout.columns))
-        differs = " OR ".join(
-            f"{self._comparable('o', c)} IS DISTINCT FROM {self._comparable('n', c)}"
-            for c in mapped
-        )
-        if self._facts.unseen:
-            differs = "true"  # what such a column is made of may not be mapped
-        same = self._same("o", "n")
-        place = self._place("o")
-        was = f"CASE WHEN {place} IS DISTINCT FROM {self._place('n')} THEN {place} END"
+        same, differs = self._same("o", "n"), self._differs()
 
         def statements(stamp: str, alias: str, also: str = "") -> tuple[str, str]:
             left = self._left(
                 stamp, f"\n    WHERE NOT EXISTS (SELECT 1 FROM new_rows n WHERE {same})"
             )
             keys, values = (self._text(alias, c) for c in (layout.keys, layout.columns))
-            row = self._row(_UPSERT, stamp, was, keys, values)
+            row = self._row(_UPSERT, stamp, self._former_place(), keys, values)
             return left, (
                 f"{row}\n    FROM new_rows n {also}LEFT JOIN old_rows o ON {same}\n"
                 f"    WHERE o.{quoted(layout.keys[0])} IS NULL OR {differs}"
             )
 
         present = f"JOIN {self._facts.table} t ON {self._same('t', 'n')} "
-        return _few_or_many(
-            statements("stamp", "n"), statements("$1", "n"), statements("$1", "t", present)
+        unchanged = (
+            "IF counted = 1 AND NOT written_again THEN\n"
+            f"    PERFORM 1 FROM new_rows n, old_rows o WHERE {same} AND NOT ({differs});\n"
+            "    IF FOUND THEN\n      RETURN NULL;\n    END IF;\n    END IF;\n    "
         )
+        return f"""{unchanged}seqscan := current_setting('enable_seqscan');
+    jit := current_setting('jit');
+    PERFORM set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true);
+    {_few_or_many(statements("stamp", "n"), statements("$1", "n"), statements("$1", "t", present))}
+    PERFORM set_config('enable_seqscan', seqscan, true), set_config('jit', jit, true);"""
 
     def _removed(self) -> str:
         return _few_or_many((self._left("stamp", ""),), (self._left("$1", ""),))
 
     def _octets(self, alias: str) -> str:
-        """So much some rows take in the outbox, roughly; what is long is never expanded for it."""
+        return f"coalesce(sum({self._size(alias)}), 0)"
+
+    def _size(self, alias: str) -> str:
+        """So much a row takes in the outbox, roughly; what is long is never expanded for it."""
         sizes = [str(_ROW_OCTETS)]
         for column in self._layout.columns:
             declared, name = self._facts.types[column], f"{alias}.{quoted(column)}"
@@ -356,16 +427,32 @@ class Functions:
                 sizes.append(f"coalesce(octet_length({name}), 0)")
             elif not declared.startswith(_SHORT):
                 sizes.append(f"coalesce(octet_length({name}::text), 0)")
-        return f"coalesce(sum({' + '.join(sizes)}), 0)"
+        return " + ".join(sizes)
 
     # --- functions ------------------------------------------------------------------------
 
-    def _trigger(self, event: str, rows: str, body: str, *, by_index: bool = False) -> str:
+    def _settings(self) -> list[str]:
+        """Of SETTINGS those that count for the values of this dataset."""
+        layout, facts = self._layout, self._facts
+        names = {*_NO_TEXT}
+        for column in (*layout.keys, *layout.columns, *filter(None, [layout.place])):
+            declared = re.sub(r"\([0-9, ]+\)", "", facts.types[column])
+            known = _TEXT_BY.get(declared)
+            if known is None and column in facts.exact:  # an enumeration
+                known = _TEXT_BY.get("text")
+            names |= {s.split(" ")[0] for s in SETTINGS} if known is None else {*known}
+        return [setting for setting in SETTINGS if setting.split(" ")[0] in names]
+
+    def _trigger(
+        self, event: str, rows: str, body: str, one: str, *, by_index: bool = False
+    ) -> str:
+        is_seen = not self._facts.cascades and not self._facts.unseen
         return self._guarded(
             event,
             f"SELECT count(*), {self._octets('n')} INTO counted, octets FROM {rows} n;",
             body,
             by_index,
+            one if is_seen else "",
         )
 
     def _truncate(self) -> str:
@@ -384,11 +471,23 @@ class Functions:
         body = f"EXECUTE $many${row} FROM $many$ || TG_RELID::regclass || ' t' USING stamp, mark;"
         return self._guarded("truncate", count, body, False)
 
-    def _guarded(self, event: str, count: str, body: str, by_index: bool) -> str:
-        """Rule 3 around the body: never waits, never fails, keeps to the cap, rings the bell."""
-        settings = _set(*SETTINGS, *(_BY_INDEX if by_index else ()))
+    def _guarded(self, event: str, count: str, body: str, by_index: bool, one: str = "") -> str:
+        """Rule 3 around the body: never waits, never fails, keeps to the cap, rings the bell.
+        `one`: the statement of rule 10."""
+        settings = _set(*self._settings(), *(_BY_INDEX if by_index else ()))
+        if one:
+            one = f"""IF {_PLAIN} THEN
+    {_LOCK}
+    {one}
+    IF FOUND THEN
+    {_RING}
+    RETURN NULL;
+    END IF;
+    END IF;
+    """
         name = f"deptbus.{quoted(f'{self._layout.dataset}_{event}')}"
         applying = text_literal(f",{self._layout.dataset},")
+        written_again = "true OR " if self._facts.cascades or self._facts.unseen else ""
         return f"""CREATE OR REPLACE FUNCTION {name}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER{settings}
 AS {_TAG}
@@ -399,22 +498,25 @@ DECLARE
   room bigint;
   room_kib bigint;
   mark bigint;
-  stamp bigint := {_STAMP};
-  written_again boolean := {str(self._facts.cascades or bool(self._facts.unseen)).lower()};
+  stamp bigint;
+  written_again boolean;
+  seqscan text;
+  jit text;
 BEGIN
-  IF position({applying} IN coalesce(current_setting('deptbus.applying', true), '')) > 0 THEN
-    RETURN NULL;
-  END IF;
   BEGIN
+    {one}IF position({applying} IN coalesce(current_setting('deptbus.applying', true), '')) > 0 THEN
+      RETURN NULL;
+    END IF;
     IF current_setting('deptbus.gives_way', true) = 'yes' THEN
       PERFORM nextval('deptbus.gave_way');
       RETURN NULL;
     END IF;
-    LOCK TABLE deptbus.outbox, deptbus.published IN ROW EXCLUSIVE MODE NOWAIT;
+    {_LOCK}
     IF pg_trigger_depth() > 1 THEN
       PERFORM set_config('deptbus.nested', 'yes', true);
     END IF;
-    written_again := written_again OR current_setting('deptbus.nested', true) = 'yes';
+    written_again := {written_again}coalesce(current_setting('deptbus.nested', true), '') = 'yes';
+    stamp := {_STAMP};
     {count}
     IF counted = 0 THEN
       RETURN NULL;

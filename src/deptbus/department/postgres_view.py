@@ -144,6 +144,10 @@ class ViewFunctions(Functions):
             made.append(self._emptied(f"truncate{suffix}"))
         return made
 
+    def _settings(self) -> list[str]:
+        """All: the keys that are noted are columns of other tables."""
+        return list(SETTINGS)
+
     def names(self) -> list[str]:
         """Of all functions, without their schema."""
         numbers = range(len(self._layout.parts))

@@ -28,6 +28,7 @@ from deptbus.department.capture import Capture, Wanted
 from deptbus.department.capture_postgres import PostgresCapture
 from deptbus.department.connect import PostgresDatabase, target_of
 from deptbus.department.layout import Layout
+from deptbus.department.postgres_triggers import Functions
 from deptbus.errors import SourceRefused
 
 pytestmark = pytest.mark.service
@@ -242,6 +243,89 @@ class TestPostgresCapture(CaptureSuite):
                 *("1", "0.30000000000000004", "1.500", "2026-01-01 19:04:05+00", "2026-01-02"),
                 *("true", "\\x00ff", '{"x": 1}', "ab", "red"),
             ]
+        finally:
+            await capture.close()
+
+    async def test_statements_of_one_row_go_their_own_way(
+        self, where: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With the general way broken they are captured all the same; what is not theirs is not."""
+        guarded = Functions._guarded
+
+        def broken(self: Any, event: str, count: str, *rest: Any) -> str:
+            return guarded(self, event, "RAISE EXCEPTION 'the general way';", *rest)
+
+        monkeypatch.setattr(Functions, "_guarded", broken)
+        capture = await self.another_capture(where)
+        try:
+            await capture.install(LAYOUTS, CAP)
+            own = f"UPDATE \"居民 Table\" SET {PLACE} = 'p2' WHERE \"证件号\" = '1'"
+            await self.desk.do(person(1), own, 'DELETE FROM "居民 Table"', person(2), person(3))
+            rows = await capture.read(9)
+            assert [(r.op, r.raw[0], r.was) for r in rows] == [
+                *(("u", "1", None), ("u", "1", "p1"), ("d", "1", "p2")),
+                *(("u", "2", None), ("u", "3", None)),
+            ]
+            assert (await capture.state()).gave_way == 0
+            generally = (
+                f"UPDATE \"居民 Table\" SET {PLACE} = 'p3'",
+                'UPDATE "居民 Table" SET "证件号" = \'4\' WHERE "证件号" = \'3\'',
+                'UPDATE "居民 Table" SET secret = NULL WHERE "证件号" = \'2\'',
+                person(5, "长" * 400),
+                'DELETE FROM "居民 Table"',
+            )
+            for done, statement in enumerate(generally, 1):
+                await self.desk.do(statement)
+                assert (await capture.state()).gave_way == done
+            assert await capture.read(9) == rows
+        finally:
+            await capture.close()
+
+    async def test_planted_one_row_whose_key_has_moved_taken_for_plain_is_caught(
+        self, where: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one_changed = Functions._one_changed
+        monkeypatch.setattr(
+            Functions,
+            "_one_changed",
+            lambda self: one_changed(self).replace(self._same("o", "n"), "true"),
+        )
+        capture = await self.another_capture(where)
+        try:
+            await capture.install(LAYOUTS, CAP)
+            await self.desk.do(person(1))
+            await self.desk.do(f"UPDATE \"居民 Table\" SET \"证件号\" = '2', {PLACE} = 'p2'")
+            with pytest.raises(AssertionError):
+                await self.check_people(capture)
+        finally:
+            await capture.close()
+
+    async def test_a_function_has_the_settings_that_its_values_depend_on(self, where: str) -> None:
+        await self.desk.do(
+            "CREATE TYPE mood AS ENUM ('well')",
+            "CREATE DOMAIN born AS date",
+            "CREATE TABLE forms (id integer PRIMARY KEY, few numeric(9, 3), mood mood, "
+            "at timestamp(3) with time zone, born born)",
+        )
+        wanted = {
+            ("id", "few", "mood"): set(),
+            ("id", "at"): {"TimeZone", "DateStyle"},
+            ("id", "born"): {
+                *("TimeZone", "DateStyle", "IntervalStyle"),
+                *("bytea_output", "extra_float_digits"),
+            },
+        }
+        capture = await self.another_capture(where)
+        try:
+            for columns, names in wanted.items():
+                await capture.install([Layout("form", "forms", ("id",), columns, None)], CAP)
+                ((settings,),) = await self.desk.rows(
+                    "SELECT proconfig FROM pg_proc WHERE proname = 'form_insert'"
+                )
+                assert {s.split("=")[0] for s in settings} == {
+                    *("search_path", "lock_timeout"),
+                    *names,
+                }
         finally:
             await capture.close()
 
