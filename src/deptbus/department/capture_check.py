@@ -47,7 +47,7 @@ def broken_sqlite(c: sqlite3.Connection, layouts: Iterable[Layout]) -> list[Brok
             )
         }
         missing = [one for one in sqlite_view.watched(layout) if one not in there]
-        if missing:
+        if missing and not (sqlite_view.formerly_watched(layout) <= there):
             found.append(_without_triggers(layout, missing[0][1] if layout.is_view else ""))
     return found
 

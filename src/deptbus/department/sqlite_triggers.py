@@ -18,6 +18,10 @@ What is not obvious:
 5. A trigger of the department's own may run before ours and write the same table again; what it did
    is captured by then. So we write the row as the table has it, not as the statement left it, and
    the notes of rule 1 outlive the triggers of statements within the statement.
+6. Each statement of a trigger costs, also one that finds nothing, and most updates move no value
+   by which rows are unique: they replace no row and leave no key. Those have a trigger of their
+   own. SQLite does not promise the order in which triggers fire, so what decides between the two
+   is the row's values alone, which neither changes.
 """
 
 from __future__ import annotations
@@ -38,6 +42,9 @@ _ROOM = (
     " < (SELECT limit_position FROM deptbus_published)"
     f" AND {MARK} < (SELECT limit_octets FROM deptbus_published)"
 )
+
+# Last in a trigger: what a statement could not write, it finds no room for after it either.
+_GAVE_WAY = f"UPDATE deptbus_published SET gave_way = gave_way + 1 WHERE NOT ({_ROOM})"
 
 TABLES = (
     # Only one row. A write beyond limit_position or limit_octets is not captured; gave_way counts
@@ -179,6 +186,14 @@ def insert_head(layout: Layout, *, delete: bool = False) -> str:
 def trigger_names(dataset: str) -> list[str]:
     return [
         f"deptbus_{dataset}_{when}"
+        for when in ("before_insert", "before_update", "insert", "moved", "changed", "delete")
+    ]
+
+
+def former_trigger_names(dataset: str) -> list[str]:
+    """Of an older install, which captures as well as this one does."""
+    return [
+        f"deptbus_{dataset}_{when}"
         for when in ("before_insert", "before_update", "insert", "update", "delete")
     ]
 
@@ -196,15 +211,26 @@ def triggers(layout: Layout, unique: Sequence[Sequence[str]]) -> list[str]:
         f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)} COLLATE BINARY" for c in layout.keys
     )
     note_insert, note_update, insert_, update, delete = _bodies(layout, unique, moved_key, changed)
-    watched = comma(dict.fromkeys(quoted(c) for columns in unique for c in columns))
+    one_of = dict.fromkeys(c for columns in unique for c in columns)
+    watched = comma(map(quoted, one_of))
+    # Also a row without a key, which is found by none.
+    moved = " OR ".join(
+        (
+            *(f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)} COLLATE BINARY" for c in one_of),
+            *(f"NEW.{quoted(c)} IS NULL" for c in layout.keys),
+            moved_key,
+        )
+    )
+    plain = f"NOT ({moved}) AND ({changed}) AND {own}"
     name = [quoted(n) for n in trigger_names(layout.dataset)]
     made = []
     for trigger, event, when, body in (
         (name[0], "BEFORE INSERT", own, note_insert),
         (name[1], f"BEFORE UPDATE OF {watched}", own, note_update),
         (name[2], "AFTER INSERT", own, insert_),
-        (name[3], "AFTER UPDATE", f"{own} AND ({changed} OR {replaced})", update),
-        (name[4], "AFTER DELETE", own, delete),
+        (name[3], "AFTER UPDATE", f"({moved}) AND ({changed} OR {replaced}) AND {own}", update),
+        (name[4], "AFTER UPDATE", plain, [_plainly(layout), _GAVE_WAY]),
+        (name[5], "AFTER DELETE", own, delete),
     ):
         inner = "".join(f"  {statement};\n" for statement in body)
         made.append(
@@ -213,12 +239,34 @@ def triggers(layout: Layout, unique: Sequence[Sequence[str]]) -> list[str]:
     return made
 
 
+def _live(layout: Layout, of: str) -> str:
+    """The first values of `insert_head`, for a row of which OLD or NEW tells the size."""
+    sizes = (f"coalesce(length(CAST({of}.{quoted(c)} AS BLOB)), 0)" for c in layout.columns)
+    octets = " + ".join((MARK, str(_ROW_OCTETS), *sizes))
+    return f"{layout.number}, '{{op}}', 'live', NULL, {NOW_US}, {octets}"
+
+
+def _plainly(layout: Layout) -> str:
+    """The statement of rule 6."""
+    place = quoted(layout.place) if layout.place else None
+    was = (
+        f"CASE WHEN OLD.{place} IS NOT NEW.{place} COLLATE BINARY THEN OLD.{place} END"
+        if place
+        else "NULL"
+    )
+    values = comma(f"n.{quoted(c)}" for c in (*layout.keys, *layout.columns))
+    keys = [f"NEW.{quoted(c)}" for c in layout.keys]
+    return (
+        f"{insert_head(layout)} SELECT {_live(layout, 'NEW').format(op='u')}, {was}, {values} "
+        f"FROM {quoted(layout.table)} AS n WHERE {same_key(layout, 'n.', keys)} AND {_ROOM}"
+    )
+
+
 def _bodies(
     layout: Layout, unique: Sequence[Sequence[str]], moved_key: str, differs: str
 ) -> tuple[list[str], ...]:
     """The statements of the five triggers, in the order of `trigger_names`."""
     t, d = quoted(layout.table), text_literal(layout.dataset)
-    gave_way = f"UPDATE deptbus_published SET gave_way = gave_way + 1 WHERE NOT ({_ROOM})"
     clear_many = (
         f"DELETE FROM deptbus_replaced WHERE dataset = {d} "
         f"AND (SELECT count(*) FROM deptbus_replaced) > {_MANY_NOTES}"
@@ -230,14 +278,7 @@ def _bodies(
     upsert = insert_head(layout)
     remove = insert_head(layout, delete=True)
 
-    def octets(of: str) -> str:
-        sizes = (f"coalesce(length(CAST({of}.{quoted(c)} AS BLOB)), 0)" for c in layout.columns)
-        return " + ".join((MARK, str(_ROW_OCTETS), *sizes))
-
-    def live_of(of: str) -> str:
-        return f"{layout.number}, '{{op}}', 'live', NULL, {NOW_US}, {octets(of)}"
-
-    live = live_of("NEW")
+    live = _live(layout, "NEW")
 
     note = (
         f"INSERT INTO deptbus_replaced (dataset, was, {comma(ks)}) SELECT {d}, "
@@ -307,14 +348,13 @@ def _bodies(
         f"{upsert} SELECT {live.format(op='u')}, {was}, {values} {as_new} "
         f"AND ({differs}) AND {_ROOM}"
     )
-    # `gave_way` last: what a statement could not write, it finds no room for after it either.
     return (
         [clear_many, note],
         [clear_many, f"{note} AND NOT ({itself})"],
-        [gone, added, keyless, clear_gone, clear_told, gave_way],
+        [gone, added, keyless, clear_gone, clear_told, _GAVE_WAY],
         [
             *(gone, *left(moved_key), changed, f"{keyless} AND ({differs})"),
-            *(clear_gone, f"{clear_told} AND ({differs})", gave_way),
+            *(clear_gone, f"{clear_told} AND ({differs})", _GAVE_WAY),
         ],
-        [*left("1", live_of("OLD")), clear_old, gave_way],
+        [*left("1", _live(layout, "OLD")), clear_old, _GAVE_WAY],
     )

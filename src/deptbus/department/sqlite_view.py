@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from deptbus.department.layout import Layout, Part, comma, quoted, text_literal
-from deptbus.department.sqlite_triggers import names
+from deptbus.department.sqlite_triggers import former_trigger_names, names
 from deptbus.department.sqlite_triggers import trigger_names as table_trigger_names
 from deptbus.errors import DeptbusError
 
@@ -71,6 +71,13 @@ def watched(layout: Layout) -> list[tuple[str, str]]:
     names_ = trigger_names(layout)
     each = len(names_) // len(tables)
     return [(name, tables[n // each].lower()) for n, name in enumerate(names_)]
+
+
+def formerly_watched(layout: Layout) -> set[tuple[str, str]]:
+    """As `watched`, by an older install; a view's triggers have been the same ever since."""
+    if layout.is_view:
+        return set(watched(layout))
+    return {(name, layout.table.lower()) for name in former_trigger_names(layout.dataset)}
 
 
 def triggers(layout: Layout, unique: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:

@@ -16,6 +16,7 @@ from deptbus.department import fence
 from deptbus.department.capture import Capture
 from deptbus.department.capture_sqlite import SqliteCapture
 from deptbus.department.connect import SqliteDatabase, target_of
+from deptbus.department.sqlite_triggers import trigger_names
 from deptbus.errors import DatabaseUnavailable
 
 
@@ -244,6 +245,57 @@ class TestSqliteCapture(CaptureSuite):
         await working
         assert number > 0
         assert slowest < 1.0  # shared machines stall; alone it is a few milliseconds
+
+    async def test_updates_that_move_nothing_unique_go_their_own_way(
+        self, capture: Capture
+    ) -> None:
+        assert isinstance(self.desk, SqliteDesk)
+        await self.desk.do(person(1, serial=1), person(2, serial=2))
+        (former,) = await self.desk.rows(
+            "SELECT sql FROM sqlite_master WHERE name = 'deptbus_resident_moved'"
+        )
+        await self.desk.do("DROP TRIGGER deptbus_resident_moved")
+        await self.desk.do(f"UPDATE \"居民 Table\" SET {PLACE} = 'p2', serial = serial")
+        rows = (await capture.read(9))[2:]
+        assert [(r.op, r.raw[0], r.was) for r in rows] == [("u", "1", "p1"), ("u", "2", "p1")]
+        await self.desk.do(former[0])
+        await self.desk.do("DROP TRIGGER deptbus_resident_changed")
+        moves = (
+            f"UPDATE \"居民 Table\" SET {PLACE} = 'p3', serial = serial + 5",
+            'UPDATE "居民 Table" SET "证件号" = \'3\' WHERE "证件号" = \'1\'',
+            'UPDATE OR REPLACE "居民 Table" SET serial = 6 WHERE "证件号" = \'2\'',
+        )
+        for statement in moves:
+            await self.desk.do(statement)
+        await self.check_people(capture)
+
+    async def test_planted_rows_that_replace_others_taken_for_plain_are_caught(
+        self, capture: Capture
+    ) -> None:
+        await self.desk.do(person(1, serial=1), person(2, serial=2))
+        await self.desk.do("DROP TRIGGER deptbus_resident_moved")
+        await self.desk.do('UPDATE OR REPLACE "居民 Table" SET serial = 1 WHERE "证件号" = \'2\'')
+        with pytest.raises(AssertionError):
+            await self.check_people(capture)
+
+    async def test_triggers_of_an_older_install_are_whole_and_renewed(
+        self, capture: Capture
+    ) -> None:
+        body = 'AFTER UPDATE ON "居民 Table" BEGIN SELECT 1; END'
+        for name in ("moved", "changed"):
+            await self.desk.do(f"DROP TRIGGER deptbus_resident_{name}")
+        (broken,) = await capture.broken()
+        assert broken.is_blind
+        await self.desk.do(f"CREATE TRIGGER deptbus_resident_update {body}")
+        assert await capture.broken() == []
+        await capture.install(LAYOUTS, CAP)
+        there = await self.desk.rows(
+            "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = '居民 Table'"
+        )
+        assert {name for (name,) in there} == set(trigger_names("resident"))
+        await self.desk.do(person(1))
+        await self.desk.do(f"UPDATE \"居民 Table\" SET {PLACE} = 'p2'")
+        assert len(await capture.read(9)) == 2
 
     async def test_installing_keeps_what_waits(self, capture: Capture) -> None:
         await self.desk.do(person(1))
