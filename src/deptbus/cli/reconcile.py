@@ -195,7 +195,9 @@ class _Run:
 
         def told(result: LegResult) -> None:
             if self._output is Output.TABLE:
-                said = result.could_not_tell or result.absent or f"{result.differences} differences"
+                held = f", {result.held} held" if result.held else ""
+                equal = f"{result.differences} differences{held}"
+                said = result.could_not_tell or result.absent or equal
                 print(f"{result.unit} {result.dataset} ({result.leg}): {said}", file=sys.stderr)
 
         return await proved(office, self._connection, self._scope, told)

@@ -45,6 +45,9 @@ def print_reconciled(found: Reconciled, mended: Mended | None, certificate: Path
         console.print(table)
         if found.differences > SHOWN_ROWS:
             console.print(f"and {found.differences - SHOWN_ROWS:,} more; `-o json` names more")
+    for result in found.results:
+        if result.held:
+            console.print(escape(_held(result)))
     for result in found.untold:
         place = f"{result.unit} {result.dataset} ({result.leg})"
         console.print(escape(f"{place}: could not tell: {result.could_not_tell}"))
@@ -93,7 +96,23 @@ def _legs(results: tuple[LegResult, ...]) -> Table:
     return table
 
 
+def _held(result: LegResult) -> str:
+    """What an operator has to know who finds them at night."""
+    release = " and ".join(
+        f"`deptbus department release --held {number} --yes`" for number in result.holds
+    )
+    return (
+        f"{result.unit} {result.dataset}: {result.held:,} keys went at once, and their removal is "
+        "held there. The bus keeps them, and no repair passes them, until their rows are back or "
+        f"somebody there says {release}"
+    )
+
+
 def _verdict(found: Reconciled) -> str:
+    if found.held:
+        return (
+            f"{found.differences:,} differences, and {found.held:,} keys are held at their source"
+        )
     if found.differences:
         return f"{found.differences:,} differences"
     return "could not tell" if found.untold else "equal"

@@ -480,6 +480,10 @@ class Capture(ABC):
         """Those of these (dataset, key) whose removal is held."""
 
     @abstractmethod
+    async def held_of(self, dataset: str, at_most: int) -> list[HeldRemoval]:
+        """Those of a dataset, so many of them."""
+
+    @abstractmethod
     async def removals_lately(self) -> dict[tuple[str, int], int]:
         """(dataset, minute) -> removals that were read from the outbox, as `Holding` told them."""
 

@@ -745,6 +745,10 @@ class PostgresCapture(Capture):
         async with self._durable() as c:
             return await removals.held(c, keys)
 
+    async def held_of(self, dataset: str, at_most: int) -> list[HeldRemoval]:
+        async with self._durable() as c:
+            return await removals.held_of(c, dataset, at_most)
+
     async def removals_lately(self) -> dict[tuple[str, int], int]:
         async with self._durable() as c:
             return await removals.lately(c)

@@ -579,6 +579,9 @@ class SqliteCapture(Capture):
     async def held(self, keys: Sequence[tuple[str, bytes]]) -> dict[tuple[str, bytes], HeldRemoval]:
         return await self._database.run(lambda c: removals.held(c, keys))
 
+    async def held_of(self, dataset: str, at_most: int) -> list[HeldRemoval]:
+        return await self._database.run(lambda c: removals.held_of(c, dataset, at_most))
+
     async def removals_lately(self) -> dict[tuple[str, int], int]:
         return await self._database.run(removals.lately)
 

@@ -3,7 +3,8 @@
 1. The publisher makes a cut (`cuts`): a snapshot of the database, and a marker behind all that was
    published of it. The office folds the canonical topic up to that marker.
 2. Keys of rows that wait in the outbox of the snapshot, and those of parked rows, are named first:
-   they are proved apart. Every other row is an item, digested as it would be published.
+   they are proved apart. So are keys whose removal is held, and nothing is proved of those. Every
+   other row is an item, digested as it would be published.
 3. Keys that waited are looked at again, they alone, in a snapshot of a further cut, until none
    waits: each is told with the moment of the cut that it is proved at. So nothing is ever
    "probably on its way".
@@ -11,7 +12,7 @@
 Records (`wire.control_proof`), in this order: ProofRows `apart`; a ProofAnswer `working` that bears
 the moment of the cut; leaves and sketch, or the items of the leaves asked for; ProofRows `found`
 (with the moment of the cut as version, and no digest where the table has nothing), `refused`,
-`duplicate`; the end.
+`held` (with the number of the hold as reason), `duplicate`; the end.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import (
     AsyncGenerator,
     Awaitable,
     Callable,
+    Collection,
     Iterable,
     Iterator,
     Mapping,
@@ -33,7 +35,7 @@ from functools import partial
 from typing import TypeVar
 
 from deptbus.contract.department import Department
-from deptbus.department.capture import Known, OutboxRow, RawKey
+from deptbus.department.capture import HeldRemoval, Known, OutboxRow, RawKey
 from deptbus.department.judge import find_keys
 from deptbus.department.proof_desk import Reply
 from deptbus.department.proof_look import ahead
@@ -64,6 +66,10 @@ _NAMED_ROWS = 2_000  # in one record
 FIRST_LOAD = "existing rows are still being published; ask again when that is done"
 BEHIND = "for a minute more has waited in the outbox than one batch; ask again later"
 TOO_MANY_APART = f"more than {MOST_APART} rows wait or are parked"
+TOO_MANY_HELD = (
+    f"removals of more than {MOST_APART} keys are held there: look at `deptbus department status`, "
+    "and release them or bring the rows back"
+)
 UNSETTLED = "some rows were written all the time, so that no cut had them"
 
 Row = tuple[bytes, str, int, bytes, bytes, str, str]
@@ -124,16 +130,20 @@ class _Answer:
             if any(s.dataset == self._dataset for s in await view.open_snapshots()):
                 raise BusRefused(FIRST_LOAD)
             waiting, parked = await self._waiting(view), await view.reasons(self._dataset)
-            apart = self._keys_of(parked)
-            if len(apart | waiting.raws.keys()) > MOST_APART:
+            held = await self._held(view, waiting.raws.keys())
+            apart = self._keys_of(parked) - held.keys()
+            left_out = apart | waiting.raws.keys()
+            if len(left_out) > MOST_APART:
                 raise BusRefused(TOO_MANY_APART)
-            await self._tell((key, "apart", 0, NOTHING, "") for key in apart | waiting.raws.keys())
+            left_out |= held.keys()
+            await self._tell((key, "apart", 0, NOTHING, "") for key in left_out)
+            await self._tell_held(held.values())
             # Behind what it needs to begin: it folds while the rows are walked here.
             await self._reply.end("working", snapshot_at_us=self._cut_us)
             rows = TableRows(
                 self._mapped(),
                 parked,
-                apart | waiting.raws.keys(),
+                left_out,
                 self._request.leaves,
                 self._request.bits,
             )
@@ -302,6 +312,19 @@ class _Answer:
         )
         await self._tell((r.key, "duplicate", at, NOTHING, r.reason) for r in rows.duplicates)
 
+    # --- keys whose removal is held ---------------------------------------------------------------
+
+    async def _held(self, view: SourceView, but: Collection[bytes]) -> dict[bytes, HeldRemoval]:
+        """Whatever the bus has of them is as it was, on purpose. `but`: those of which something
+        waits, for it may end the hold; they are looked at later."""
+        held = await view.held_of(self._dataset, MOST_APART + 1)
+        if len(held) > MOST_APART:
+            raise BusRefused(TOO_MANY_HELD)
+        return {o.key: o for o in held if o.key not in but and self._is_asked(o.key)}
+
+    async def _tell_held(self, held: Iterable[HeldRemoval]) -> None:
+        await self._tell((one.key, "held", self._cut_us, NOTHING, str(one.hold)) for one in held)
+
     # --- keys that waited -----------------------------------------------------------------
 
     async def _settle(self, waiting: Waiting) -> None:
@@ -317,8 +340,10 @@ class _Answer:
                 if again.blind & waiting.blind:
                     ready -= waiting.blind  # one walk for all of them, once none of them waits
                 rows = await self._look(view, waiting, ready)
+                held = await view.held([(self._dataset, key) for key in ready])
+            await self._tell_held(held.values())
             rows.duplicates.clear()  # the walk has told them
-            await self._tell_rows(rows, ready)
+            await self._tell_rows(rows, ready - {key for _, key in held})
             waiting.proved(ready)
             for key in waiting.raws.keys() & again.raws.keys():
                 waiting.raws[key] |= again.raws[key]

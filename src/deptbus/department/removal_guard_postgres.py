@@ -62,6 +62,16 @@ async def held(
     return {(row["dataset"], row["bus_key"]): HeldRemoval(*row) for row in rows}
 
 
+async def held_of(c: asyncpg.Connection, dataset: str, at_most: int) -> list[HeldRemoval]:
+    rows = await c.fetch(
+        "SELECT hold, dataset, bus_key, raw, place, state FROM deptbus.held WHERE dataset = $1 "
+        "LIMIT $2",
+        dataset,
+        at_most,
+    )
+    return [HeldRemoval(*row) for row in rows]
+
+
 async def lately(c: asyncpg.Connection) -> dict[tuple[str, int], int]:
     rows = await c.fetch("SELECT dataset, minute, counted FROM deptbus.removals")
     return {(dataset, minute): counted for dataset, minute, counted in rows}

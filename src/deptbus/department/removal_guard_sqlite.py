@@ -67,6 +67,15 @@ def held(
     return found
 
 
+def held_of(c: sqlite3.Connection, dataset: str, at_most: int) -> list[HeldRemoval]:
+    rows = c.execute(
+        "SELECT hold, dataset, bus_key, raw, place, state FROM deptbus_held WHERE dataset = ? "
+        "LIMIT ?",
+        (dataset, at_most),
+    )
+    return [HeldRemoval(*row) for row in rows]
+
+
 def lately(c: sqlite3.Connection) -> dict[tuple[str, int], int]:
     rows = c.execute("SELECT dataset, minute, counted FROM deptbus_removals")
     return {(dataset, minute): counted for dataset, minute, counted in rows}

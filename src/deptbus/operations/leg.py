@@ -9,6 +9,12 @@ from typing import NamedTuple
 from deptbus.proof.certificate import Proof, Side
 from deptbus.wire.control_proof import Leg
 
+HELD = "held"  # the class of keys whose removal their source holds
+
+
+def _in_order(number: str) -> tuple[int, str]:
+    return len(number), number
+
 
 class Finding(NamedTuple):
     """One row that differs. `key`: 16 bytes of the bus, or of a row that no record stands for a
@@ -23,7 +29,8 @@ class Finding(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class LegResult:
     """One leg of one dataset at one system of one unit. With `could_not_tell` nothing else is
-    known. `findings` may be fewer than `by_class` counts, where very many rows differ."""
+    known. `findings` may be fewer than `by_class` counts, where very many rows differ. What a
+    source holds back is among both, and is no difference."""
 
     leg: Leg
     unit: str
@@ -43,7 +50,16 @@ class LegResult:
 
     @property
     def differences(self) -> int:
-        return sum(self.by_class.values())
+        return sum(self.by_class.values()) - self.held
+
+    @property
+    def held(self) -> int:
+        return self.by_class.get(HELD, 0)
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """The numbers of the source's holds, as far as they are named."""
+        return tuple(sorted({f.reason for f in self.findings if f.word == HELD}, key=_in_order))
 
     def as_proof(self) -> Proof:
         """Its part of a certificate."""

@@ -60,14 +60,18 @@ class Reconciled:
         return sum(result.differences for result in self.results)
 
     @property
+    def held(self) -> int:
+        return sum(result.held for result in self.results)
+
+    @property
     def untold(self) -> list[LegResult]:
         return [result for result in self.results if result.could_not_tell]
 
     @property
     def exit_code(self) -> Exit:
         """A difference is an answer, whatever else could not be told; where there was nothing to
-        prove, nothing is proved."""
-        if self.differences:
+        prove, nothing is proved. What is held at its source is not equal either."""
+        if self.differences or self.held:
             return Exit.ANSWER_IS_NO
         is_told = not self.untold and not all(result.absent for result in self.results)
         return Exit.DONE if is_told else Exit.COULD_NOT
@@ -204,6 +208,7 @@ def document(found: Reconciled) -> dict[str, Any]:
     ]
     return {
         "differences": found.differences,
+        "held": found.held,
         "could_not_tell": len(found.untold),
         "by_class": dict(sorted(by_class.items())),
         "units": [_of_result(result) for result in found.results],
@@ -224,6 +229,8 @@ def _of_result(result: LegResult) -> dict[str, Any]:
         "absent": result.absent,
         "rows": result.rows,
         "differences": result.differences,
+        "held": result.held,
+        "holds": list(result.holds),
         "by_class": dict(result.by_class),
         "cut": {topic: list(offsets) for topic, offsets in result.cut.items()},
         "seconds": round(result.seconds, 3),

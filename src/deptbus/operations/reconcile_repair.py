@@ -26,7 +26,7 @@ from deptbus import names
 from deptbus.connection import Connection
 from deptbus.errors import DeptbusError
 from deptbus.operations import audit
-from deptbus.operations.leg import LegResult
+from deptbus.operations.leg import HELD, LegResult
 from deptbus.operations.office import Office
 from deptbus.operations.proposal_desk import RepairTerms, check_second
 from deptbus.operations.reconcile import Reconciled
@@ -155,13 +155,15 @@ async def _resend(
     mended: Mended,
 ) -> None:
     """Rule 3. Returns when the source has published them, or has had RESEND_SECONDS to do so."""
-    left = {Class.PARKED} if wishes.max_delete else {Class.PARKED, Class.EXTRA}
+    left = {HELD, Class.PARKED, *([] if wishes.max_delete else [Class.EXTRA])}
     keys = [finding.key for finding in result.findings if finding.word not in left]
     if Class.EXTRA in left and result.by_class.get(Class.EXTRA):
         mended.left["extra: not without --delete-extra"] += result.by_class[Class.EXTRA]
     parked = result.by_class.get(Class.PARKED, 0)
     if parked:
         mended.left["parked: the source's own matter"] += parked
+    if result.held:
+        mended.left["held: until somebody at the source releases them"] += result.held
     if keys:
         name = f"resend-{uuid.uuid4().hex[:12]}"
         topic = names.data_topic(result.dataset)

@@ -158,6 +158,6 @@ def _said(results: Sequence[LegResult], leg: str, unit: str, change: Change) -> 
             words.append(result.could_not_tell or result.absent)
         else:
             named = [f.word for f in result.findings if f.key == change.key]
-            is_whole = len(result.findings) == result.differences
+            is_whole = len(result.findings) == result.differences + result.held
             words.append(named[0] if named else "equal" if is_whole else "not named")
     return ", ".join(words) or "not proved"

@@ -33,7 +33,6 @@ from deptbus.operations.source_asking import NOT_HERE, Asking, CouldNotTell, Int
 from deptbus.operations.source_folds import Folds
 from deptbus.operations.source_repair import ORDER_PARTITION
 from deptbus.operations.source_told import (
-    PARKED,
     Told,
     Unequal,
     unequal,
@@ -189,7 +188,7 @@ class _Proof:
             return [
                 *unequal(only, held, told.refused),
                 *await folds.apart(),
-                *(Unequal(key, PARKED, why) for key, why in fresh if key not in refused),
+                *(told.kept(key) for key, _ in fresh if key not in refused),
             ]
 
     # --- the question ---------------------------------------------------------------------

@@ -7,6 +7,8 @@ Rules, each with a test:
 2. Whatever the bus has of a key whose row the checks refuse is right, and the row is `parked`; so
    is a row whose key another row holds, and one that has no key.
 3. A key that is proved apart counts by its own cut alone.
+4. A key whose removal the source holds is `held`, and no difference: the bus keeps what it had of
+   it until somebody there says so. The reason is the number of the hold.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import NamedTuple
 
 from deptbus.change import Change, ChangeOp
 from deptbus.errors import WireRefused
+from deptbus.operations.leg import HELD
 from deptbus.proof.item import ITEM_BYTES, NO_VERSION, Item, item_from_bytes
 from deptbus.proof.leaves import Leaves
 from deptbus.proof.sketch import Sketch
@@ -56,7 +59,8 @@ class Told:
         self.cut_us = 0  # the moment of the first cut; 0: it has not begun
         self.apart: set[bytes] = set()
         self.found: dict[bytes, Settled] = {}
-        self.refused: dict[bytes, str] = {}
+        self.refused: dict[bytes, str] = {}  # what the bus has is right
+        self.held: set[bytes] = set()  # those of them by rule 4
         self.duplicates: list[Unequal] = []
         self.end: ProofAnswer | None = None
         self.bytes = 0
@@ -110,7 +114,10 @@ class Told:
             elif state == "found":
                 self.found[key] = Settled(cut_us, digest)
             elif state == "refused":
+                self.refused.setdefault(key, reason)
+            elif state == "held":
                 self.refused[key] = reason
+                self.held.add(key)
             elif state == "duplicate":
                 self.duplicates.append(Unequal(key, PARKED, reason))
 
@@ -132,12 +139,16 @@ class Told:
         for at in range(0, len(told), ITEM_BYTES):
             yield item_from_bytes(told[at : at + ITEM_BYTES])
 
+    def kept(self, key: bytes) -> Unequal:
+        """What is to be said of a key of rules 2 and 4."""
+        return Unequal(key, HELD if key in self.held else PARKED, self.refused[key])
+
     def parked(self) -> list[Unequal]:
-        """The rows of rule 2."""
+        """The rows of rules 2 and 4."""
         assert self.end is not None
         counts = dict(zip(self.end.states, self.end.counts, strict=True))
         nameless = [Unequal(b"", PARKED, _NO_KEY)] * counts.get(_NO_KEY, 0)
-        refused = [Unequal(key, PARKED, reason) for key, reason in self.refused.items()]
+        refused = [self.kept(key) for key in self.refused]
         return [*refused, *self.duplicates, *nameless]
 
 

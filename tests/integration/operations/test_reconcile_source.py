@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from source_world import PLACES, TABLE
 
 from deptbus.change import Cause, ChangeOp
 from deptbus.connection import Connection
+from deptbus.contract.department import HoldRemovals
 from deptbus.department import proof_source
 from deptbus.department.cuts import Cuts
 from deptbus.department.proof_rows import TableRows
 from deptbus.department.proof_source import Waiting
-from deptbus.operations import reconcile_source, source_asking, source_folds
+from deptbus.operations import reconcile_repair, reconcile_source, source_asking, source_folds
 from deptbus.operations.audit import Operator
+from deptbus.operations.leg import HELD
+from deptbus.operations.reconcile_repair import Mended, Wishes
 from deptbus.operations.source_asking import CouldNotTell
 from deptbus.operations.source_folds import Folds
 from deptbus.operations.source_repair import order_resend
@@ -113,6 +117,69 @@ async def test_no_difference_is_seen_in_what_a_busy_clerk_writes(source: BusSour
                 assert proved.by_class.keys() <= {PARKED}, named(proved)
                 assert proved.bus == proved.other
         assert clerk.commits > 200
+
+
+def guarded(source: BusSource) -> None:
+    main = source.department.systems["main"]
+    rule = HoldRemovals(percent=10, at_least=50)
+    person = main.publishes["person"].model_copy(update={"hold_removals": rule})
+    main = main.model_copy(update={"publishes": {"person": person}})
+    source.department = source.department.model_copy(update={"systems": {"main": main}})
+
+
+@BOTH
+@pytest.mark.parametrize("is_planted", [False, True], ids=["as it is", "planted"])
+async def test_keys_whose_removal_is_held_are_told_from_what_differs(
+    source: BusSource, monkeypatch: pytest.MonkeyPatch, is_planted: bool
+) -> None:
+    """By the number of the hold, until somebody releases it, or their rows are back."""
+    guarded(source)
+    if is_planted:  # the source does not look which they are
+        monkeypatch.setattr(proof_source._Answer, "_held", _none)
+    async with source.intake(), source.proving(), source.office() as shelves:
+        await filled(source, 200)
+        await write(source, *(delete(n) for n in range(100)))
+
+        capture = await source.capture()
+
+        async def is_held() -> bool:
+            return [hold.keys for hold in (await capture.status()).holds] == [100]
+
+        await until(is_held)
+        await unseen(source, change(150, "姓名 = '改'"), delete(151))
+        word = EXTRA if is_planted else HELD
+        proved = await prove(source, shelves)
+        assert named(proved) == {
+            **{key(n): word for n in range(100)}, key(150): WRONG, key(151): EXTRA,
+        }  # fmt: skip
+        if is_planted:
+            await capture.close()
+            return
+        assert (proved.differences, proved.held, proved.holds) == (2, 100, ("1",))
+        await write(source, insert(7), insert(8, name="韩"), change(9, "姓名 = '改'"))
+        assert {k for k, kind in named(await prove(source, shelves)).items() if kind == HELD} == {
+            key(n) for n in range(100) if n not in (7, 8)
+        }
+        mended = Mended()
+        wishes = Wishes("night", max_delete=500)
+        monkeypatch.setattr(reconcile_repair, "order_resend", None)  # there is nothing to order
+        only = replace(
+            proved, findings=tuple(f for f in proved.findings if f.word == HELD), by_class={HELD: 9}
+        )
+        await reconcile_repair._resend(None, None, only, wishes, Operator("o"), mended)  # type: ignore[arg-type]
+        assert (mended.jobs, sum(mended.left.values())) == ([], 9)
+        await capture.release(1)
+        await capture.close()
+
+        async def is_released() -> bool:
+            return set(named(await prove(source, shelves)).values()) <= {WRONG, EXTRA}
+
+        await until(is_released)
+        assert named(await prove(source, shelves)) == {key(150): WRONG, key(151): EXTRA}
+
+
+async def _none(*_: Any) -> dict[Any, Any]:
+    return {}
 
 
 async def test_more_than_a_sketch_tells_is_told_leaf_by_leaf(

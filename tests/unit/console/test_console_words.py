@@ -32,6 +32,7 @@ from deptbus.operations.advice import advice_template
 from deptbus.operations.findings import Word
 from deptbus.operations.freshness import Fresh
 from deptbus.operations.lag import PartitionState
+from deptbus.operations.leg import HELD
 from deptbus.operations.offsets import NO_COORDINATOR, NO_TOPIC
 from deptbus.operations.picture import SavedEntries
 from deptbus.operations.proofs import ProofState
@@ -99,8 +100,8 @@ SECTIONS = {
     "leg": ["source", "copy", "both"],
     "proposed": list(Proposed),
     "jobs": ["act_replay", "act_repair"],
-    "difference": list(Class),
-    "mended": list(Class),
+    "difference": [*Class, HELD],
+    "mended": [*Class, HELD],
     "proved": list(ProofState),
     "order": [
         "ordered", "waiting", "sending", "pausing", "paused", "cancelling", "cancelled", "done",

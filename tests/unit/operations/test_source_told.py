@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from source_world import UNIT, Desk
 
 from deptbus.change import Change
-from deptbus.errors import WireRefused
+from deptbus.errors import Exit, WireRefused
+from deptbus.operations.leg import HELD, Finding, LegResult
+from deptbus.operations.reconcile import Reconciled, document
 from deptbus.operations.source_told import (
     EXTRA,
     MISSING,
@@ -59,6 +63,25 @@ def told(*records: ProofAnswer | ProofPart | ProofRows) -> Told:
     for record in records:
         assert made.take(record, 10)
     return made
+
+
+def test_what_is_held_is_told_apart_and_no_difference() -> None:
+    made = told(
+        rows(0, (A, "held", 70, b"", "12"), (B, "refused", 70, b"", "bad_value")),
+        rows(1, (A, "refused", 70, b"", "bad_value")),
+    )
+    assert unequal([Item(A, 0, X)], [Item(B, 0, X), Item(C, 0, X)], made.refused) == [
+        Unequal(C, EXTRA)
+    ]
+    assert [made.kept(key) for key in (A, B)] == [
+        Unequal(A, HELD, "12"), Unequal(B, PARKED, "bad_value"),
+    ]  # fmt: skip
+    counts = {HELD: 1, PARKED: 1}
+    findings = tuple(Finding(*made.kept(key)) for key in made.refused)
+    leg = LegResult("source", UNIT, "main", "person", by_class=counts, findings=findings)
+    assert (leg.differences, leg.held, leg.holds) == (1, 1, ("12",))
+    only = Reconciled((replace(leg, by_class={HELD: 1}),), (), 0.0)
+    assert (only.differences, only.exit_code, document(only)["held"]) == (0, Exit.ANSWER_IS_NO, 1)
 
 
 def test_one_answer_from_its_beginning_to_its_end() -> None:
