@@ -201,8 +201,18 @@ HELPERS = {
 }
 
 
-def helper_signatures(dataset: str) -> list[str]:
-    return [f"deptbus.{quoted(f'{dataset}_{name}')}{types}" for name, types in HELPERS.items()]
+HELPERS_OF_VIEWS = HELPERS | {"reach": "(bigint[])"}
+
+
+def helpers_of(layout: Layout) -> dict[str, str]:
+    return HELPERS_OF_VIEWS if layout.is_view else HELPERS
+
+
+def helper_signatures(layout: Layout) -> list[str]:
+    return [
+        f"deptbus.{quoted(f'{layout.dataset}_{name}')}{types}"
+        for name, types in helpers_of(layout).items()
+    ]
 
 
 def trigger_name(dataset: str, event: str) -> str:
