@@ -59,10 +59,11 @@ def restore(source: SourceDatabase) -> None:
 async def resync(world: World, source: SourceDatabase, mine: Incarnation) -> None:
     """Behind the announcement of `mine`, before it publishes anything else."""
     bus, unit = world.bus, source.unit
-    top = source.lift(mine.token, bus.published[unit], bus.highest[unit])
+    published = bus.published[unit]
+    top = source.lift(mine.token, bus.highest[unit])
     await _older_ended(source)
     await step()
-    source.renumber(mine.token, top)
+    source.renumber(mine.token, top, published)
     await step()
     marker = Marker(f"resync/main/{mine.number}", "resync", unit, "main", mine, 0)
     offset = bus.append(Outgoing(out_topic(unit), 0, None, encode_control(marker)))

@@ -129,20 +129,21 @@ class SourceDatabase:
         for position in positions:
             self.outbox.pop(position, None)
 
-    def lift(self, token: bytes, publication: int, version: int) -> int:
-        """Numbers from here on are above those of the bus; `renumber` lifts the rows that wait."""
+    def lift(self, token: bytes, version: int) -> int:
+        """Numbers from here on are above those of the bus; `renumber` lifts the rows that wait,
+        behind the number that this returns."""
         self.check(token)
         top = max(self.position, version)
-        self.position = 2 * top
-        self.publication = max(self.publication, publication)
-        self.missed = True
+        self.position = top + len(self.outbox) + sum(len(t.outbox) for t in self.open)
         return top
 
-    def renumber(self, token: bytes, top: int) -> None:
+    def renumber(self, token: bytes, top: int, publication: int) -> None:
         self.check(token)
-        lifted = [p for p in self.outbox if p <= top]
-        for row in [self.outbox.pop(p) for p in lifted]:
-            self.outbox[row.position + top] = row._replace(position=row.position + top)
+        lifted = sorted(p for p in self.outbox if p <= top)
+        for number, row in enumerate([self.outbox.pop(p) for p in lifted], top + 1):
+            self.outbox[number] = row._replace(position=number)
+        self.publication = max(self.publication, publication)
+        self.missed = True
 
     def reserve(self, token: bytes, count: int) -> int:
         self.check(token)

@@ -887,6 +887,26 @@ class CaptureSuite:
         await capture.forgive(token, 1)
         assert (await capture.state()).gave_way == 0
 
+    async def test_a_lift_draws_no_more_than_waits(self, capture: Capture) -> None:
+        """A resync by cron, for years, leaves versions for the one that is needed."""
+        token = await self.token(capture)
+        await self.desk.do(person(1))
+        await capture.lift(token, 7, 2**40)
+        await self.desk.do(person(2))
+        highest = 0
+        for _ in range(60):
+            rows = await capture.read(10)
+            assert [r.raw for r in rows] == [("1",), ("2",)]
+            assert max(highest, 2**40) < rows[0].position < rows[1].position
+            highest = rows[1].position
+            await capture.lift(token, 7, 2**40)
+        await capture.delete(token, [r.position for r in await capture.read(10)])
+        for _ in range(60):
+            await capture.lift(token, 7, highest)
+        await self.desk.do(person(3))
+        (last,) = await capture.read(10)
+        assert highest < last.position < 2**40 + 2**30
+
 
 async def _queue(capture: Capture, consumed: list[OutboxRow]) -> list[OutboxRow]:
     return await capture.read(50)

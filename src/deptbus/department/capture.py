@@ -427,8 +427,9 @@ class Capture(ABC):
     @abstractmethod
     async def lift(self, token: bytes, publication: int, version: int) -> None:
         """Numbers from here on are above these, rows that wait in the outbox included, in their
-        order. Counts as giving way once, so that a resync that is killed is still asked for: the
-        numbers alone do not tell any more. Returns when every transaction that drew a lesser
+        order; what is drawn for it grows with the rows that wait, never with what was drawn before.
+        Counts as giving way once, so that a resync that is killed is still asked for: the numbers
+        alone do not tell any more. Returns when every transaction that drew a lesser
         version has ended: what is read from the own tables after that holds all they wrote."""
 
     @abstractmethod

@@ -609,33 +609,45 @@ class PostgresCapture(Capture):
     # --- resync ---------------------------------------------------------------------------
 
     async def lift(self, token: bytes, publication: int, version: int) -> None:
+        while not await self._lift(token, publication, version):
+            pass  # what open transactions had written has come to light: it is counted now
+
+    async def _lift(self, token: bytes, publication: int, version: int) -> bool:
+        """False, and nothing but numbers drawn, where more rows wait than there is room for. They
+        are numbered one by one: what is left free is lost for good at every resync."""
         async with self._durable(transaction=True) as c:
             await fence.check_postgres(c, token)
             # What others draw before the next statement must not come to lie between.
-            top = await c.fetchval(
-                "SELECT greatest(last_value, $1) + $2 FROM deptbus.position",
+            top, room = await c.fetchrow(
+                "SELECT greatest(last_value, $1) + $2, "
+                "(SELECT count(*) FROM deptbus.outbox) + $2 FROM deptbus.position",
                 version,
                 _DRAWN_MEANWHILE,
             )
-        await self._draw_to(token, 2 * top)
+        await self._draw_to(token, top + room)
+        await self._older_ended(token)
         async with self._durable(transaction=True) as c:
             await fence.check_postgres(c, token)
+            waiting = "FROM deptbus.outbox WHERE position <= $1"
+            if await c.fetchval(f"SELECT count(*) {waiting}", top) > room:
+                return False
+            await c.execute("SELECT nextval('deptbus.gave_way')")
             await c.execute(
                 "UPDATE deptbus.published SET publication = greatest(publication, $1), "
                 "version = greatest(version, $2)",
                 publication,
                 version,
             )
-            await c.execute("SELECT nextval('deptbus.gave_way')")
             await c.execute("UPDATE deptbus.wanted SET position = NULL, after_xid = NULL")
-        await self._older_ended(token)
-        async with self._durable(transaction=True) as c:
-            await fence.check_postgres(c, token)
             # By way of negative numbers: a new position may be another row's old one.
             await c.execute(
-                "UPDATE deptbus.outbox SET position = -(position + $1) WHERE position <= $1", top
+                "UPDATE deptbus.outbox o SET position = -($1 + n.number) FROM (SELECT position, "
+                f"row_number() OVER (ORDER BY position) AS number {waiting}) n "
+                "WHERE o.position = n.position",
+                top,
             )
             await c.execute("UPDATE deptbus.outbox SET position = -position WHERE position < 0")
+        return True
 
     async def _draw_to(self, token: bytes, position: int) -> None:
         """The next version is above `position`. The limit of capture goes first: in between a live

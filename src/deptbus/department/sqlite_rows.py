@@ -342,19 +342,23 @@ def resolve(c: sqlite3.Connection, layout: Layout, sought: Iterable[Sought]) -> 
 
 
 def lift(c: sqlite3.Connection, token: bytes, publication: int, version: int) -> None:
-    """Every number in use is doubled past the greatest of both sides, so the order stays."""
+    """Rows that wait are moved behind the greatest number of both sides, as they lie: what is left
+    free is lost for good at each resync."""
     fence.check_sqlite(c, token)
-    (drawn,) = c.execute(
-        "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deptbus_outbox'), 0), "
-        "coalesce((SELECT max(position) FROM deptbus_outbox), 0))"
+    top = max(_drawn(c), version)
+    least, greatest = c.execute(
+        "SELECT min(position), max(position) FROM deptbus_outbox"
     ).fetchone()
-    top = max(drawn, version)
-    # By way of negative numbers: a new position may be the old one of a row further on.
-    c.execute("UPDATE deptbus_outbox SET position = -(position + ?)", (top,))
-    c.execute("UPDATE deptbus_outbox SET position = -position")
+    last = top
+    if least is not None:
+        by = top + 1 - least
+        last = greatest + by
+        # By way of negative numbers: a new position may be the old one of a row further on.
+        c.execute("UPDATE deptbus_outbox SET position = -(position + ?)", (by,))
+        c.execute("UPDATE deptbus_outbox SET position = -position")
     c.execute("UPDATE deptbus_wanted SET position = NULL")
     c.execute("DELETE FROM sqlite_sequence WHERE name = 'deptbus_outbox'")
-    c.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('deptbus_outbox', ?)", (2 * top,))
+    c.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('deptbus_outbox', ?)", (last,))
     c.execute(
         "UPDATE deptbus_published SET publication = max(publication, ?), "
         "version = max(version, ?), gave_way = gave_way + 1",
@@ -363,17 +367,23 @@ def lift(c: sqlite3.Connection, token: bytes, publication: int, version: int) ->
     c.execute(sql.LIFT_LIMIT)
 
 
-def reserve_block(c: sqlite3.Connection, token: bytes, count: int) -> int:
-    """Draws `count` versions; the first of them. Room for live changes moves on with them."""
-    fence.check_sqlite(c, token)
-    _ensure_sequence(c)
+def _drawn(c: sqlite3.Connection) -> int:
+    """The greatest version that was ever drawn."""
     (drawn,) = c.execute(
         "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'deptbus_outbox'), 0), "
         "coalesce((SELECT max(position) FROM deptbus_outbox), 0))"
     ).fetchone()
+    return int(drawn)
+
+
+def reserve_block(c: sqlite3.Connection, token: bytes, count: int) -> int:
+    """Draws `count` versions; the first of them. Room for live changes moves on with them."""
+    fence.check_sqlite(c, token)
+    _ensure_sequence(c)
+    drawn = _drawn(c)
     c.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = 'deptbus_outbox'", (drawn + count,))
     c.execute("UPDATE deptbus_published SET limit_position = limit_position + ?", (count,))
-    return int(drawn) + 1
+    return drawn + 1
 
 
 def rows_after(

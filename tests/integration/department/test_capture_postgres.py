@@ -21,9 +21,10 @@ from capture_suite import (
     cursor_instead_of_queue,
     person,
 )
+from source_bus import until
 
 from deptbus.cluster.postgres import PostgresServer
-from deptbus.department import fence
+from deptbus.department import capture_postgres, fence
 from deptbus.department.capture import Capture, Wanted
 from deptbus.department.capture_postgres import PostgresCapture
 from deptbus.department.connect import PostgresDatabase, target_of
@@ -147,18 +148,49 @@ class TestPostgresCapture(CaptureSuite):
     ) -> None:
         token = await self.token(capture)
         await self.desk.do(*(person(n) for n in range(5)))
-        asked = asyncpg.Connection.fetchval
+        asked = asyncpg.Connection.fetchrow
 
-        async def fetchval(connection: Any, query: str, *words: Any) -> Any:
+        async def fetchrow(connection: Any, query: str, *words: Any) -> Any:
             found = await asked(connection, query, *words)
             if "last_value" in query and "greatest" in query:
                 await self.desk.do('UPDATE "居民 Table" SET "Full Name" = \'newer\'')
             return found
 
-        monkeypatch.setattr(asyncpg.Connection, "fetchval", fetchval)
+        monkeypatch.setattr(asyncpg.Connection, "fetchrow", fetchrow)
         await capture.lift(token, 0, 0)
         await self.check_people(capture)
         assert len(await capture.read(CAP)) == 10
+
+    async def test_more_came_to_light_while_numbers_are_lifted_than_there_was_room_for(
+        self, capture: Capture, where: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What a transaction that was open at the lift had written, nobody could count."""
+        monkeypatch.setattr(capture_postgres, "_DRAWN_MEANWHILE", 4)
+        token = await self.token(capture)
+        late = await self.another_desk(where)
+        try:
+            transaction = late.connection.transaction()
+            await transaction.start()
+            await late.connection.execute(
+                'INSERT INTO "居民 Table" '
+                "SELECT n::text, 'n', 'p1' FROM generate_series(1, 20) AS n"
+            )
+            lift = asyncio.create_task(capture.lift(token, 7, 1_000))
+
+            async def is_drawn() -> bool:
+                found = await self.desk.rows("SELECT last_value FROM deptbus.position")
+                return int(found[0][0]) > 1_000
+
+            await until(is_drawn)
+            await self.desk.do(person("meanwhile"))
+            await transaction.commit()
+            await asyncio.wait_for(lift, 60)
+        finally:
+            await late.close()
+        await self.desk.do(person("after"))
+        rows = await capture.read(CAP)
+        assert [r.raw[0] for r in rows] == [*map(str, range(1, 21)), "meanwhile", "after"]
+        assert rows[0].position > 1_000
 
     async def test_truncate(self, capture: Capture) -> None:
         await self.desk.do(person(1, "李", "p1"), person(2, "王", "p2"))
