@@ -66,6 +66,8 @@ class ModelStore(Store):
         self.order_targets()
         self._next_retry_us = await self.next_retry_us()
 
+    async def _note_begun(self, offsets: Mapping[int, int]) -> None: ...
+
     async def close(self) -> None: ...
 
     @property

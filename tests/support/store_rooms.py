@@ -60,6 +60,7 @@ class StoreRoom:
         """`joins`: the department says yes to every first load that waits."""
         store = await self.make_store(database, mapping(person_words))
         await store.open(IDENTITY, 2)
+        await store.begin_reading({})
         if joins:
             await self.join(database, store)
         return store

@@ -662,6 +662,35 @@ class StoreSuite(StoreRoom):
         assert await self.people(database, "name") == [("韩",)]
         await mended.close()
 
+    async def test_until_reading_begins_a_dataset_stays_fresh(self, database: Any) -> None:
+        """A bus that is away for a moment between the two must not hide what retention took."""
+        words = mapping()
+        alone = await self.make_store(database, {"person": words["person"]})
+        await alone.open(IDENTITY, 2)
+        await alone.begin_reading({})
+        await self.join(database, alone)
+        await self.feed(alone, person(1), person(2))
+        await alone.close()
+        for _ in range(2):
+            both = await self.make_store(database, words)
+            await both.open(IDENTITY, 2)
+            assert both.fresh == {"house"}
+            assert both.read_before == {0: 2, 1: 0}
+            assert both.positions[0].next_offset == 0
+            await both.close()
+        both = await self.make_store(database, words)
+        await both.open(IDENTITY, 2)
+        await both.begin_reading({1: 3})
+        assert [both.positions[n].next_offset for n in (0, 1)] == [0, 3]
+        await self.feed(both, person(1))
+        await both.close()
+        again = await self.make_store(database, words)
+        await again.open(IDENTITY, 2)
+        assert (again.fresh, again.read_before) == (frozenset(), {})
+        # In the other partition nothing was read, but what is gone of it was told.
+        assert [again.positions[n].next_offset for n in (0, 1)] == [1, 3]
+        await again.close()
+
     async def test_statistics_and_status(self, database: Any) -> None:
         store = await self.opened(database, {"replaces": "form 7"})
         await self.feed(

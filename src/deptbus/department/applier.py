@@ -188,7 +188,10 @@ class Applier:
             if store.read_before:
                 self._log.info("inbox_read_again", datasets=sorted(store.fresh))
             await self._tell_if_restored(store, inbox)
-            await inbox.seek(store.positions, fresh=store.fresh, read_before=store.read_before)
+            begins = await inbox.seek(
+                store.positions, fresh=store.fresh, read_before=store.read_before
+            )
+            await store.begin_reading(begins)
             await inbox.commit(store.positions)
             if target.folder is not None:
                 mine = {name: store.targets[name] for name in store.datasets}

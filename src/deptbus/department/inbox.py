@@ -103,13 +103,16 @@ class Inbox:
         *,
         fresh: Collection[str] = (),
         read_before: Mapping[int, int] | None = None,
-    ) -> None:
-        """Go on where SQL stands. Raises SourceRefused when the topic ends before that.
+    ) -> dict[int, int]:
+        """Go on where SQL stands. Raises SourceRefused when the topic ends before that. Whatever is
+        not kept any more behind that is told.
 
-        `fresh`: datasets that are read for the first time; what retention took of them is told.
-        `read_before`: partition -> offset below which requests were passed on already.
+        `fresh`: datasets that are read for the first time, which goes from the beginning; where
+        that is not 0 any more it is returned, by partition. `read_before`: partition -> where
+        reading stood before it began anew for them; requests below were passed on already.
         """
-        self._asked_before = read_before or {}
+        self._asked_before = before = read_before or {}
+        begins: dict[int, int] = {}
         consumer = self._open()
         try:
             starts = await consumer.beginning_offsets(self._places)
@@ -123,15 +126,18 @@ class Inbox:
                         mend="If it was rebuilt on purpose, run `deptbus department rejoin "
                         "--config FILE`",
                     )
-                if 0 < wanted < starts[place]:
+                stood = before.get(place.partition, wanted)
+                # Nothing stood anywhere where all that is received is fresh.
+                if stood < starts[place] and (before or not fresh):
                     log.error(
                         "inbox_lost",
                         topic=self.topic,
                         partition=place.partition,
-                        deliveries=starts[place] - wanted,
+                        deliveries=starts[place] - stood,
                         mend="Ask the data office for a replay of what retention took",
                     )
-                elif fresh and wanted == 0 < starts[place]:
+                if fresh and wanted < starts[place]:
+                    begins[place.partition] = starts[place]
                     log.error(
                         "inbox_begins_late",
                         topic=self.topic,
@@ -143,6 +149,7 @@ class Inbox:
                 consumer.seek(place, max(wanted, starts[place]))
         except (KafkaError, OSError, TimeoutError) as error:
             raise translate(error, topic=self.topic) from error
+        return begins
 
     async def read(self, limit: int, timeout_seconds: float, datasets: Collection[str]) -> Arrived:
         """What came, at most `limit` records; empty when nothing did in time. Deliveries of other

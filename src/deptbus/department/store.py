@@ -230,8 +230,25 @@ class Store(ABC):
         """Make absent tables, read the catalogue and the positions. Raises SourceRefused when the
         offsets are of another cluster or topic.
 
-        With a dataset that was not received until now the positions go back to the beginning: its
-        deliveries lie before them, and to the other datasets they are nothing new."""
+        With a dataset that was not received until now (`fresh`) the positions go back to the
+        beginning: its deliveries lie before them, and to the other datasets they are nothing new.
+        It is so again at the next `open`, for as long as reading did not begin."""
+
+    async def begin_reading(self, begins: Mapping[int, int]) -> None:
+        """What the inbox keeps is going to be read, from `positions` on, or from these offsets: the
+        first that it keeps for `fresh` datasets, which has been told. From now on it is told as
+        lost where less is kept."""
+        positions = {
+            number: replace(at, next_offset=begins.get(number, at.next_offset))
+            for number, at in self.positions.items()
+        }
+        moved = {number: at.next_offset for number, at in positions.items() if self.fresh}
+        await self._note_begun(moved)
+        self.positions = positions
+
+    @abstractmethod
+    async def _note_begun(self, offsets: Mapping[int, int]) -> None:
+        """In one transaction: what `declared` names is what was read, up to these offsets."""
 
     async def are_mended(self) -> bool:
         """Whether the tables of some `unfit` dataset can be written again: open anew then. A store

@@ -183,14 +183,6 @@ class PostgresStore(Store):
                 self.topic,
             )
             self._begin(positions_of(rows, self.topic, identity), remembered)
-            await connection.execute("DELETE FROM deptbus.mapped")
-            await connection.executemany(
-                "INSERT INTO deptbus.mapped VALUES ($1)", [(d,) for d in sorted(self.declared)]
-            )
-            if self.read_before:
-                await connection.execute(
-                    "UPDATE deptbus.offsets SET next_offset = 0 WHERE topic = $1", self.topic
-                )
             self.parents = await read_parents(connection, self.targets)
             may_stage = await connection.fetchval(
                 "SELECT has_database_privilege(current_database(), 'TEMP')"
@@ -203,6 +195,17 @@ class PostgresStore(Store):
         self.order_targets()
         self._next_retry_us = await self.next_retry_us()
         await self.look_at_existing()
+
+    async def _note_begun(self, offsets: Mapping[int, int]) -> None:
+        async with self.fenced() as connection:
+            await connection.execute("DELETE FROM deptbus.mapped")
+            await connection.executemany(
+                "INSERT INTO deptbus.mapped VALUES ($1)", [(d,) for d in sorted(self.declared)]
+            )
+            await connection.executemany(
+                "UPDATE deptbus.offsets SET next_offset = $1 WHERE topic = $2 AND part = $3",
+                [(at, self.topic, number) for number, at in offsets.items()],
+            )
 
     async def _look_at_tables(
         self, connection: asyncpg.Connection

@@ -157,14 +157,6 @@ class SqliteStore(Store):
                     self._make_table(connection, dataset, receive, key)
                 positions = _positions(connection, self.topic, identity, partitions)
                 self._begin(positions, remembered)
-                connection.execute("DELETE FROM deptbus_mapped")
-                connection.executemany(
-                    "INSERT INTO deptbus_mapped VALUES (?)", [(d,) for d in self.declared]
-                )
-                if self.read_before:
-                    connection.execute(
-                        "UPDATE deptbus_offsets SET next_offset = 0 WHERE topic = ?", (self.topic,)
-                    )
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
@@ -181,6 +173,20 @@ class SqliteStore(Store):
         self.order_targets()
         self._next_retry_us = await self.next_retry_us()
         await self.look_at_existing()
+
+    async def _note_begun(self, offsets: Mapping[int, int]) -> None:
+        def note(connection: sqlite3.Connection) -> None:
+            fence.check_sqlite(connection, self.token)
+            connection.execute("DELETE FROM deptbus_mapped")
+            connection.executemany(
+                "INSERT INTO deptbus_mapped VALUES (?)", [(d,) for d in self.declared]
+            )
+            connection.executemany(
+                "UPDATE deptbus_offsets SET next_offset = ? WHERE topic = ? AND part = ?",
+                [(at, self.topic, number) for number, at in offsets.items()],
+            )
+
+        await self._database.transaction(note)
 
     def _look_at_tables(self, connection: sqlite3.Connection) -> dict[str, DatabaseUnavailable]:
         found: dict[str, DatabaseUnavailable] = {}

@@ -62,6 +62,7 @@ class SeveralSuite(StoreRoom):
         store.several = {"person": tables_of(receive, key)}
         try:
             await store.open(IDENTITY, 2)
+            await store.begin_reading({})
         except BaseException:
             await store.close()
             raise
