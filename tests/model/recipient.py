@@ -22,7 +22,7 @@ from deptbus.department.store import (
     Position,
     Store,
     Work,
-    moved_offsets,
+    put_back,
 )
 from deptbus.errors import Fenced, RowRefused
 from deptbus.names import in_topic
@@ -120,7 +120,7 @@ class ModelStore(Store):
                 raise Fenced("another adapter has taken over")
             for before, _ in work.positions.values():
                 if before != database.position:
-                    raise moved_offsets()
+                    raise put_back("model")
         plain = [Entry._make(e) for lot in work.lots.values() for e in entries_of(lot, 0)]
         writes = [
             Write(

@@ -6,7 +6,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
 
-from deptbus.errors import Fenced
+from deptbus.errors import DatabaseUnavailable, Fenced
 
 
 class _Step:
@@ -128,7 +128,7 @@ class Scheduler:
             return
         try:
             instance.is_idle = instance.coroutine.send(None)
-        except (StopIteration, Fenced):
+        except (StopIteration, Fenced, DatabaseUnavailable):
             instance.coroutine = None
             if instance in self.zombies:
                 self.zombies.remove(instance)

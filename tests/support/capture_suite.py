@@ -549,6 +549,10 @@ class CaptureSuite:
         assert await capture.parked() == {("resident", '["1"]')}
         status = await capture.status()
         assert (status.outbox_rows, status.wanted, dict(status.parked)) == (1, 1, {"bad_value": 1})
+        put_back = Prepared(places={key: ("p9",)}, publication=9)
+        for one in (put_back, Prepared(publication=9)):
+            with pytest.raises(SourceRefused, match="restored from a backup"):
+                await capture.prepare(token, one, sends=True)
         again = Prepared(variants={key: (Variant('["a"]', GONE),)}, unpark=[("resident", '["1"]')])
         assert await capture.prepare(token, again, sends=False) == 0
         assert await capture.parked() == set()

@@ -602,6 +602,23 @@ class StoreSuite(StoreRoom):
                 await again.open(identity, 2)
             await again.close()
 
+    async def test_a_database_put_back_under_the_adapter_is_opened_anew(
+        self, database: Any
+    ) -> None:
+        """A backup of the same incarnation bears our own token: nobody else moved the offsets."""
+        store = await self.opened(database)
+        await self.feed(store, person(1), person(2))
+        offsets = self.ledger.replace("ledger", "offsets")
+        await self.sql(database, f"UPDATE {offsets} SET next_offset = 1 WHERE next_offset = 2")
+        with pytest.raises(DatabaseUnavailable, match="put back under a running adapter"):
+            await self.feed(store, person(3))
+        await store.close()
+        again = await self.opened(database)
+        assert again.positions[0].next_offset == 1
+        await self.feed(again, person(2), person(3))
+        assert len(await self.people(database, "id")) == 3
+        await again.close()
+
     async def test_unreadable_places_are_noted(self, database: Any) -> None:
         store = await self.opened(database)
         await store.apply({0: PartitionBatch(2, [person(1)], [Unreadable(1, "malformed")])}, NOW)

@@ -160,15 +160,20 @@ def check_outbox(memory: BusMemory, *, topic: str, topic_id: str, begins: Sequen
         )
 
 
+def was_restored(place: str, published: int, publication: int) -> SourceRefused:
+    """`published`: the highest number that is on the bus; `publication`: the database's own."""
+    return SourceRefused(
+        f"{place}: the database was restored from a backup: the bus knows publication "
+        f"{published}, the database {publication}",
+        mend=_RESYNC,
+    )
+
+
 def check_publication(memory: BusMemory, *, place: str, publication: int) -> None:
     """Pure: raises SourceRefused when the database was restored, or the bus rebuilt. `publication`
     is the database's own number; it counts only once nobody else can publish."""
     if memory.publication > publication:
-        raise SourceRefused(
-            f"{place}: the database was restored from a backup: the bus knows publication "
-            f"{memory.publication}, the database {publication}",
-            mend=_RESYNC,
-        )
+        raise was_restored(place, memory.publication, publication)
     if publication > 0 and not memory.is_of_one_that_began:
         raise SourceRefused(
             f"{place}: the database has published before, and this bus knows nothing of it: it was "

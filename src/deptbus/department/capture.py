@@ -152,6 +152,7 @@ class Prepared:
     unpark: list[tuple[str, str]] = field(default_factory=list)  # (dataset, raw_text)
     wanted: list[Wanted] = field(default_factory=list)
     version: int = 0  # the highest that the batch publishes
+    publication: int = 0  # the number that it has to get, which its records bear; 0: any
     holding: Holding | None = None
 
     @property
@@ -349,7 +350,9 @@ class Capture(ABC):
     @abstractmethod
     async def prepare(self, token: bytes, prepared: Prepared, *, sends: bool) -> int:
         """In one durable transaction: the fence, the bookkeeping, and (when the batch sends) the
-        next publication number, which is returned."""
+        next publication number, which is returned. Raises SourceRefused, with nothing done, where
+        that is not the one that was expected: nobody else counts behind this fence, so the database
+        was put back under us from a backup that bears our own token."""
 
     @abstractmethod
     async def delete(self, token: bytes, positions: Sequence[int]) -> None:

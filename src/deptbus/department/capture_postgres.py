@@ -21,6 +21,7 @@ from deptbus.department import fence, pulse
 from deptbus.department import postgres_rows as rows_of
 from deptbus.department import postgres_triggers as sql
 from deptbus.department import removal_guard_postgres as removals
+from deptbus.department.bus_memory import was_restored
 from deptbus.department.capture import (
     LIVE,
     MOST_SOUGHT,
@@ -332,20 +333,23 @@ class PostgresCapture(Capture):
         if sends and not prepared.needs_writing:
             # The common case in one round trip: the fence and the number.
             async with self._durable() as c:
-                number = await c.fetchval(rows_of.COUNT, token, prepared.version)
-            return self._mine(number)
+                return await self._count(c, token, prepared)
         number = 0
         async with self._durable(transaction=True) as c:
             await fence.check_postgres(c, token)
             await rows_of.write_prepared(c, prepared)
             if sends:
-                number = self._mine(await c.fetchval(rows_of.COUNT, token, prepared.version))
+                number = await self._count(c, token, prepared)
         self._remember_keys(prepared)
         return number
 
-    def _mine(self, number: int | None) -> int:
+    async def _count(self, c: asyncpg.Connection, token: bytes, prepared: Prepared) -> int:
+        words = token, prepared.version, prepared.publication
+        number: int | None = await c.fetchval(rows_of.COUNT, *words)
         if number is None:
-            raise Fenced(fence.FENCED, mend=fence.FENCED_MEND)
+            await fence.check_postgres(c, token)
+            have = await c.fetchval("SELECT publication FROM deptbus.published")
+            raise was_restored(self._database.place, prepared.publication - 1, have)
         return number
 
     async def delete(self, token: bytes, positions: Sequence[int]) -> None:

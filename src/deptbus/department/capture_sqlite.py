@@ -19,6 +19,7 @@ from deptbus.department import fence, pulse, sqlite_show
 from deptbus.department import removal_guard_sqlite as removals
 from deptbus.department import sqlite_rows as rows_of
 from deptbus.department import sqlite_triggers as sql
+from deptbus.department.bus_memory import was_restored
 from deptbus.department.capture import (
     Capture,
     CaptureStatus,
@@ -323,6 +324,8 @@ class SqliteCapture(Capture):
                 (prepared.version,),
             )
             (number,) = c.execute("SELECT publication FROM deptbus_published").fetchone()
+            if prepared.publication not in (0, number):
+                raise was_restored(self._database.place, prepared.publication - 1, number - 1)
             return int(number)
 
         number = await self._database.transaction(work)

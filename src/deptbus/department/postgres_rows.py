@@ -52,7 +52,7 @@ REMEMBERED = (
 COUNT = (
     "UPDATE deptbus.published SET publication = publication + 1, version = greatest(version, $2) "
     "FROM (SELECT true FROM deptbus.adapter WHERE token = $1 FOR SHARE) AS mine "
-    "RETURNING publication"
+    "WHERE $3::bigint IN (0, publication + 1) RETURNING publication"
 )
 FORGET = (
     "WITH mine AS MATERIALIZED (SELECT true FROM deptbus.adapter WHERE token = $1 FOR SHARE), "

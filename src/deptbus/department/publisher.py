@@ -27,6 +27,7 @@ from deptbus.department.bus_memory import (
     check_outbox,
     check_publication,
     check_secret,
+    was_restored,
 )
 from deptbus.department.capture import LIVE, Capture, OutboxRow, Prepared, Waiting
 from deptbus.department.capture_check import Broken
@@ -565,19 +566,15 @@ class Publisher:
         if sifted is not None:
             judge.take_held(sifted)
         ready = judge.ready
+        judge.prepared.publication = stamp.publication
         number = await self._capture.prepare(
             self.incarnation.token, judge.prepared, sends=bool(ready)
         )
+        if ready:
+            self._publication = number
         self._parked = parked
         if sifted is not None:
             await self.removals.settle(sifted)
-        if ready:
-            if number != stamp.publication:
-                raise SourceRefused(
-                    f"{self._capture.database.place}: somebody else counts publications",
-                    mend="Run one adapter per system",
-                )
-            self._publication = number
         is_live = any(row.cause == LIVE for row in rows)
         return Turn(read, ready, number, bool(judge.prepared.wanted), is_live)
 
@@ -665,7 +662,10 @@ class Publisher:
         assert self._policy is not None
         # An idle adapter has to notice a younger one too.
         await self._capture.check(self.incarnation.token)
+        published = self._publication
         state = await self._capture.state()
+        if state.publication < published:  # put back under us, with our own token in it
+            raise was_restored(self._capture.database.place, published, state.publication)
         waiting = await self._capture.waiting(_WAITING_COUNTED)
         self._tell_figures(waiting, needs_resync=state.gave_way > 0)
         await self.presence.write(

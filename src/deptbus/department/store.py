@@ -76,7 +76,7 @@ from deptbus.department.repairs import (
 from deptbus.department.several_tables import Into
 from deptbus.department.target import Column, MappedTarget
 from deptbus.department.values import CHINA
-from deptbus.errors import DatabaseUnavailable, Fenced, RowRefused, SourceRefused
+from deptbus.errors import DatabaseUnavailable, RowRefused, SourceRefused
 from deptbus.names import is_rebuilt_copy, rebuilt_copy
 from deptbus.wire.control import PolicyMarker, RepairOrder
 
@@ -185,7 +185,7 @@ class Store(ABC):
     `open`, `apply` and the readers raise DatabaseUnavailable (reopen with back-off), DatabaseBusy
     (a lock: apply the same batch again soon), Fenced (stop). After any of them nothing of the batch
     is in the database, or, when a commit's outcome is unknown, all of it: applying it again then
-    says Fenced or is right, as the offsets tell.
+    says DatabaseUnavailable or is right, as the offsets tell.
     """
 
     # With so many deliveries in a batch the short way for plain ones pays.
@@ -926,10 +926,14 @@ def missing_column(place: str, dataset: str, table: str, column: str) -> Databas
     )
 
 
-def moved_offsets() -> Fenced:
-    return Fenced(
-        "another adapter moved this inbox's offsets",
-        mend="Run one adapter per system; this one stops",
+def put_back(place: str) -> DatabaseUnavailable:
+    """The offsets are not those of the last batch, though nobody else can have moved them: the
+    token, which comes back with a backup of the same incarnation, was checked in the same
+    transaction."""
+    return DatabaseUnavailable(
+        f"{place}: the database was put back under a running adapter: what was applied last is not "
+        "in it",
+        mend="Nothing: it goes on where the database stands",
     )
 
 

@@ -85,8 +85,8 @@ from deptbus.department.store import (
     check_columns,
     day_of,
     floors_text,
-    moved_offsets,
     positions_of,
+    put_back,
     tallies_of,
 )
 from deptbus.department.target import Column, MappedTarget, Shapes
@@ -595,7 +595,7 @@ class PostgresStore(Store):
         )
         if done != expected:
             await fence.check_postgres(self._connection, self.token)
-            raise moved_offsets()
+            raise put_back(self._database.place)
 
     async def write_rows(
         self, groups: list[_Group], entries: list[Entry], work: Work

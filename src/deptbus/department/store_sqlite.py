@@ -77,8 +77,8 @@ from deptbus.department.store import (
     check_columns,
     day_of,
     floors_text,
-    moved_offsets,
     positions_of,
+    put_back,
     tallies_of,
 )
 from deptbus.department.target import Column, MappedTarget, Shapes
@@ -613,7 +613,7 @@ class SqliteStore(Store):
                 ),
             ).rowcount
             if moved != 1:
-                raise moved_offsets()
+                raise put_back(self._database.place)
 
     def _write_lot(
         self, connection: sqlite3.Connection, lot: Lot, now_us: int, *, is_presumed: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,28 @@ async def test_a_database_restored_from_a_backup_is_refused(source: Source) -> N
         async with source.publisher() as publisher:
             with pytest.raises(SourceRefused, match="restored from a backup"):
                 await publisher.start()
+    assert set(await source.names()) == {"1", "2"}
+
+
+@pytest.mark.parametrize("typed", [0, 20])
+async def test_a_backup_put_back_under_a_running_adapter_is_refused(
+    source: Source, typed: int
+) -> None:
+    """Of the same incarnation, by way of SQL: neither token nor file tell."""
+    backup = source.path.with_suffix(".backup")
+    async with source.publisher() as publisher:
+        await publisher.start()
+        running = asyncio.create_task(publisher.run())
+        source.do(source.person(1))
+        await source.drained()
+        _copy_by_sql(source.path, backup)
+        source.do(source.person(2))
+        await source.drained()
+        _copy_by_sql(backup, source.path)
+        if typed:
+            source.do(*[source.person(n) for n in range(10, 10 + typed)])
+        with pytest.raises(SourceRefused, match=r"restored from a backup.*department resync"):
+            await asyncio.wait_for(running, 30)
     assert set(await source.names()) == {"1", "2"}
 
 
@@ -434,6 +457,11 @@ def _restore(backup: Path, path: Path) -> None:
     for suffix in ("-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     shutil.copy(backup, path)
+
+
+def _copy_by_sql(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(source)) as have, closing(sqlite3.connect(target)) as copy:
+        have.backup(copy)
 
 
 def _checkpoint(path: Path) -> None:

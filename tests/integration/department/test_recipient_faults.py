@@ -108,6 +108,36 @@ async def goes_on_with_an_older_copy(bus: Connection, desk: Desk, folder: Path) 
         assert len(said(logs, "database_was_replaced", desk)) == 1
 
 
+async def test_a_backup_put_back_under_a_running_adapter_is_gone_on_with(
+    broker: Connection, tmp_path: Path
+) -> None:
+    """Of the same incarnation, by way of SQL: neither token nor file tell."""
+    desk = Desk(broker, tmp_path)
+    async with with_neighbour(broker, desk, tmp_path) as logs:
+        await desk.feed.deliver([upsert(n, 1, name="a") for n in range(3)])
+        await until(lambda: desk.has("a", 3), "the first rows")
+        backup = desk.folder / "backup.db"
+        _copy_by_sql(desk.file, backup)
+        await desk.feed.deliver([upsert(n, 2, name="b") for n in range(3)])
+        await until(lambda: desk.has("b", 3), "newer rows")
+        _copy_by_sql(backup, desk.file)
+        assert await desk.has("a", 3)
+        await desk.feed.deliver([upsert(0, 3, name="c")])
+
+        async def is_whole() -> bool:
+            return sorted((await desk.names()).values()) == ["b", "b", "c"]
+
+        await until(is_whole, "what the backup has not")
+        assert said(logs, "system_stopped", desk) == []
+        (line,) = said(logs, "applying_stopped", desk)
+        assert "put back under a running adapter" in line["error"]
+
+
+def _copy_by_sql(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(source)) as have, closing(sqlite3.connect(target)) as copy:
+        have.backup(copy)
+
+
 async def test_planted_taking_a_copy_for_a_younger_adapter_is_caught(
     broker: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
