@@ -9,13 +9,13 @@ import json
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient
-from installed import Room, Up, wait_until
+from installed import Room, Said, Up, wait_until
 from small_world import OTHER_TOWN, TOWN, District, Row, accounts, write_contract
 
 pytestmark = [pytest.mark.service, pytest.mark.timeout(300)]
@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.service, pytest.mark.timeout(300)]
 SOURCE, AUDIT, BELOW = "registry@330106", "audit@330106", f"registry@{TOWN}"
 UNITS = (SOURCE, AUDIT, BELOW)
 CHANGES = 1_000
+DELETED = 20
 SOON = 90.0
 
 
@@ -35,10 +36,12 @@ class Bureaus:
         self._log = Path()
 
     @contextmanager
-    def running(self, district: District | None = None) -> Iterator[Path]:
+    def running(
+        self, district: District | None = None, units: Sequence[str] = UNITS
+    ) -> Iterator[Path]:
         """All adapters, as one process; it may have ended by itself when they all had to stop."""
         words: list[str | Path] = []
-        for unit in UNITS:
+        for unit in units:
             words += ["--config", (district or self.district).config(unit)]
         process, self._log = self.room.start("department", "run", *words, "--data", self.up.data)
         try:
@@ -66,11 +69,28 @@ class Bureaus:
     def carried(self) -> None:
         self.until(self.district.is_carried)
 
-    def do(self, verb: str, unit: str) -> None:
+    def do(self, verb: str, unit: str) -> str:
         config = self.district.config(unit)
         words = ("--config", config, *(("--data", self.up.data) if verb == "resync" else ()))
         said = self.room.run("department", verb, *words)
         assert said.code == 0, str(said)
+        return said.out
+
+    def reconcile(self, unit: str, *words: str) -> Said:
+        return self.room.run(
+            *("reconcile", "--unit", unit, "--leg", "copy", "--data", self.up.data, *words)
+        )
+
+    def delete_unheard(self, count: int) -> None:
+        """Accounts are closed and published, and no recipient runs."""
+        waiting = "SELECT count(*) FROM deptbus_outbox"
+        with self.running(units=(SOURCE,)), closing(sqlite3.connect(self.district.source)) as own:
+            own.execute(
+                "DELETE FROM zh WHERE bh IN (SELECT bh FROM zh WHERE dz LIKE ? LIMIT ?)",
+                (f"{TOWN}%", count),
+            )
+            own.commit()
+            self.until(lambda: own.execute(waiting).fetchone() == (0,))
 
     def type(self, count: int = CHANGES) -> None:
         """As clerks do: other amounts, moves there and back, new accounts, closed ones, and numbers
@@ -191,6 +211,7 @@ def test_a_cluster_that_was_rebuilt(bureaus: Bureaus) -> None:
     with bureaus.running():
         bureaus.type()
         bureaus.carried()
+    bureaus.delete_unheard(DELETED)
     bureaus.up.stop()
     shutil.rmtree(bureaus.up.data / "broker")
     bureaus.type()
@@ -199,8 +220,24 @@ def test_a_cluster_that_was_rebuilt(bureaus: Bureaus) -> None:
         for unit in UNITS:
             reason = bureaus.stopped(unit)
             assert "rebuilt" in reason
-            bureaus.do("resync" if unit == SOURCE else "rejoin", unit)
+            if unit == SOURCE:
+                bureaus.do("resync", unit)
+            else:
+                assert f"reconcile --unit {unit} --leg copy --repair" in bureaus.do("rejoin", unit)
     with bureaus.running():
+        for unit in (AUDIT, BELOW):
+            found = bureaus.reconcile(unit)
+            assert (found.code, "extra" in found.out) == (1, True), str(found)
+            mend = (
+                "--repair",
+                "--delete-extra",
+                "--max-delete",
+                str(DELETED),
+                "--reason",
+                "rebuilt",
+            )
+            mended = bureaus.reconcile(unit, *mend)
+            assert mended.code == 0, str(mended)
         bureaus.carried()
         bureaus.type(50)
         bureaus.carried()

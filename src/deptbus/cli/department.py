@@ -223,6 +223,12 @@ def rejoin(config: Config) -> None:
         if settings.receives:
             asyncio.run(forget_position(department, system))
             print(f"{system}: the inbox will be applied from its beginning")
+    print(
+        "What a source deleted, and was not applied here before the bus was lost, nobody knows any "
+        "more, and it still stands here. Once every source is through its resync and this adapter "
+        f"runs, let the data office remove it: deptbus reconcile --unit {department.unit} "
+        "--leg copy --repair --delete-extra --max-delete N --reason TEXT"
+    )
 
 
 @app.command()

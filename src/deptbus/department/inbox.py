@@ -124,7 +124,7 @@ class Inbox:
                     raise SourceRefused(
                         f"rebuilt topic: {self.topic} ends before what was applied from it",
                         mend="If it was rebuilt on purpose, run `deptbus department rejoin "
-                        "--config FILE`",
+                        "--config FILE`, and then what that says",
                     )
                 stood = before.get(place.partition, wanted)
                 # Nothing stood anywhere where all that is received is fresh.

@@ -953,7 +953,8 @@ def positions_of(
             raise SourceRefused(
                 f"rebuilt {rebuilt}: what was applied here came from another {rebuilt} than "
                 f"{topic} is now",
-                mend="If it was rebuilt on purpose, run `deptbus department rejoin --config FILE`",
+                mend="If it was rebuilt on purpose, run `deptbus department rejoin --config FILE`, "
+                "and then what that says",
             )
         found[number] = Position(next_offset, json.loads(floors))
     return found
