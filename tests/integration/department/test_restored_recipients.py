@@ -121,13 +121,14 @@ async def test_planted_trust_in_what_was_committed_for_lag_is_caught(
     """Who goes on where the group stands, and not where SQL does, skips what the backup lacks."""
     seek = Inbox.seek
 
-    async def forward(self: Inbox, positions, **words) -> None:  # type: ignore[no-untyped-def]
+    async def forward(self: Inbox, positions, **words):  # type: ignore[no-untyped-def]
         assert self._committer is not None
-        await seek(self, positions, **words)
+        begins = await seek(self, positions, **words)
         committed = await self._committer.committed(self.topic, positions)
         for place in self._places:
             if place.partition in committed:
                 self._open().seek(place, committed[place.partition])
+        return begins
 
     monkeypatch.setattr(Inbox, "seek", forward)
     with pytest.raises(AssertionError, match="not in time: all of it again"):
