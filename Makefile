@@ -25,9 +25,9 @@ READY := $(ENV)/.ready
 demo: $(READY)
 	$(BIN)/deptbus demo $(ARGS)
 
-# Three processes, each with servers of its own (tests/conftest.py); ARGS="-n 0" for one.
+# Two processes, each with servers of its own (tests/conftest.py); ARGS="-n 0" for one.
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
 
 quick: $(READY)
 	$(BIN)/python -m pytest -n auto -m "not service" $(ARGS)

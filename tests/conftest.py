@@ -1,8 +1,8 @@
 """What one test leaves behind in the process, and another must not meet; and who runs it.
 
-`make test` runs in three processes, each with a broker and a PostgreSQL of its own: one more than a
-small machine has cores, because many tests wait for a session to end or a pause to pass. A native
-crash ends one of them: it is told as that test's failure, and another process goes on.
+`make test` runs in two processes, each with a broker and a PostgreSQL of its own: with a third, two
+cores had thirty processes waiting for them, and nothing came in time. A native crash ends one of
+them: it is told as that test's failure, and another process goes on.
 """
 
 from __future__ import annotations
