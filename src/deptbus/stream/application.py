@@ -265,6 +265,7 @@ class BusApp(faust.App):
                 continue
             consumer = self.consumer
             assert isinstance(consumer, BatchConsumer)
+            await consumer.look_for_topics()
             progress = consumer.progress
             unread = {
                 tp: count

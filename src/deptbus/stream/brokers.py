@@ -183,6 +183,12 @@ class BusConsumer(AIOKafkaConsumer):
         await super().stop()
 
 
+async def look_for_topics(consumer: AIOKafkaConsumer) -> None:
+    """New metadata, where partitions of a group were shared out without some of its topics."""
+    if 0 in consumer._coordinator._metadata_snapshot.values():
+        await consumer._client.force_metadata_update()
+
+
 def reach_into_client() -> None:
     """To be called before the first client of a process is made; may be called again."""
     unpack.install()

@@ -45,6 +45,7 @@ from deptbus.stream.brokers import (
     REQUEST_TIMEOUT_MS,
     SHORT_WAIT_MS,
     BusConsumer,
+    look_for_topics,
     reach_into_client,
     wait_long,
 )
@@ -158,6 +159,13 @@ class BatchConsumerThread(driver.AIOKafkaConsumerThread):
             log.warning("commit_failed", error=type(error).__name__)
             return False
         return True
+
+    async def look_for_topics(self) -> None:
+        """Asks the broker for topics of the group that were not known when its partitions were
+        shared out. Who leads a group gives what a broker that has only just started does not tell
+        yet to nobody, and metadata come anew every five minutes: a lone worker stood idle so long
+        after each restart. The group joins again by itself as soon as they are known."""
+        await self.call_thread(look_for_topics, self._ensure_consumer())
 
     async def unread(self) -> dict[TP, int]:
         """How many offsets of each assigned partition were not fetched yet, as the broker says."""
@@ -302,6 +310,10 @@ class BatchConsumer(driver.Consumer):
                 "place_condemned", topic=tp.topic, partition=tp.partition, offset=first, last=last
             )
         unpack.condemned = {TopicPartition(*tp): place for tp, place in condemned.items()}
+
+    async def look_for_topics(self) -> None:
+        """See BatchConsumerThread.look_for_topics."""
+        await self._thread.look_for_topics()
 
     async def unread(self) -> dict[TP, int]:
         """See BatchConsumerThread.unread."""
