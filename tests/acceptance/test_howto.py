@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -81,8 +82,11 @@ def moment() -> str:
 
 @pytest.fixture(scope="module")
 def county(kept_county: tuple[Room, Path, Said]) -> Iterator[County]:
+    """One of its own, for another department joins it."""
     room, folder, _ = kept_county
-    with Up(room, folder) as up:
+    own = room.folder / "howto" / folder.name
+    shutil.copytree(folder, own)
+    with Up(room, own) as up:
         yield County(room, up)
     room.check_logs()
 
