@@ -164,17 +164,22 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
+def lines_of(path: Path, called: str) -> list[str]:
+    """The lines of a small file of settings; `called` says what it is. Raises DeptbusError."""
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DeptbusError(f"{called} {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DeptbusError(
+            f"{called} {path} is not UTF-8 (byte {error.start + 1})", mend="Save it as UTF-8"
+        ) from None
+
+
 def _client_file(path: Path) -> dict[str, str]:
     """`name=value` lines, `#` comments; names as in Connection, dots and dashes as underscores."""
     words: dict[str, str] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DeptbusError(f"client file {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise DeptbusError(
-            f"client file {path} is not UTF-8 (byte {error.start + 1})", mend="Save it as UTF-8"
-        ) from None
+    lines = lines_of(path, "client file")
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if not text or text.startswith("#"):

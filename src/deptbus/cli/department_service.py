@@ -143,18 +143,12 @@ def _mode(path: Path) -> int:
 
 def _unit_of(path: Path, environment_file: Path | None) -> str:
     """Reads the whole file: what is wrong in it is told now, and not by a service that ends."""
+    from deptbus.connection import lines_of
     from deptbus.contract.department import load_department
 
     given = dict(os.environ)
     if environment_file is not None:
-        try:
-            lines = environment_file.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise DeptbusError(
-                f"{environment_file} is not UTF-8 (byte {error.start + 1})",
-                mend="Save it as UTF-8",
-            ) from None
-        for line in lines:
+        for line in lines_of(environment_file, "environment file"):
             key, equals, value = line.strip().partition("=")
             if equals and not key.startswith("#"):
                 given[key.strip()] = value.strip().strip("\"'")

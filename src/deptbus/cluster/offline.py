@@ -53,9 +53,8 @@ class Fetched:
 
 
 def fetch(folder: Path, tell: Callable[[str], None]) -> Fetched:
-    """Fills the folder; done again it writes what is missing or another. What an
-    earlier call put there of another version is removed, or pip would choose. Raises
-    DeptbusError."""
+    """Fills the folder; done again it writes what is missing or another. What an earlier
+    call put there of another version is removed, or pip would choose. Raises DeptbusError."""
     extras = [extra for extra, package in _EXTRAS.items() if _is_installed(package)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
