@@ -27,16 +27,18 @@ The functions run inside the department's own transactions, with definer's right
    such a one are written as the table has them too, after every update.
 9. A statement fires the triggers of the table that it names, and its transition tables have the
    rows of all partitions: so partitions have triggers of their own, for who writes to them alone.
-10. Most statements of a department's program write one row, and each statement of ours costs as
-   much as that. So one statement tries the plain case: one short row, whose key has not moved, that
-   differs, for which there is room. Where it writes nothing, the general way is gone. What it must
-   not do is to join transition tables of many rows, so it looks first whether there is a second.
+10. Most statements of a department's program write one row, and there nothing counts but how much
+   of SQL is made ready to run: each column that is named costs as much again as what is done with
+   it. So the plain case (one short row, whose key has not moved, for which there is room) names
+   each column once for its text, and all else is asked of the array of these. What is not plain
+   goes the general way. First it looks whether there is a second row: transition tables of many
+   must not be joined so, and a plan for many be kept for the one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from deptbus.department.layout import Layout, comma, quoted, text_literal
 from deptbus.department.postgres_schema import TableFacts
@@ -310,45 +312,65 @@ class Functions:
             f"'live'::text, NULL::text, {stamp}, {was}, NULL::bytea, {raw}, {vals}, {kib}"
         )
 
-    def _one(self, rows: str, row: Sequence[str], source: str, *where: str) -> str:
-        """Rule 10. `row`: op, former place, key and values, of `source`."""
-        size = self._size(rows[0])
-        op, was, raw, vals = row
-        only = " AND ".join(
-            (
-                f"NOT EXISTS (SELECT FROM {rows} OFFSET 1)",
-                *where,
-                f"{size} < 1024",
-                f"p.limit_kib >= {_KIB_SO_FAR}",
-                "p.limit_position > coalesce(pg_sequence_last_value('deptbus.position'), 1)",
-            )
+    def _one(self, rows: str, chosen: Mapping[str, str], source: str) -> str:
+        """Rule 10. `chosen`: variables, and what they get from `source`."""
+        unchanged = (
+            "ELSIF vals = former THEN\n        RETURN NULL;\n      " if "former" in chosen else ""
         )
+        changed = "vals <> former AND " if "former" in chosen else ""
         kib = (
-            f"CASE WHEN random() * 1024 < {size} THEN nextval('deptbus.volume') "
-            f"ELSE {_KIB_SO_FAR} END"
+            "CASE WHEN random() * 1024 < pg_column_size(vals) THEN nextval('deptbus.volume') "
+            "ELSE mark END"
         )
-        return (
-            f"{self._row(op, _STAMP, was, raw, vals, kib)}\n"
-            f"    FROM {source} CROSS JOIN deptbus.published p\n    WHERE {only};"
-        )
+        op, was = ("how" if "how" in chosen else _UPSERT), ("was" if "was" in chosen else "NULL")
+        return f"""IF {_PLAIN} THEN
+  DECLARE
+    how text;
+    was text;
+    raw text[];
+    vals text[];
+    former text[];
+  BEGIN
+    {_LOCK}
+    PERFORM FROM {rows} LIMIT 1 OFFSET 1;
+    IF NOT FOUND THEN
+      SELECT {comma(chosen.values())}, {_KIB_SO_FAR}
+      INTO {comma(chosen)}, mark
+      FROM {source};
+      IF {changed}pg_column_size(vals) < 1024 THEN
+        {self._row(op, _STAMP, was, "raw", "vals", kib)}
+        FROM deptbus.published p
+        WHERE p.limit_kib >= mark
+          AND p.limit_position > coalesce(pg_sequence_last_value('deptbus.position'), 1);
+        IF FOUND THEN
+          {_RING}
+          RETURN NULL;
+        END IF;
+      {unchanged}END IF;
+    END IF;
+  END;
+  END IF;
+  """
 
     def _one_inserted(self) -> str:
         keys, values = (self._text("n", c) for c in (self._layout.keys, self._layout.columns))
-        return self._one("new_rows", (_UPSERT, "NULL::text", keys, values), "new_rows n")
+        return self._one("new_rows", {"raw": keys, "vals": values}, "new_rows n")
 
     def _one_changed(self) -> str:
         keys, values = (self._text("n", c) for c in (self._layout.keys, self._layout.columns))
-        return self._one(
-            "new_rows",
-            (_UPSERT, self._former_place(), keys, values),
-            "new_rows n CROSS JOIN old_rows o",
-            self._same("o", "n"),
-            f"({self._differs()})",
-        )
+        chosen = {
+            "raw": keys,
+            "vals": values,
+            "former": self._text("o", self._layout.columns),
+            "was": self._former_place(),
+        }
+        source = f"new_rows n CROSS JOIN old_rows o WHERE {self._same('o', 'n')}"
+        return self._one("new_rows", chosen, source)
 
     def _one_removed(self) -> str:
-        *row, source = self._left_row()
-        return self._one("old_rows", row, source)
+        how, was, raw, vals, source = self._left_row()
+        chosen = {"how": how, "was": was, "raw": raw, "vals": vals}
+        return self._one("old_rows", chosen, source)
 
     def _added(self, stamp: str, alias: str) -> str:
         values, keys = (self._text(alias, c) for c in (self._layout.columns, self._layout.keys))
@@ -483,18 +505,8 @@ class Functions:
 
     def _guarded(self, event: str, count: str, body: str, by_index: bool, one: str = "") -> str:
         """Rule 3 around the body: never waits, never fails, keeps to the cap, rings the bell.
-        `one`: the statement of rule 10."""
+        `one`: the plain case of rule 10."""
         settings = _set(*self._settings(), *(_BY_INDEX if by_index else ()))
-        if one:
-            one = f"""IF {_PLAIN} THEN
-    {_LOCK}
-    {one}
-    IF FOUND THEN
-    {_RING}
-    RETURN NULL;
-    END IF;
-    END IF;
-    """
         name = f"deptbus.{quoted(f'{self._layout.dataset}_{event}')}"
         applying = text_literal(f",{self._layout.dataset},")
         written_again = "true OR " if self._facts.cascades or self._facts.unseen else ""

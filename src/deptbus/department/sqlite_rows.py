@@ -25,7 +25,7 @@ from deptbus.department.capture import (
 from deptbus.department.layout import Layout, comma, quoted, text_literal
 from deptbus.department.pulse import read_sqlite
 from deptbus.department.raw import raw_of, raw_text
-from deptbus.department.sqlite_schema import key_collations, unique_columns
+from deptbus.department.sqlite_schema import key_collations, traits_of, unique_columns
 from deptbus.department.sqlite_schema import shape as shape_of
 from deptbus.department.sqlite_show import show
 
@@ -132,7 +132,7 @@ def install_sql(
             unique = {part.table: unique_columns(c, part.table) for part in layout.parts}
             made += sqlite_view.triggers(layout, unique)
         else:
-            made += sql.triggers(layout, unique_columns(c, layout.table))
+            made += sql.triggers(layout, traits_of(c, layout.table))
         made += shape.note_sql("deptbus_shape", layout.dataset, shape_of(c, layout))
     return made
 

@@ -40,6 +40,30 @@ def unique_constraints(connection: sqlite3.Connection, table: str) -> list[Uniqu
     return found
 
 
+class Traits(NamedTuple):
+    """What triggers must know of a table: the columns of its unique constraints; and, in small
+    letters, those that are generated and those that may be null."""
+
+    unique: list[tuple[str, ...]]
+    generated: frozenset[str]
+    nullable: frozenset[str]
+
+
+def traits_of(connection: sqlite3.Connection, table: str) -> Traits:
+    rows = connection.execute(
+        'SELECT lower(name), "notnull", pk, hidden FROM pragma_table_xinfo(?)', (table,)
+    ).fetchall()
+    indexed = connection.execute(
+        "SELECT count(*) FROM pragma_index_list(?) WHERE origin = 'pk'", (table,)
+    ).fetchone()[0]
+    return Traits(
+        unique_columns(connection, table),
+        frozenset(name for name, _, _, hidden in rows if hidden),
+        # A primary key without an index is the row's number, which is never null.
+        frozenset(name for name, must, pk, _ in rows if not must and (indexed or not pk)),
+    )
+
+
 def unique_columns(connection: sqlite3.Connection, table: str) -> list[tuple[str, ...]]:
     return [u.columns for u in unique_constraints(connection, table)]
 

@@ -18,10 +18,12 @@ What is not obvious:
 5. A trigger of the department's own may run before ours and write the same table again; what it did
    is captured by then. So we write the row as the table has it, not as the statement left it, and
    the notes of rule 1 outlive the triggers of statements within the statement.
-6. Each statement of a trigger costs, also one that finds nothing, and most updates move no value
-   by which rows are unique: they replace no row and leave no key. Those have a trigger of their
-   own. SQLite does not promise the order in which triggers fire, so what decides between the two
-   is the row's values alone, which neither changes.
+6. Each statement of a trigger costs, also one that finds nothing, and a trigger whose condition is
+   false costs as much as it is long. Most updates move no value by which rows are unique: they
+   replace no row and leave no key. Those have a trigger of their own, and the other one is not even
+   looked at by statements that name no such column. A row's number has names that no column has,
+   and a generated column moves without being named. SQLite does not promise the order in which
+   triggers fire, so what decides between the two is the row's values alone, which neither changes.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deptbus.department.layout import Layout, comma, quoted, text_literal
+from deptbus.department.sqlite_schema import Traits
 
 # Milliseconds of the database's clock, as microseconds: all that SQLite tells.
 NOW_US = "CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) * 1000"
@@ -38,13 +41,16 @@ MARK = "coalesce((SELECT mark FROM deptbus_outbox ORDER BY position DESC LIMIT 1
 _ROW_OCTETS = 60
 
 _ROOM = (
-    "coalesce((SELECT max(position) FROM deptbus_outbox), 0)"
-    " < (SELECT limit_position FROM deptbus_published)"
-    f" AND {MARK} < (SELECT limit_octets FROM deptbus_published)"
+    "coalesce((SELECT o.position < p.limit_position AND coalesce(o.mark, 0) < p.limit_octets "
+    "FROM deptbus_outbox o CROSS JOIN deptbus_published p ORDER BY o.position DESC LIMIT 1), "
+    "(SELECT 0 < limit_position AND 0 < limit_octets FROM deptbus_published))"
 )
 
 # Last in a trigger: what a statement could not write, it finds no room for after it either.
-_GAVE_WAY = f"UPDATE deptbus_published SET gave_way = gave_way + 1 WHERE NOT ({_ROOM})"
+_GAVE_WAY = f"UPDATE deptbus_published SET gave_way = gave_way + 1 WHERE NOT {_ROOM}"
+# Behind one statement that writes a row or finds no room for it.
+_GAVE_WAY_PLAINLY = _GAVE_WAY.replace(" WHERE ", " WHERE changes() = 0 AND ")
+_ROW_NUMBER = ("rowid", "oid", "_rowid_")
 
 TABLES = (
     # Only one row. A write beyond limit_position or limit_octets is not captured; gave_way counts
@@ -198,9 +204,9 @@ def former_trigger_names(dataset: str) -> list[str]:
     ]
 
 
-def triggers(layout: Layout, unique: Sequence[Sequence[str]]) -> list[str]:
-    """`unique`: the columns of every unique constraint of the table, the primary key's too."""
-    unique = unique or (layout.keys,)  # with none no row is ever replaced, and its notes are moot
+def triggers(layout: Layout, traits: Traits) -> list[str]:
+    # With no unique constraint no row is ever replaced, and its notes are moot.
+    unique = traits.unique or (layout.keys,)
     t, d = quoted(layout.table), text_literal(layout.dataset)
     own = f"NOT EXISTS (SELECT 1 FROM deptbus_applying WHERE dataset = {d})"
     mapped = tuple(dict.fromkeys((*layout.keys, *layout.columns)))
@@ -212,24 +218,26 @@ def triggers(layout: Layout, unique: Sequence[Sequence[str]]) -> list[str]:
     )
     note_insert, note_update, insert_, update, delete = _bodies(layout, unique, moved_key, changed)
     one_of = dict.fromkeys(c for columns in unique for c in columns)
-    watched = comma(map(quoted, one_of))
-    # Also a row without a key, which is found by none.
-    moved = " OR ".join(
-        (
-            *(f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)} COLLATE BINARY" for c in one_of),
-            *(f"NEW.{quoted(c)} IS NULL" for c in layout.keys),
-            moved_key,
-        )
-    )
+    moving = dict.fromkeys((*one_of, *layout.keys))
+    moved = " OR ".join(f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)} COLLATE BINARY" for c in moving)
+    is_named = traits.generated.isdisjoint(c.lower() for c in moving)
+    update_of = f" OF {comma((*map(quoted, moving), *_ROW_NUMBER))}" if is_named else ""
     plain = f"NOT ({moved}) AND ({changed}) AND {own}"
+    may_lack_key = not traits.nullable.isdisjoint(c.lower() for c in layout.keys)
+    plainly = [*([_keyless(layout)] if may_lack_key else []), _plainly(layout), _GAVE_WAY_PLAINLY]
     name = [quoted(n) for n in trigger_names(layout.dataset)]
     made = []
     for trigger, event, when, body in (
         (name[0], "BEFORE INSERT", own, note_insert),
-        (name[1], f"BEFORE UPDATE OF {watched}", own, note_update),
+        (name[1], f"BEFORE UPDATE{update_of}", own, note_update),
         (name[2], "AFTER INSERT", own, insert_),
-        (name[3], "AFTER UPDATE", f"({moved}) AND ({changed} OR {replaced}) AND {own}", update),
-        (name[4], "AFTER UPDATE", plain, [_plainly(layout), _GAVE_WAY]),
+        (
+            name[3],
+            f"AFTER UPDATE{update_of}",
+            f"({moved}) AND ({changed} OR {replaced}) AND {own}",
+            update,
+        ),
+        (name[4], "AFTER UPDATE", plain, plainly),
         (name[5], "AFTER DELETE", own, delete),
     ):
         inner = "".join(f"  {statement};\n" for statement in body)
@@ -259,6 +267,17 @@ def _plainly(layout: Layout) -> str:
     return (
         f"{insert_head(layout)} SELECT {_live(layout, 'NEW').format(op='u')}, {was}, {values} "
         f"FROM {quoted(layout.table)} AS n WHERE {same_key(layout, 'n.', keys)} AND {_ROOM}"
+    )
+
+
+def _keyless(layout: Layout) -> str:
+    """A row without a key is found by none; it is captured as it came, and parked."""
+    keys = [f"NEW.{quoted(c)}" for c in layout.keys]
+    values = comma((*keys, *(f"NEW.{quoted(c)}" for c in layout.columns)))
+    lacks_key = " OR ".join(f"{k} IS NULL" for k in keys)
+    return (
+        f"{insert_head(layout)} SELECT {_live(layout, 'NEW').format(op='u')}, NULL, {values} "
+        f"WHERE ({lacks_key}) AND {_ROOM}"
     )
 
 
@@ -316,12 +335,7 @@ def _bodies(
     values = comma(f"n.{quoted(c)}" for c in (*layout.keys, *layout.columns))
     as_new = f"FROM {t} AS n WHERE {same_key(layout, 'n.', new_keys)}"
     as_old = f"FROM {t} AS n WHERE {same_key(layout, 'n.', old_keys)}"
-    # A row without a key is found by none; it is captured as it came, and parked.
-    keyless = (
-        f"{upsert} SELECT {live.format(op='u')}, NULL, "
-        f"{comma([*new_keys, *(f'NEW.{quoted(c)}' for c in layout.columns)])} "
-        f"WHERE ({' OR '.join(f'{k} IS NULL' for k in new_keys)}) AND {_ROOM}"
-    )
+    keyless = _keyless(layout)
     added = (
         f"{upsert} SELECT {live.format(op='u')}, {replaced_place}, {values} {as_new} AND {_ROOM}"
     )

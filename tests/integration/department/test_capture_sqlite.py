@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from capture_suite import CAP, LAYOUTS, PEOPLE, PLACE, CaptureSuite, Desk, person
 
-from deptbus.department import fence
+from deptbus.department import fence, sqlite_rows, sqlite_triggers
 from deptbus.department.capture import Capture
 from deptbus.department.capture_sqlite import SqliteCapture
 from deptbus.department.connect import SqliteDatabase, target_of
+from deptbus.department.layout import Layout
 from deptbus.department.sqlite_triggers import trigger_names
 from deptbus.errors import DatabaseUnavailable
 
@@ -277,6 +278,58 @@ class TestSqliteCapture(CaptureSuite):
         await self.desk.do('UPDATE OR REPLACE "居民 Table" SET serial = 1 WHERE "证件号" = \'2\'')
         with pytest.raises(AssertionError):
             await self.check_people(capture)
+
+    async def test_keys_that_move_without_being_named(self, where: Path) -> None:
+        """By a name of the row's number that no column has, or generated from another column."""
+        capture = await self.another_capture(where)
+        try:
+            await self.numbered(capture)
+            moves = "UPDATE numbered SET _ROWID_ = 2", "UPDATE generated SET code = 'b'"
+            await self.desk.do(*moves)
+            assert await self.told(capture) == [("d", 1), ("u", 2), ("d", "A"), ("u", "B")]
+        finally:
+            await capture.close()
+
+    async def test_planted_triggers_that_look_at_named_columns_alone_are_caught(
+        self, where: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sqlite_triggers, "_ROW_NUMBER", ())
+        traits_of = sqlite_rows.traits_of
+        monkeypatch.setattr(
+            sqlite_rows, "traits_of", lambda *a: traits_of(*a)._replace(generated=frozenset())
+        )
+        with pytest.raises(AssertionError):
+            await self.test_keys_that_move_without_being_named(where)
+
+    async def test_a_row_without_a_key_is_captured_by_each_update(self, where: Path) -> None:
+        """So that it is parked and somebody mends it; no row of its table tells it by its key."""
+        capture = await self.another_capture(where)
+        try:
+            await self.numbered(capture)
+            await self.desk.do("UPDATE generated SET code = NULL")
+            await self.desk.do("UPDATE generated SET name = 'y'")
+            assert await self.told(capture) == [("d", "A"), ("u", None), ("u", None)]
+            assert (await capture.state()).gave_way == 0
+        finally:
+            await capture.close()
+
+    async def numbered(self, capture: Capture) -> None:
+        """A table whose key is its row's number and one whose key is generated, a row in each."""
+        await self.desk.do(
+            "CREATE TABLE numbered (id INTEGER PRIMARY KEY, name TEXT)",
+            "CREATE TABLE generated (code TEXT, name TEXT, "
+            "key TEXT GENERATED ALWAYS AS (upper(code)) STORED UNIQUE)",
+            "INSERT INTO numbered VALUES (1, 'x')",
+            "INSERT INTO generated (code, name) VALUES ('a', 'x')",
+        )
+        layouts = [
+            Layout("numbered", "numbered", ("id",), ("id", "name"), None),
+            Layout("generated", "generated", ("key",), ("key", "name"), None),
+        ]
+        await capture.install(layouts, CAP)
+
+    async def told(self, capture: Capture) -> list[tuple[str, Any]]:
+        return [(row.op, row.raw[0]) for row in await capture.read(9)]
 
     async def test_triggers_of_an_older_install_are_whole_and_renewed(
         self, capture: Capture
