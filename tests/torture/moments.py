@@ -146,12 +146,12 @@ def adapter() -> None:
 
 
 def publisher() -> None:
-    from deptbus.department.chores import Chores
+    from deptbus.department.capture_sqlite import SqliteCapture
     from deptbus.department.publisher import Publisher
 
     _before(Publisher, "_send", "publishing")
     _after(Publisher, "_send", "published")
-    _after(Chores, "_advance", "snapshot", lambda result, _: result)
+    _after(SqliteCapture, "advance_snapshot", "snapshot", lambda chunk, *_: not chunk.done)
     prover("source", "telling")
 
 
