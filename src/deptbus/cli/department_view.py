@@ -150,7 +150,9 @@ def print_status(unit: str, systems: Sequence[Mapping[str, Any]]) -> None:
     for system in systems:
         for finding in system.get("source", {}).get("findings", ()):
             sentence = ". ".join(filter(None, (finding["what"], finding["mend"])))
-            console.print(f"{system['system']}: {sentence}", markup=False, highlight=False)
+            console.print(
+                f"{system['system']}: {sentence}", markup=False, highlight=False, soft_wrap=True
+            )
     if any(map(_has_parked, systems)):
         console.print(
             "Which rows are parked, and what to do: docs/contract.md, section 'Parked rows'"
@@ -160,6 +162,8 @@ def print_status(unit: str, systems: Sequence[Mapping[str, Any]]) -> None:
 def _source_line(source: Mapping[str, Any]) -> str:
     if not source["installed"]:
         return "not installed: run `deptbus department install`"
+    if source["publishing"]["state"] == "not_known":
+        return "installed by an older deptbus"
     words = [f"publication {source['publication']}", f"{source['outbox_rows']} rows wait"]
     age = source["oldest_age_seconds"]
     if age is not None:

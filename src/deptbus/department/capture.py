@@ -209,6 +209,10 @@ class CaptureStatus:
     outbox_kib: int = 0  # counted from the oldest row that waits, as rows are
     pulse: Pulse | None = None  # None: no adapter has spoken yet
     holds: tuple[Hold, ...] = ()
+    outdated: str = ""  # what `Capture.outdated` says; then all but `installed` is not known
+
+
+INSTALL_AGAIN = "Run `deptbus department install --config FILE`, then start the adapter again"
 
 
 def is_asked(layout: Layout) -> bool:
@@ -281,6 +285,16 @@ class Capture(ABC):
     @abstractmethod
     async def broken(self) -> list[Broken]:
         """Installed datasets that cannot be captured as the tables are now."""
+
+    @abstractmethod
+    async def outdated(self) -> str:
+        """What an older deptbus installed without, so that this one cannot work with it: one line
+        that names the datasets. Empty where nothing is missing, or nothing is installed."""
+
+    async def refuse_outdated(self) -> None:
+        """Raises SourceRefused where it is `outdated`."""
+        if said := await self.outdated():
+            raise SourceRefused(f"{self.database.place}: {said}", mend=INSTALL_AGAIN)
 
     @abstractmethod
     async def give_way(self) -> None:

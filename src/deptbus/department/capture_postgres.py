@@ -45,6 +45,7 @@ from deptbus.department.capture import (
 from deptbus.department.capture_check import Broken, broken_postgres
 from deptbus.department.connect import PostgresDatabase, postgres_translated
 from deptbus.department.layout import Layout, quoted, quoted_table
+from deptbus.department.outdated import outdated_postgres
 from deptbus.department.postgres_install import (
     drop_statements,
     install_statements,
@@ -192,6 +193,11 @@ class PostgresCapture(Capture):
         current = (await self.layouts()).values()
         async with self._durable() as c:
             return await broken_postgres(c, current)
+
+    async def outdated(self) -> str:
+        current = (await self.layouts()).values()
+        async with self._durable() as c:
+            return await outdated_postgres(c, current)
 
     async def give_way(self) -> None:
         async with self._durable() as c:
@@ -847,6 +853,9 @@ class PostgresCapture(Capture):
         async with self._durable() as c:
             if await c.fetchval("SELECT to_regclass('deptbus.outbox')") is None:
                 return CaptureStatus(installed=False)
+        if said := await self.outdated():
+            return CaptureStatus(installed=True, outdated=said)
+        async with self._durable() as c:
             row = await c.fetchrow(
                 f"SELECT publication, version, {rows_of.GAVE_WAY} AS gave_way, "
                 "(SELECT count(*) FROM deptbus.outbox) AS outbox_rows, "

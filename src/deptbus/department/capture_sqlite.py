@@ -42,6 +42,7 @@ from deptbus.department.capture import (
 from deptbus.department.capture_check import Broken, broken_sqlite
 from deptbus.department.connect import SqliteDatabase, sqlite_translated
 from deptbus.department.layout import Layout, comma, quoted
+from deptbus.department.outdated import outdated_sqlite
 from deptbus.department.raw import raw_of, raw_text
 from deptbus.department.removal_guard import MOVED, RELEASE
 from deptbus.department.sqlite_schema import doubled_keys, examine_table
@@ -171,6 +172,10 @@ class SqliteCapture(Capture):
     async def broken(self) -> list[Broken]:
         current = (await self.layouts()).values()
         return await self._database.run(lambda c: broken_sqlite(c, current))
+
+    async def outdated(self) -> str:
+        current = (await self.layouts()).values()
+        return await self._database.run(lambda c: outdated_sqlite(c, current))
 
     async def give_way(self) -> None:
         await self._database.transaction(
@@ -650,6 +655,8 @@ class SqliteCapture(Capture):
         return SourceState(*row)
 
     async def status(self) -> CaptureStatus:
+        if said := await self.outdated():
+            return CaptureStatus(installed=True, outdated=said)
         return await self._database.run(rows_of.status)
 
     async def close(self) -> None:

@@ -283,6 +283,7 @@ async def snapshot_dataset(
                 f"{capture.database.place}: dataset {dataset} is not captured",
                 mend="Run `deptbus department install` first",
             )
+        await capture.refuse_outdated()
         await capture.begin_snapshot(dataset, "snapshot", None)
         while time.monotonic() - moved_at < _PATIENCE_SECONDS:
             status = await capture.status()
@@ -401,6 +402,7 @@ async def release_removals(
     """The hold of this number; where the removals are meant, its adapter publishes them from now
     on. None: nothing is held under that number."""
     async with capture_of(department, system) as capture:
+        await capture.refuse_outdated()
         if is_meant:
             return await capture.release(number)
         holds = (await capture.status()).holds
@@ -411,7 +413,7 @@ async def source_status(department: Department, system: str) -> SourceStatus:
     """Raises DatabaseUnavailable."""
     async with capture_of(department, system) as capture:
         status = await capture.status()
-        if not status.installed:
+        if not status.installed or status.outdated:
             return SourceStatus(system, status)
         adapter = await read_adapter(capture.database)
         return SourceStatus(system, status, adapter.incarnation.number)

@@ -28,6 +28,12 @@ _OUR_FUNCTIONS = (
     r"AND p.proname NOT LIKE 'into\_%\_write'"
 )
 
+# (table, column) that an older install had not.
+WIDENED = (
+    *(("published", "cap_kib"), ("published", "limit_kib")),
+    *(("outbox", "kib"), ("touched", "part"), ("touched", "kib")),
+)
+
 
 async def install_statements(
     c: asyncpg.Connection, layouts: Sequence[Layout], cap_rows: int, cap_mib: int
@@ -103,10 +109,6 @@ async def _watched(c: asyncpg.Connection, layout: Layout) -> list[tuple[str, str
 
 async def _widened(c: asyncpg.Connection) -> list[str]:
     """Columns that an older install had not. Only then: it is a lock that captures give way to."""
-    wanted = (
-        *(("published", "cap_kib"), ("published", "limit_kib")),
-        *(("outbox", "kib"), ("touched", "part"), ("touched", "kib")),
-    )
     there = {
         (row[0], row[1])
         for row in await c.fetch(
@@ -118,7 +120,7 @@ async def _widened(c: asyncpg.Connection) -> list[str]:
     return [
         f"ALTER TABLE deptbus.{table} ADD COLUMN {column} bigint"
         + (" NOT NULL DEFAULT 0" if table == "published" else "")
-        for table, column in wanted
+        for table, column in WIDENED
         if table in tables and (table, column) not in there
     ]
 

@@ -2,6 +2,7 @@
 
 Rules, in the order in which they are told; each names what is to be done:
 
+0. Capture was installed by an older deptbus: nothing else is known then.
 1. Capture gave way: what was missed is on no other desk until a resync.
 2. The outbox is full: what is written now is missed. Nearly full: it soon will be.
 3. Publishing has stopped (a person must act) or stalled (tried again by itself).
@@ -17,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from deptbus.department.capture import CaptureStatus, Hold
+from deptbus.department.capture import INSTALL_AGAIN, CaptureStatus, Hold
 from deptbus.department.pulse import SILENT_SECONDS, Publishing
 
 NEARLY_FULL_PERCENT = 80.0
@@ -51,6 +52,9 @@ class Pressure:
 
 def pressure_of(status: CaptureStatus, now_us: int) -> Pressure:
     """See the module. `status` is of an installed capture."""
+    if status.outdated:
+        finding = Finding(status.outdated, INSTALL_AGAIN)
+        return Pressure(0.0, "not_known", None, None, None, (finding,))
     pulse = status.pulse
     fill = fill_percent(status)
     if pulse is None:

@@ -420,6 +420,7 @@ class Publisher:
                 f"{self._capture.database.place}: capture is not installed",
                 mend="Run `deptbus department install`",
             )
+        await self._capture.refuse_outdated()
         found = {broken.dataset: broken for broken in await self._capture.broken()}
         for dataset, broken in found.items():
             if self._broken.get(dataset) != broken:

@@ -29,6 +29,8 @@ from deptbus.department.sqlite_schema import key_collations, traits_of, unique_c
 from deptbus.department.sqlite_schema import shape as shape_of
 from deptbus.department.sqlite_show import show
 
+# (table, column) that an older install had not.
+WIDENED = (("published", "cap_octets"), ("published", "limit_octets"), ("outbox", "mark"))
 # By triggers and readers.
 _NEEDED = ("published", "outbox", "replaced", "layout", "applying", "touched", "shown")
 
@@ -74,11 +76,12 @@ def fetch(
         c.text_factory = lenient
 
 
-def _column_count(c: sqlite3.Connection, table: str, letter: str) -> int:
+def column_count(c: sqlite3.Connection, table: str, pattern: str) -> int:
+    """Columns of a table whose names are like `pattern` (GLOB)."""
     return int(
         c.execute(
             "SELECT count(*) FROM pragma_table_info(?) WHERE name GLOB ?",
-            (table, f"{letter}[0-9]*"),
+            (table, pattern),
         ).fetchone()[0]
     )
 
@@ -91,12 +94,7 @@ def install_sql(
     value_width = max((len(x.columns) for x in layouts), default=1)
     made = [*fence.SQLITE_TABLES, *sql.TABLES, *removals.TABLES]
     made += [*sqlite_view.TABLES, shape.SQLITE_TABLE, sql.first_row(cap_rows)]
-    # Columns that an older install had not.
-    for table, column in (
-        ("published", "cap_octets"),
-        ("published", "limit_octets"),
-        ("outbox", "mark"),
-    ):
+    for table, column in WIDENED:
         names = [
             row[0]
             for row in c.execute("SELECT name FROM pragma_table_info(?)", (f"deptbus_{table}",))
@@ -115,7 +113,7 @@ def install_sql(
         ("deptbus_replaced", "k", key_width),
         ("deptbus_touched", "k", key_width),
     ):
-        made += sql.wider(table, letter, _column_count(c, table, letter), need)
+        made += sql.wider(table, letter, column_count(c, table, f"{letter}[0-9]*"), need)
     views = comma(text_literal(layout.dataset) for layout in layouts if layout.is_view)
     made += [
         f"DELETE FROM {table} WHERE dataset NOT IN ({views})"

@@ -158,9 +158,12 @@ LIFT_LIMIT = (
 
 
 def first_row(cap_rows: int) -> str:
+    """By name: an older install's table has fewer columns."""
     return (
-        "INSERT INTO deptbus_published SELECT 1, 0, 0, "
-        f"{cap_rows}, {cap_rows}, 0, 0, 0, 0 WHERE NOT EXISTS (SELECT 1 FROM deptbus_published)"
+        "INSERT INTO deptbus_published "
+        "(only_row, publication, version, cap_rows, limit_position, gave_way, gave_way_seen) "
+        f"SELECT 1, 0, 0, {cap_rows}, {cap_rows}, 0, 0 "
+        "WHERE NOT EXISTS (SELECT 1 FROM deptbus_published)"
     )
 
 

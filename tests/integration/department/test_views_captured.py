@@ -19,6 +19,7 @@ from odd_tables import COMMON
 from source_world import PLACES
 
 from deptbus.change import ChangeOp
+from deptbus.cli.main import run
 from deptbus.connection import Connection
 from deptbus.contract.department import Behind, load_department
 from deptbus.department import fence, postgres_install
@@ -29,6 +30,7 @@ from deptbus.department.connect import PostgresDatabase, SqliteDatabase, target_
 from deptbus.department.layout import Layout
 from deptbus.department.postgres_view import ViewFunctions
 from deptbus.department.raw import raw_text
+from deptbus.errors import Exit, SourceRefused
 
 pytestmark = pytest.mark.service
 
@@ -468,3 +470,67 @@ async def test_records_of_two_tables_are_published_as_one(
             (PLACES[0],),
         )
     assert (await desk.status()).gave_way == 0
+
+
+OLDER = {
+    # As installed before notes were of rows, before the byte cap, before removals were held.
+    "sqlite": [
+        (
+            "ALTER TABLE deptbus_published DROP COLUMN limit_octets",
+            "deptbus_published.limit_octets",
+        ),
+        ("ALTER TABLE deptbus_outbox DROP COLUMN mark", "deptbus_outbox.mark"),
+        ("DROP TABLE deptbus_held", "deptbus_held"),
+    ],
+    "postgres": [
+        ("DROP FUNCTION deptbus.person_reach(bigint[])", "deptbus.person_reach"),
+        (
+            "ALTER TABLE deptbus.touched DROP COLUMN part, DROP COLUMN kib",
+            "deptbus.touched.part",
+        ),
+        ("DROP TABLE deptbus.held", "deptbus.held"),
+        ("DROP SEQUENCE deptbus.volume", "deptbus.volume"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "older", "missing"),
+    [(kind, *one) for kind, some in OLDER.items() for one in some],
+)
+async def test_what_an_older_deptbus_installed_is_named_with_its_mend(
+    broker: Connection,
+    postgres: Callable[[], str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    older: str,
+    missing: str,
+) -> None:
+    desk = await ViewDesk(broker, tmp_path, postgres() if kind == "postgres" else None).open()
+    await desk.sql(older)
+    said = (
+        "dataset person: capture was installed by an older deptbus, or altered since "
+        f"({missing} is missing)"
+    )
+    mend = "Run `deptbus department install --config FILE`"
+    async with running(broker, [desk]) as (adapter,):
+        assert isinstance(adapter.ended, SourceRefused)  # which `run` ends with, exit code 2
+        assert said in str(adapter.ended)
+        assert mend in str(adapter.ended)
+    config = ["--config", str(desk.folder / "department.yml")]
+    assert await asyncio.to_thread(run, ["department", "status", *config]) == Exit.ANSWER_IS_NO
+    (line,) = (one for one in capsys.readouterr().out.splitlines() if one.startswith("main: "))
+    assert said in line
+    assert mend in line
+    words = ["department", "snapshot", *config]
+    assert await asyncio.to_thread(run, words) == Exit.COULD_NOT
+    assert said in capsys.readouterr().err
+
+    await desk.install()
+    async with running(broker, [desk]):
+        await desk.sql(
+            "INSERT INTO persons (身份证, 姓名, sex) VALUES ('000000000000000001', 'a', 1)",
+            f"INSERT INTO homes VALUES ('000000000000000001', '{PLACES[0]}')",
+        )
+        await until(desk.is_published, "the first row")
