@@ -853,8 +853,8 @@ class PostgresCapture(Capture):
         async with self._durable() as c:
             if await c.fetchval("SELECT to_regclass('deptbus.outbox')") is None:
                 return CaptureStatus(installed=False)
-        if said := await self.outdated():
-            return CaptureStatus(installed=True, outdated=said)
+        if outdated := await self.outdated():
+            return CaptureStatus(installed=True, outdated=outdated)
         async with self._durable() as c:
             row = await c.fetchrow(
                 f"SELECT publication, version, {rows_of.GAVE_WAY} AS gave_way, "

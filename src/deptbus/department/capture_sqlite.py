@@ -655,8 +655,8 @@ class SqliteCapture(Capture):
         return SourceState(*row)
 
     async def status(self) -> CaptureStatus:
-        if said := await self.outdated():
-            return CaptureStatus(installed=True, outdated=said)
+        if outdated := await self.outdated():
+            return CaptureStatus(installed=True, outdated=outdated)
         return await self._database.run(rows_of.status)
 
     async def close(self) -> None:
