@@ -137,6 +137,11 @@ def _write(file: Path, content: bytes) -> None:
 def _verdict(certificate: Certificate) -> str:
     if not certificate.could_tell:
         return "could not tell"
+    if certificate.held:
+        return (
+            f"{certificate.differences} differences, and {certificate.held} keys are held at their "
+            "source"
+        )
     return f"{certificate.differences} differences" if certificate.differences else "equal"
 
 

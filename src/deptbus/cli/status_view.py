@@ -10,7 +10,7 @@ from rich.console import Console
 from deptbus.cli.hold import hold_line
 from deptbus.cli.lag_view import UNKNOWN, duration, number, verdict
 from deptbus.contract.model import Hold
-from deptbus.operations.advice import PROOFS_PAGE
+from deptbus.operations.advice import HELD_PAGE, PROOFS_PAGE
 from deptbus.operations.proofs import NEEDS_A_PERSON, ProofState
 from deptbus.operations.stages import Stage
 
@@ -105,7 +105,8 @@ def _proofs(console: Console, rows: list[dict[str, Any]] | None) -> None:
         console.print(
             f"[yellow]{row['unit']}[/]  {row['dataset']} as {row['leg']}: {_proof(row)}; type "
             f"`deptbus reconcile --unit {row['unit']} --dataset {row['dataset']} "
-            f"--leg {row['leg']}`. See {PROOFS_PAGE}"
+            f"--leg {row['leg']}`. See "
+            f"{HELD_PAGE if row['state'] == ProofState.HELD else PROOFS_PAGE}"
         )
     if len(bad) > _RED_SHOWN:
         console.print(f"[bold]and {len(bad) - _RED_SHOWN} more[/] that differ or are not proved")
@@ -123,6 +124,8 @@ def _proof(row: dict[str, Any]) -> str:
     ago = f"{duration(row['age_seconds'])} ago"
     if row["state"] == ProofState.LATE:
         return f"was proved {ago}"
+    if row["state"] == ProofState.HELD:
+        return f"{row['held']} removals are held at the source, as was seen {ago}"
     named = ", ".join(f"{count} {name}" for name, count in sorted(row["by_class"].items()) if count)
     return f"{row['differences']} differences {ago} ({named})"
 

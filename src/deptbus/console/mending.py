@@ -14,8 +14,7 @@ from deptbus.console.desk import Decision, Wanted, WantedReplay
 from deptbus.console.roles import Act
 from deptbus.console.visit import Visit
 from deptbus.errors import DeptbusError
-from deptbus.operations.leg import HELD
-from deptbus.operations.proofs import Subject
+from deptbus.operations.proofs import Subject, differences_of
 from deptbus.operations.proposal_desk import RepairTerms
 from deptbus.operations.proposals import asks_for_two
 from deptbus.operations.reconcile_classes import Class
@@ -85,13 +84,13 @@ async def show_differences(visit: Visit) -> Response:
 async def propose_repair(visit: Visit) -> Response:
     outcome = _proved(visit, {name: visit.form.one(name) for name in ("unit", "dataset", "leg")})
     counts = dict(zip(outcome.classes, outcome.counts, strict=True))
-    extra, held = counts.get(Class.EXTRA, 0), counts.get(HELD, 0)
+    extra = counts.get(Class.EXTRA, 0)
     if outcome.verdict != "different":
         raise HTTPException(404)
     terms = RepairTerms(
         leg=outcome.leg,
         deep=outcome.deep,
-        most=sum(outcome.counts) - held,
+        most=differences_of(outcome),
         max_delete=extra if visit.form.one("delete_extra") else 0,
         overwrite_local=bool(visit.form.one("overwrite_local")),
     )

@@ -187,14 +187,16 @@ METRICS: tuple[Metric, ...] = (
            "When the promise of a dataset ends unless its source changes it.",
            ("unit", "dataset"), _MONITOR),
     Metric("deptbus_proof_state", Kind.STATE,
-           "What the last proof of a source or copy came to: `equal`, `different`; `late` where "
-           "the contract has an hour for proofs and none was made for 36 hours; `unproved`. Absent "
-           "where proofs could not be read, and where the unit keeps no such table.",
+           "What the last proof of a source or copy came to: `equal`, `different`; `held` where "
+           "all that differs is removals that the source holds; `late` where the contract has an "
+           "hour for proofs and none was made for 36 hours; `unproved`. Absent where proofs could "
+           "not be read, and where the unit keeps no such table.",
            (*_LEG, "state"), _MONITOR),
     Metric("deptbus_proof_timestamp_seconds", Kind.GAUGE,
            "When a source or copy was proved last; absent where it never was.", _LEG, _MONITOR),
     Metric("deptbus_proof_differences", Kind.GAUGE,
-           "Differences that the last proof named.", _LEG, _MONITOR),
+           "Differences that the last proof named, but for removals that the source holds.",
+           _LEG, _MONITOR),
     Metric("deptbus_quarantine_open", Kind.GAUGE,
            "Cases of quarantine that nobody has resolved and no newer version has overtaken; all "
            "absent where quarantine could not be read.", ("reason",), _MONITOR),

@@ -51,6 +51,7 @@ CLUSTER = (
 
 
 PROOFS_PAGE = f"{RUNBOOK}#a-copy-that-differs"
+HELD_PAGE = f"{RUNBOOK}#removals-that-are-held"
 
 
 def page(word: str) -> str:

@@ -19,7 +19,7 @@ from deptbus.metrics.families import Families
 from deptbus.operations.freshness_report import FreshnessRow
 from deptbus.operations.lag import PartitionState, Place
 from deptbus.operations.lag_watch import LagReport
-from deptbus.operations.proofs import ProofRow
+from deptbus.operations.proofs import ProofRow, differences_of
 from deptbus.operations.quarantine import UNRESOLVED, Case
 from deptbus.operations.stages import Stage, StageReport, unit_report
 from deptbus.operations.verdicts import Track
@@ -157,7 +157,7 @@ def _tell_proofs(told: Families, rows: Iterable[ProofRow]) -> None:
         if row.outcome is not None:
             at = row.outcome.proved_at_us / 1e6
             told.tell("deptbus_proof_timestamp_seconds", row.subject, at)
-            told.tell("deptbus_proof_differences", row.subject, sum(row.outcome.counts))
+            told.tell("deptbus_proof_differences", row.subject, differences_of(row.outcome))
 
 
 def _tell_quarantine(told: Families, cases: Iterable[Case]) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from deptbus.proof.certificate import HELD as HELD
 from deptbus.proof.certificate import Proof, Side
 from deptbus.wire.control_proof import Leg
-
-HELD = "held"  # the class of keys whose removal their source holds
 
 
 def _in_order(number: str) -> tuple[int, str]:

@@ -3,7 +3,8 @@
 What it is called (`proof_rows`, pure), the first rule that fits:
 
 1. The unit has not joined, or keeps no such table (`absent`): there is nothing to prove.
-2. The last proof named differences: `different`, however old it is.
+2. The last proof named differences: `different`, however old it is. It named nothing but keys whose
+   removal is held at their source: `held`; no copy is at fault, and they are not equal either.
 3. The contract has an hour for proofs, and LATE_SECONDS have passed since the last one; or where
    there was none, since the contract has had the hour and the unit its right: `late`.
 4. `equal`; or `unproved`, where there never was one.
@@ -24,6 +25,7 @@ from deptbus.contract.model import Policy
 from deptbus.errors import WireRefused
 from deptbus.operations.lag_report import when
 from deptbus.operations.lag_watch import LagReport
+from deptbus.operations.leg import HELD
 from deptbus.operations.rights import rule_digests
 from deptbus.operations.stages import Stage
 from deptbus.stream.log import LogRecord, Outgoing, Sender, read_to_end
@@ -49,11 +51,12 @@ class Subject(NamedTuple):
 class ProofState(StrEnum):
     EQUAL = "equal"
     DIFFERENT = "different"
+    HELD = "held"
     LATE = "late"
     UNPROVED = "unproved"
 
 
-NEEDS_A_PERSON = (ProofState.DIFFERENT, ProofState.LATE)
+NEEDS_A_PERSON = (ProofState.DIFFERENT, ProofState.HELD, ProofState.LATE)
 
 
 class ProofRow(NamedTuple):
@@ -114,13 +117,26 @@ def _state(
     subject: Subject, outcome: ProofOutcome | None, history: Mapping[int, Policy], now: float
 ) -> ProofState:
     if outcome is not None and outcome.verdict == "different":
-        return ProofState.DIFFERENT
+        return ProofState.DIFFERENT if differences_of(outcome) else ProofState.HELD
     since = outcome.proved_at_us / 1e6 if outcome is not None else None
     if history[max(history)].contract.proofs is not None:
         began = _expected_since(subject, history) if since is None else since
         if now - began > LATE_SECONDS:
             return ProofState.LATE
     return ProofState.UNPROVED if outcome is None else ProofState.EQUAL
+
+
+def held_of(outcome: ProofOutcome) -> int:
+    return _by_class(outcome).get(HELD, 0)
+
+
+def differences_of(outcome: ProofOutcome) -> int:
+    """But for what is held, as `deptbus reconcile` counts them."""
+    return sum(outcome.counts) - held_of(outcome)
+
+
+def _by_class(outcome: ProofOutcome) -> dict[str, int]:
+    return dict(zip(outcome.classes, outcome.counts, strict=True))
 
 
 def _expected_since(subject: Subject, history: Mapping[int, Policy]) -> float:
@@ -148,15 +164,16 @@ def proofs_document(rows: Iterable[ProofRow], now: float) -> list[dict[str, Any]
 
 def _told(outcome: ProofOutcome | None, now: float) -> dict[str, Any]:
     if outcome is None:
-        names_of = ("proved_at", "age_seconds", "rows", "differences", "by_class")
+        names_of = ("proved_at", "age_seconds", "rows", "differences", "held", "by_class")
         return dict.fromkeys(names_of)
     at = outcome.proved_at_us / 1e6
     return {
         "proved_at": when(at),
         "age_seconds": max(0, round(now - at)),
         "rows": outcome.rows,
-        "differences": sum(outcome.counts),
-        "by_class": dict(zip(outcome.classes, outcome.counts, strict=True)),
+        "differences": differences_of(outcome),
+        "held": held_of(outcome),
+        "by_class": _by_class(outcome),
     }
 
 

@@ -23,6 +23,7 @@ from deptbus.errors import DeptbusError, Exit
 FORMAT: Literal["deptbus-certificate/1"] = "deptbus-certificate/1"
 # wire/digest.py, proof/item.py and the roots of proof/merkle.py: changes with any byte they digest.
 ENCODER = "blake2b-128/2"
+HELD = "held"  # the class of keys whose removal their source holds
 _PURPOSE = FORMAT.encode() + b"\n"
 _HEX_HASH = Field(pattern=r"^[0-9a-f]{64}$")
 
@@ -48,7 +49,8 @@ class Side(_Part):
 class Proof(_Part):
     """One leg of one dataset. `cut`: topic -> offset of each partition before which it holds.
 
-    `differences`: class -> how many; empty when the sides are equal. With `could_not_tell` there
+    `differences`: class -> how many; empty when the sides are equal. Among them are keys that are
+    HELD, which differ on purpose and are counted apart. With `could_not_tell` there
     is a reason and nothing else is known.
     """
 
@@ -79,8 +81,12 @@ class Certificate(_Part):
 
     @property
     def differences(self) -> int:
-        """How many in all, of every class."""
-        return sum(sum(proof.differences.values()) for proof in self.proofs)
+        """How many in all, of every class but HELD."""
+        return sum(sum(proof.differences.values()) for proof in self.proofs) - self.held
+
+    @property
+    def held(self) -> int:
+        return sum(proof.differences.get(HELD, 0) for proof in self.proofs)
 
     @property
     def could_tell(self) -> bool:
@@ -89,7 +95,7 @@ class Certificate(_Part):
 
     @property
     def is_equal(self) -> bool:
-        return self.could_tell and self.differences == 0
+        return self.could_tell and self.differences == 0 and self.held == 0
 
 
 def sign(certificate: Certificate, private_key: Ed25519PrivateKey) -> bytes:

@@ -16,7 +16,8 @@ class ProofOutcome:
     unit: str
     dataset: str
     leg: Leg
-    verdict: Literal["equal", "different", "absent"]  # absent: the unit keeps no such table
+    # different: also where all that differs is held at its source; absent: it keeps no such table
+    verdict: Literal["equal", "different", "absent"]
     policy: int
     proved_at_us: int
     deep: bool

@@ -151,6 +151,8 @@ CASES = [
          {f'deptbus_proof_state{{{LEG},state="different"}}': "1x8 stale",
           f'deptbus_proof_state{{{LEG},state="equal"}}': "_x8 1x200",
           f"deptbus_proof_differences{{{LEG}}}": "5x8 0x200"}, 60),
+    case("removals are held", {f'deptbus_proof_state{{{LEG},state="held"}}': "1x200"}, 11,
+         "DeptbusRemovalsHeld"),
     case("a proof is late", {f'deptbus_proof_state{{{LEG},state="late"}}': "1x200"}, 31,
          "DeptbusProofLate"),
     # Proved long ago, or never, and the contract asks for none: nobody's matter.

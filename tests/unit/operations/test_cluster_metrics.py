@@ -215,8 +215,8 @@ def proof(dataset: str, state: ProofState, differences: int | None) -> ProofRow:
     outcome = None
     if differences is not None:
         outcome = ProofOutcome(
-            HOUSING, dataset, "copy", "equal", 7, int(NOW) * 1_000_000, False, 10, ("missing",),
-            (differences,), PERSONAL, b"",
+            HOUSING, dataset, "copy", "equal", 7, int(NOW) * 1_000_000, False, 10,
+            ("held", "missing"), (60, differences), PERSONAL, b"",
         )  # fmt: skip
     return ProofRow(Subject(HOUSING, dataset, "copy"), state, outcome)
 

@@ -54,6 +54,8 @@ def state(history: list[Policy], last: ProofOutcome | None) -> ProofState:
 
 
 DIFFERENT: dict[str, Any] = {"verdict": "different", "classes": ("missing",), "counts": (3,)}
+HELD: dict[str, Any] = {"verdict": "different", "classes": ("held",), "counts": (60,)}
+BOTH = HELD | {"classes": ("held", "missing"), "counts": (60, 3)}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,8 @@ DIFFERENT: dict[str, Any] = {"verdict": "different", "classes": ("missing",), "c
         # Rule 2, whatever the age and the hour.
         ([policy(1, 900)], outcome(1, **DIFFERENT), ProofState.DIFFERENT),
         ([policy(1, 900, NIGHTLY)], outcome(800, **DIFFERENT), ProofState.DIFFERENT),
+        ([policy(1, 900, NIGHTLY)], outcome(800, **HELD), ProofState.HELD),
+        ([policy(1, 900)], outcome(1, **BOTH), ProofState.DIFFERENT),
         # Rule 3.
         ([policy(1, 900, NIGHTLY)], outcome(37), ProofState.LATE),
         ([policy(1, 900, NIGHTLY)], outcome(35), ProofState.EQUAL),
@@ -105,7 +109,7 @@ def test_there_is_nothing_to_prove_where_nobody_joined_or_no_table_is_kept():
 
 def test_the_document_has_age_and_result_and_null_for_what_nobody_knows():
     history = {1: policy(1, 900)}
-    last = outcome(2, **DIFFERENT)
+    last = outcome(2, **BOTH)
     rows = proof_rows(history, {COPY: last}, JOINED, NOW.timestamp())
     document = proofs_document(rows, NOW.timestamp())
     told = {Subject(row["unit"], row["dataset"], row["leg"]): row for row in document}
@@ -118,7 +122,8 @@ def test_the_document_has_age_and_result_and_null_for_what_nobody_knows():
         "age_seconds": 7200,
         "rows": 10,
         "differences": 3,
-        "by_class": {"missing": 3},
+        "held": 60,
+        "by_class": {"held": 60, "missing": 3},
     }
     others = [row for name, row in told.items() if name != COPY]
     assert others

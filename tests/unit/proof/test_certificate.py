@@ -139,6 +139,9 @@ def test_equal_is_only_what_was_proved_to_be():
     assert not certificate(proofs=()).is_equal
     differs = Proof(dataset="d", leg="copy", cut={}, differences={"missing": 1, "stale": 0})
     assert not certificate(proofs=(differs,)).is_equal
+    held = Proof(dataset="d", leg="source", cut={}, differences={"held": 60})
+    assert not certificate(proofs=(held,)).is_equal
+    assert (certificate(proofs=(held,)).differences, certificate(proofs=(held,)).held) == (0, 60)
     unknown = Proof(dataset="d", leg="copy", cut={}, could_not_tell="a job is open")
     assert not certificate(proofs=(unknown,)).is_equal
     assert certificate(proofs=(differs, unknown)).differences == 1
