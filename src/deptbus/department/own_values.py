@@ -8,6 +8,7 @@ SQLite gives values with their own types, PostgreSQL gives the text of each.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
@@ -28,6 +29,8 @@ _DATE = re.compile(
     r"(?:[ T]00:00(?::00(?:\.0+)?)?)?",
     re.ASCII,
 )
+# `nan`, `inf`, 1_0 and full-width digits are numbers to Python, and to nobody who reads a form.
+_NUMERAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", re.ASCII)
 _YES = frozenset({"1", "t", "true", "y", "yes", "是"})
 _NO = frozenset({"0", "f", "false", "n", "no", "否"})
 
@@ -78,11 +81,15 @@ def _whole(x: Any) -> int:
 
 def _number(x: Any) -> float:
     if isinstance(x, int | float):
-        return float(x)
-    try:
-        return float(_plain(x)) if isinstance(x, str) and x.isascii() else _refuse()
-    except ValueError:
-        raise Unfit from None
+        return _finite(float(x))
+    return _finite(float(_plain(x))) if isinstance(x, str) else _refuse()
+
+
+def _finite(number: float) -> float:
+    """Also refuses a numeral that is too large for a double, which would be read as infinite."""
+    if not math.isfinite(number):
+        raise Unfit
+    return number
 
 
 def _refuse() -> Any:
@@ -90,8 +97,8 @@ def _refuse() -> Any:
 
 
 def _plain(text: str) -> str:
-    """A numeral without what Python alone reads in one: it takes 1_0 for 10."""
-    return text.strip() if "_" not in text else _refuse()
+    found = text.strip()
+    return found if _NUMERAL.fullmatch(found) else _refuse()
 
 
 def _uncut(text: str) -> str:
@@ -175,7 +182,7 @@ def _structured(x: Any) -> Any:
     if not isinstance(x, str):
         return x if isinstance(x, int | float) else _refuse()
     try:
-        return json.loads(x)
+        return json.loads(x, parse_constant=lambda _: _refuse(), parse_float=_number)
     except (ValueError, RecursionError):
         raise Unfit from None
 

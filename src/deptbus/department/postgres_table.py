@@ -31,7 +31,8 @@ async def read_columns(connection: asyncpg.Connection, table: str) -> dict[str, 
                a.atthasdef OR a.attidentity <> '' AS has_default,
                a.attgenerated <> '' OR a.attidentity = 'a' AS generated,
                CASE WHEN b.typname = 'numeric' AND typmod.m >= 4
-                 THEN (typmod.m - 4) & 2047 END AS scale
+                 THEN (typmod.m - 4) & 2047
+                 WHEN b.typname = 'time' AND typmod.m >= 0 THEN typmod.m END AS scale
         FROM pg_attribute a
         JOIN pg_type t ON t.oid = a.atttypid
         JOIN pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END,

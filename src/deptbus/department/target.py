@@ -52,7 +52,7 @@ class Column:
     not_null: bool = False
     has_default: bool = False
     generated: bool = False
-    scale: int | None = None  # of a decimal with a fixed number of digits after the point
+    scale: int | None = None  # digits after the point, of a decimal or a time, where fixed
 
 
 class Shapes(Protocol):

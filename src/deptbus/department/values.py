@@ -149,7 +149,6 @@ _SAME = {
     "enum": (ColumnKind.TEXT, ColumnKind.OTHER, ColumnKind.ANY),
     "int": (ColumnKind.INTEGER, ColumnKind.ANY),
     "long": (ColumnKind.INTEGER, ColumnKind.ANY),
-    "double": (ColumnKind.REAL, ColumnKind.ANY),
     "boolean": (ColumnKind.BOOLEAN,),
     "bytes": (ColumnKind.BINARY, ColumnKind.ANY),
 }
@@ -175,12 +174,24 @@ def as_text(value: Any) -> str:
 def converter(kind: ColumnKind, scale: int | None = None) -> Convert:
     """Neutral value (not None) -> what is written to the column. The function raises Refusal.
 
-    `scale`: digits after the point of a NUMERIC column that has a fixed number of them.
+    `scale`: digits after the point of a NUMERIC column that has a fixed number of them; of a
+    second, of a TIME column that rounds to as many.
     """
+    if kind is ColumnKind.TIME and scale is not None:
+        half = timedelta(microseconds=10 ** (6 - scale) // 2)
+        return lambda value: _of_this_day(_time(value), half)
     if kind is ColumnKind.NUMERIC and scale is not None:
         least = Decimal(1).scaleb(-scale)
         return lambda value: _scaled(_numeric(value), least)
     return _CONVERTERS[kind]
+
+
+def _of_this_day(value: time, half: timedelta) -> time:
+    """PostgreSQL would make 24:00:00 of it, which is another day, and no time of day to whoever
+    reads the row."""
+    if (datetime.combine(date.min, value) + half).date() != date.min:
+        raise Refusal("a time that the column rounds to 24:00:00")
+    return value
 
 
 def _scaled(value: Decimal, least: Decimal) -> Decimal:
@@ -227,23 +238,30 @@ def _numeric(value: Any) -> Decimal:
     if isinstance(value, bool | int):
         return Decimal(int(value))
     if isinstance(value, float | str):
-        if isinstance(value, str) and "_" in value:
-            raise Refusal("not a number")  # but for Python, which takes 1_0 for 10
-        try:
-            number = Decimal(repr(value) if isinstance(value, float) else value)
-        except InvalidOperation:
-            raise Refusal("not a number") from None
-        if not number.is_finite():
+        text = repr(value) if isinstance(value, float) else value
+        # Python alone takes 1_0, full-width digits and `nan` for numbers.
+        if not _NUMERAL.fullmatch(text):
             raise Refusal("not a number")
+        try:
+            number = Decimal(text)
+        except InvalidOperation:  # a power that nobody can write out
+            raise Refusal("a number of more digits than any column keeps") from None
         if number.adjusted() > _LARGEST_POWER or -number.adjusted() > _LARGEST_POWER:
             raise Refusal("a number of more digits than any column keeps")
         return number
     raise Refusal("not a number")
 
 
+def _finite(value: float) -> float:
+    """What is no number would be null in SQLite, and equal to nothing when it is compared."""
+    if not math.isfinite(value):
+        raise Refusal("not a number")
+    return value
+
+
 def _real(value: Any) -> float:
     if isinstance(value, float):
-        return value
+        return _finite(value)
     exact = _numeric(value)
     found = float(exact)
     if not math.isfinite(found) or Decimal(repr(found)) != exact:
@@ -328,7 +346,9 @@ def _parsed(parse: Callable[[str], Any], value: Any) -> Any:
 def _any(value: Any) -> Any:
     if isinstance(value, bool):
         return int(value)
-    return value if isinstance(value, int | float | str | bytes) else as_text(value)
+    if isinstance(value, float):
+        return _finite(value)
+    return value if isinstance(value, int | str | bytes) else as_text(value)
 
 
 def _other(value: Any) -> str:

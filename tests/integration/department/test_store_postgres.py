@@ -249,6 +249,19 @@ class TestPostgresStoreByCopy(TestPostgresStore):
             assert rows == (PRESUMED + 1 if is_planted else PRESUMED)
         await store.close()
 
+    async def test_a_time_that_would_be_of_the_next_day_is_parked(self, database: str) -> None:
+        await self.sql(database, "CREATE TABLE people (id text PRIMARY KEY, opens time(0))")
+        store = await self.opened(database, {"columns": {"id": "id", "name": "opens"}})
+        times = ("23:59:59.4", "23:59:59.9", "8:00")
+        applied = await self.feed(store, *(person(n, name=t) for n, t in enumerate(times, 1)))
+        assert {e.key[-1]: e.parked for e in applied.parked} == {
+            2: "value: people.opens: a time that the column rounds to 24:00:00",
+            3: "value: people.opens: not a date or time",
+        }
+        assert await self.sql(database, "SELECT opens::text FROM people") == [("23:59:59",)]
+        assert (await self.feed(store, person(1, 2, name="07:00"))).parked == ()
+        await store.close()
+
     async def test_values_that_are_hard_to_write_in_binary(self, database: str) -> None:
         from decimal import Decimal
 

@@ -39,6 +39,8 @@ FIELDS: list[dict[str, Any]] = [
     },
     {"name": "married", **_maybe("boolean")},
     {"name": "since", **_maybe({"type": "long", "logicalType": "timestamp-micros"})},
+    {"name": "score", **_maybe("double")},
+    {"name": "opens", **_maybe({"type": "int", "logicalType": "time-millis"})},
     {"name": "company", **_maybe("string")},
 ]
 SCHEMA = {"type": "record", "name": "Person", "fields": FIELDS}
