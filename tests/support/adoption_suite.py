@@ -10,6 +10,7 @@ import pytest
 from inbox_feed import department_file
 from recipient_contract import CONTRACT, gone, person
 from store_rooms import NOW, StoreRoom
+from structlog.testing import capture_logs
 
 from deptbus.change import DeliveryOp
 from deptbus.contract.department import Department, load_department
@@ -436,6 +437,27 @@ class AdoptionSuite(StoreRoom):
         if on_remove == "mark":
             await self.feed(store, gone(1, 3))
             assert await self.all_of_it(database) == [(*LI[:-1], "gone")]
+        await store.close()
+
+    async def test_a_row_whose_own_key_a_clerk_changed_is_told_and_made_anew(
+        self, database: Any
+    ) -> None:
+        await self.typed(database, LI)
+        store = await self.opened(database, WORDS)
+        await self.feed(store, person(1, phone="1"), person(2))
+        with capture_logs() as logs:
+            await self.feed(store, person(1, 2, phone="2"), person(2, 2))
+            assert logs == []
+            await self.sql(database, "UPDATE people SET id = 'mistyped' WHERE n = 1")
+            await self.feed(store, person(1, 3, phone="3"), person(2, 3))
+        (told,) = logs
+        assert (told["event"], told["table"], told["rows"]) == ("own_rows_gone", "people", 1)
+        rows = {row[1]: row for row in await self.all_of_it(database)}
+        assert rows["mistyped"] == (
+            *(1, "mistyped", "李雷", "1990-01-01", "2", "old tenant", None),
+        )
+        assert rows["id000001"][4:] == ("3", None, None)
+        assert len(rows) == 3
         await store.close()
 
     async def between_look_and_write(

@@ -30,6 +30,7 @@ from deptbus.department.kept_rows import (
     left_behind,
     own_of,
     own_text,
+    tell_gone,
     typed_into,
 )
 from deptbus.department.layout import quoted, quoted_table
@@ -275,7 +276,9 @@ class PostgresRows:
         keys = [tuple(decode_values(row)) for row in rows]
         sql = f"SELECT s.number, {self._listed} {self._by(target.key_positions)} {_LOCK}"
         kept = []
-        for number, *real in await connection.fetch(sql, *zip(*keys, strict=True)):
+        found = await connection.fetch(sql, *zip(*keys, strict=True))
+        tell_gone(target, len(rows) - len({number for number, *_ in found}))
+        for number, *real in found:
             line = lines[rows[number - 1]]
             if own := typed_into(target, line, self._found(real).values):
                 kept.append(KeptRow(line.id, rows[number - 1], Origin.DELIVERY, own))

@@ -28,6 +28,7 @@ from deptbus.department.kept_rows import (
     left_behind,
     own_of,
     own_text,
+    tell_gone,
     typed_into,
 )
 from deptbus.department.layout import quoted, quoted_table
@@ -171,7 +172,7 @@ class SqliteRows:
         """Keeps what somebody typed into these rows since the bus wrote them, before it does again.
         `writes`: records and the rows (encoded) that they are about to fill or to empty in part;
         whoever holds a row until now, it was his."""
-        target = self._target
+        target, gone = self._target, 0
         for row in dict.fromkeys(row for _, row in writes):
             line = _holder(connection, target.dataset, row)
             if line is None:
@@ -179,9 +180,11 @@ class SqliteRows:
             real = connection.execute(
                 f"{self._select} WHERE {self._by_key}", decode_values(row)
             ).fetchone()
+            gone += real is None
             if real is not None and (own := typed_into(target, line, self._found(real).values)):
                 kept = KeptRow(line.id, row, Origin.DELIVERY, own)
                 connection.execute(_KEEP, kept.words(now_us))
+        tell_gone(target, gone)
 
     def spared(
         self, connection: sqlite3.Connection, removes: Sequence[Action], now_us: int

@@ -1,7 +1,7 @@
 """What stood in an own row before the bus wrote over it: lines of the table `kept`, for its owner.
 
-Pure but for nothing: how values are written as text, so that each reads back as it was, whatever
-its type; what is kept of which event; and what a row gets whose record goes.
+Pure but for what the log is told: how values are written as text, so that each reads back as it
+was, whatever its type; what is kept of which event; and what a row gets whose record goes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+import structlog
+
 from deptbus.department.ledger import Entry, Prepared, RecordId
 from deptbus.department.seen import row_digest
 from deptbus.department.target import MappedTarget
+
+log = structlog.get_logger(__name__)
 
 Own = dict[str, Any]  # own column -> its value
 
@@ -77,6 +81,14 @@ def own_of(text: str) -> Own:
 def before_adoption(target: MappedTarget, values: Sequence[Any]) -> Own:
     """`values`: of the mapped columns."""
     return dict(zip((c.name for c in target.columns), values, strict=True))
+
+
+def tell_gone(target: MappedTarget, rows: int) -> None:
+    """Rows that records hold, and that are not there when they are to be written again: somebody
+    removed them, or changed their own keys. Which of the two, nothing in the table says; so each is
+    made anew, and whoever reads the log may find the other one."""
+    if rows:
+        log.warning("own_rows_gone", dataset=target.dataset, table=target.table, rows=rows)
 
 
 def typed_into(target: MappedTarget, line: Entry | None, values: Sequence[Any]) -> Own:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from copy_town import copies_of, found_in, key, prove
-from office_bus import HOUSING
+from office_bus import HOUSING, until
 
 from deptbus.errors import DeptbusError
 from deptbus.operations.audit import Operator
@@ -55,6 +55,34 @@ async def test_differences_put_in_by_sql_are_named_exactly(new_bus, tmp_path, ur
             key(1): "edited_locally", key(2): "edited_locally", key(3): "missing",
             strangers[0]: "extra",
         }  # fmt: skip
+
+
+async def test_a_row_whose_own_key_was_changed_by_hand(new_bus, tmp_path, url):
+    """What docs/department.md says of it: no row is lost, and the other one is named."""
+    async with copies_of(new_bus, tmp_path, url) as (copies, office):
+        await copies.sql("UPDATE people SET no = 'mistyped', called = 'typed' WHERE no = ?", "1")
+        assert found_in(await prove(copies, office)) == {}  # nobody looks at the rows
+        deep = found_in(await prove(copies, office, deep=True))
+        assert deep.pop(key(1)) == "missing"
+        assert list(deep.values()) == ["extra"]
+        await copies.write([1])
+        await until(lambda: has_row(copies, "1"), "the next delivery makes it anew")
+        assert (await copies.rows())["mistyped"][2] == "typed"
+        again = found_in(await prove(copies, office, deep=True))
+        assert again == deep
+
+        scope = Scope(HOUSING, legs="copy", deep=True, deadline_seconds=40)
+        found = await reconcile(office, copies.bus.connection, scope)
+        await repair(office, copies.bus.connection, found, Wishes("test", max_delete=1), WANG)
+        found = await reconcile(office, copies.bus.connection, scope)
+        assert found.exit_code == 0, found_in(list(found.copies))
+        assert "mistyped" not in await copies.rows()
+        kept = "".join(p.read_text() for p in (tmp_path / "overwritten").iterdir())
+        assert '"no": "mistyped"' in kept
+
+
+async def has_row(copies, number: str) -> bool:
+    return number in await copies.rows()
 
 
 async def damage(copies, *, with_strangers: bool = True) -> dict[bytes, str]:
