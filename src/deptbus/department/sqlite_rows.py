@@ -25,7 +25,7 @@ from deptbus.department.capture import (
 from deptbus.department.layout import Layout, comma, quoted, text_literal
 from deptbus.department.pulse import read_sqlite
 from deptbus.department.raw import raw_of, raw_text
-from deptbus.department.sqlite_schema import key_collations, traits_of, unique_columns
+from deptbus.department.sqlite_schema import key_collations, replacing, traits_of
 from deptbus.department.sqlite_schema import shape as shape_of
 from deptbus.department.sqlite_show import show
 
@@ -127,7 +127,7 @@ def install_sql(
             f"{text_literal(layout.dataset)}, {text_literal(layout.to_json())}, 1)"
         )
         if layout.is_view:
-            unique = {part.table: unique_columns(c, part.table) for part in layout.parts}
+            unique = {part.table: replacing(c, part.table) for part in layout.parts}
             made += sqlite_view.triggers(layout, unique)
         else:
             made += sql.triggers(layout, traits_of(c, layout.table))

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from deptbus.department.layout import Layout, comma, quoted
+
+# The names of a row's number, where no column has them.
+ROW_NUMBER = ("rowid", "oid", "_rowid_")
+# Of triggers as SQLite keeps them; BEFORE is what is not said.
+_OF_NO_EARLY_UPDATE = re.compile(
+    r"""CREATE TRIGGER\s+("([^"]|"")*"|'([^']|'')*'|`([^`]|``)*`|\[[^]]*\]|[^\s"'`\[]+)\s+"""
+    r"(AFTER|(BEFORE\s+)?(INSERT|DELETE))\s",
+    re.IGNORECASE,
+)
 
 
 class Unique(NamedTuple):
@@ -41,26 +51,65 @@ def unique_constraints(connection: sqlite3.Connection, table: str) -> list[Uniqu
 
 
 class Traits(NamedTuple):
-    """What triggers must know of a table: the columns of its unique constraints; and, in small
-    letters, those that are generated and those that may be null."""
+    """What triggers must know of a table: by what a row of it is replaced; in small letters, the
+    columns that are generated and those that may be null; and whether a trigger of the
+    department's own runs before updates, and so may move what the statement does not name."""
 
-    unique: list[tuple[str, ...]]
+    unique: list[Unique]
     generated: frozenset[str]
     nullable: frozenset[str]
+    is_moved_before: bool
 
 
 def traits_of(connection: sqlite3.Connection, table: str) -> Traits:
     rows = connection.execute(
         'SELECT lower(name), "notnull", pk, hidden FROM pragma_table_xinfo(?)', (table,)
     ).fetchall()
-    indexed = connection.execute(
-        "SELECT count(*) FROM pragma_index_list(?) WHERE origin = 'pk'", (table,)
-    ).fetchone()[0]
+    is_number = _has_numbered_key(connection, table)
     return Traits(
-        unique_columns(connection, table),
+        replacing(connection, table),
         frozenset(name for name, _, _, hidden in rows if hidden),
-        # A primary key without an index is the row's number, which is never null.
-        frozenset(name for name, must, pk, _ in rows if not must and (indexed or not pk)),
+        # A row's number is never null.
+        frozenset(name for name, must, pk, _ in rows if not must and not (pk and is_number)),
+        is_moved_before(connection, table),
+    )
+
+
+def replacing(connection: sqlite3.Connection, table: str) -> list[Unique]:
+    """What `OR REPLACE` removes other rows by: the unique constraints, and the row's number, which
+    a program may write though no column is it."""
+    found = unique_constraints(connection, table)
+    own = {column.lower() for column in columns_of(connection, table)}
+    number = next((name for name in ROW_NUMBER if name not in own), None)
+    if number is None or _has_numbered_key(connection, table):
+        return found
+    try:
+        connection.execute(f"SELECT {number} FROM {quoted(table)} LIMIT 0")
+    except sqlite3.OperationalError:  # WITHOUT ROWID
+        return found
+    return [*found, Unique((number,), ("BINARY",), False)]
+
+
+def _has_numbered_key(connection: sqlite3.Connection, table: str) -> bool:
+    """The primary key is the row's number: it has no index."""
+    keys, indexes = connection.execute(
+        "SELECT (SELECT count(*) FROM pragma_table_info(?1) WHERE pk), "
+        "(SELECT count(*) FROM pragma_index_list(?1) WHERE origin = 'pk')",
+        (table,),
+    ).fetchone()
+    return bool(keys and not indexes)
+
+
+def is_moved_before(connection: sqlite3.Connection, table: str) -> bool:
+    """A trigger that is not known to be AFTER, nor to be another statement's, is taken to be one
+    that runs before updates."""
+    return any(
+        not _OF_NO_EARLY_UPDATE.match(made)
+        for (made,) in connection.execute(
+            "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE "
+            "AND name NOT GLOB 'deptbus_*'",
+            (table,),
+        )
     )
 
 

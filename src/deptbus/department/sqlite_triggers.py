@@ -22,8 +22,10 @@ What is not obvious:
    false costs as much as it is long. Most updates move no value by which rows are unique: they
    replace no row and leave no key. Those have a trigger of their own, and the other one is not even
    looked at by statements that name no such column. A row's number has names that no column has,
-   and a generated column moves without being named. SQLite does not promise the order in which
-   triggers fire, so what decides between the two is the row's values alone, which neither changes.
+   and a generated column moves without being named; so does what a BEFORE trigger of the
+   department's own moves: it is in the new row of the statement all the same. SQLite does not
+   promise the order in which triggers fire, so what decides between the two is the row's values
+   alone, which neither changes.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deptbus.department.layout import Layout, comma, quoted, text_literal
-from deptbus.department.sqlite_schema import Traits
+from deptbus.department.sqlite_schema import ROW_NUMBER, Traits, Unique
 
 # Milliseconds of the database's clock, as microseconds: all that SQLite tells.
 NOW_US = "CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) * 1000"
@@ -50,7 +52,6 @@ _ROOM = (
 _GAVE_WAY = f"UPDATE deptbus_published SET gave_way = gave_way + 1 WHERE NOT {_ROOM}"
 # Behind one statement that writes a row or finds no room for it.
 _GAVE_WAY_PLAINLY = _GAVE_WAY.replace(" WHERE ", " WHERE changes() = 0 AND ")
-_ROW_NUMBER = ("rowid", "oid", "_rowid_")
 
 TABLES = (
     # Only one row. A write beyond limit_position or limit_octets is not captured; gave_way counts
@@ -184,6 +185,20 @@ def same_key(layout: Layout, left: str, right: Sequence[str]) -> str:
     )
 
 
+def bears_one_of(unique: Sequence[Unique], of: str = "") -> str:
+    """Condition: the row `of` has values of the new row's on a unique constraint, as that compares
+    them: an index may have a collation that its column has not."""
+    return " OR ".join(
+        "("
+        + " AND ".join(
+            f"{of}{quoted(c)} = NEW.{quoted(c)} COLLATE {quoted(collation)}"
+            for c, collation in zip(one.columns, one.collations, strict=True)
+        )
+        + ")"
+        for one in unique
+    )
+
+
 def insert_head(layout: Layout, *, delete: bool = False) -> str:
     columns = ["layout", "op", "cause", "job", "source_time_us", "mark", "was"]
     columns += names("k", len(layout.keys))
@@ -209,7 +224,7 @@ def former_trigger_names(dataset: str) -> list[str]:
 
 def triggers(layout: Layout, traits: Traits) -> list[str]:
     # With no unique constraint no row is ever replaced, and its notes are moot.
-    unique = traits.unique or (layout.keys,)
+    unique = traits.unique or [Unique(layout.keys, ("BINARY",) * len(layout.keys), False)]
     t, d = quoted(layout.table), text_literal(layout.dataset)
     own = f"NOT EXISTS (SELECT 1 FROM deptbus_applying WHERE dataset = {d})"
     mapped = tuple(dict.fromkeys((*layout.keys, *layout.columns)))
@@ -220,11 +235,11 @@ def triggers(layout: Layout, traits: Traits) -> list[str]:
         f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)} COLLATE BINARY" for c in layout.keys
     )
     note_insert, note_update, insert_, update, delete = _bodies(layout, unique, moved_key, changed)
-    one_of = dict.fromkeys(c for columns in unique for c in columns)
+    one_of = dict.fromkeys(c for one in unique for c in one.columns)
     moving = dict.fromkeys((*one_of, *layout.keys))
     moved = " OR ".join(f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)} COLLATE BINARY" for c in moving)
-    is_named = traits.generated.isdisjoint(c.lower() for c in moving)
-    update_of = f" OF {comma((*map(quoted, moving), *_ROW_NUMBER))}" if is_named else ""
+    is_named = not traits.is_moved_before and traits.generated.isdisjoint(c.lower() for c in moving)
+    update_of = f" OF {comma((*map(quoted, moving), *ROW_NUMBER))}" if is_named else ""
     plain = f"NOT ({moved}) AND ({changed}) AND {own}"
     may_lack_key = not traits.nullable.isdisjoint(c.lower() for c in layout.keys)
     plainly = [*([_keyless(layout)] if may_lack_key else []), _plainly(layout), _GAVE_WAY_PLAINLY]
@@ -285,7 +300,7 @@ def _keyless(layout: Layout) -> str:
 
 
 def _bodies(
-    layout: Layout, unique: Sequence[Sequence[str]], moved_key: str, differs: str
+    layout: Layout, unique: Sequence[Unique], moved_key: str, differs: str
 ) -> tuple[list[str], ...]:
     """The statements of the five triggers, in the order of `trigger_names`."""
     t, d = quoted(layout.table), text_literal(layout.dataset)
@@ -304,12 +319,8 @@ def _bodies(
 
     note = (
         f"INSERT INTO deptbus_replaced (dataset, was, {comma(ks)}) SELECT {d}, "
-        f"{place or 'NULL'}, {comma(map(quoted, layout.keys))} FROM {t} WHERE ("
-        + " OR ".join(
-            "(" + " AND ".join(f"{quoted(c)} = NEW.{quoted(c)}" for c in columns) + ")"
-            for columns in unique
-        )
-        + ")"
+        f"{place or 'NULL'}, {comma(map(quoted, layout.keys))} FROM {t} "
+        f"WHERE ({bears_one_of(unique)})"
     )
     itself = " AND ".join(f"{quoted(c)} IS {o}" for c, o in zip(layout.keys, old_keys, strict=True))
     gone = (

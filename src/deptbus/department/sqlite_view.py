@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from deptbus.department.layout import Layout, Part, comma, quoted, text_literal
-from deptbus.department.sqlite_triggers import former_trigger_names, names
+from deptbus.department.sqlite_schema import Unique
+from deptbus.department.sqlite_triggers import bears_one_of, former_trigger_names, names
 from deptbus.department.sqlite_triggers import trigger_names as table_trigger_names
 from deptbus.errors import DeptbusError
 
@@ -80,8 +81,8 @@ def formerly_watched(layout: Layout) -> set[tuple[str, str]]:
     return {(name, layout.table.lower()) for name in former_trigger_names(layout.dataset)}
 
 
-def triggers(layout: Layout, unique: Mapping[str, Sequence[Sequence[str]]]) -> list[str]:
-    """`unique`: table -> the columns of each of its unique constraints."""
+def triggers(layout: Layout, unique: Mapping[str, Sequence[Unique]]) -> list[str]:
+    """`unique`: table -> what its rows are replaced by."""
     own = (
         "NOT EXISTS (SELECT 1 FROM deptbus_applying "
         f"WHERE dataset = {text_literal(layout.dataset)})"
@@ -148,14 +149,10 @@ def _records(layout: Layout, part: Part, row: str, source: str) -> str:
     return f"SELECT DISTINCT {text_literal(layout.dataset)}, {comma(keys)}{origin} WHERE {where}"
 
 
-def _replaced(layout: Layout, part: Part, unique: Sequence[Sequence[str]]) -> list[str]:
+def _replaced(layout: Layout, part: Part, unique: Sequence[Unique]) -> list[str]:
     """Notes the records of every row that bears a value of the new row's."""
     if not unique:
         return []
     head = f"INSERT INTO deptbus_touched (dataset, {comma(names('k', len(layout.keys)))})"
-    same = " OR ".join(
-        "(" + " AND ".join(f"r.{quoted(c)} = NEW.{quoted(c)}" for c in columns) + ")"
-        for columns in unique
-    )
     source = f"{quoted(part.table)} AS r"
-    return [f"{head} {_records(layout, part, 'r', source)} AND ({same})"]
+    return [f"{head} {_records(layout, part, 'r', source)} AND ({bears_one_of(unique, 'r.')})"]

@@ -293,13 +293,78 @@ class TestSqliteCapture(CaptureSuite):
     async def test_planted_triggers_that_look_at_named_columns_alone_are_caught(
         self, where: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sqlite_triggers, "_ROW_NUMBER", ())
+        monkeypatch.setattr(sqlite_triggers, "ROW_NUMBER", ())
         traits_of = sqlite_rows.traits_of
         monkeypatch.setattr(
             sqlite_rows, "traits_of", lambda *a: traits_of(*a)._replace(generated=frozenset())
         )
         with pytest.raises(AssertionError):
             await self.test_keys_that_move_without_being_named(where)
+
+    BEFORE = (
+        'CREATE TRIGGER "own before" {when} ON "居民 Table" WHEN OLD.serial < 10 '
+        'BEGIN UPDATE "居民 Table" SET serial = serial + 10 WHERE serial = OLD.serial; END'
+    )
+
+    @pytest.mark.parametrize("when", [f"BEFORE UPDATE OF {PLACE}", "UPDATE"])
+    async def test_what_a_trigger_moves_before_the_statement_that_does_not_name_it(
+        self, where: Path, when: str
+    ) -> None:
+        """The new row has what a BEFORE trigger wrote, so the statement seems to have moved it."""
+        await self.desk.do(self.BEFORE.format(when=when), person(1, serial=1))
+        capture = await self.another_capture(where)
+        try:
+            await capture.install(LAYOUTS, CAP)
+            await self.desk.do(f"UPDATE \"居民 Table\" SET {PLACE} = 'p2'")
+            (row,) = await capture.read(9)
+            assert (row.op, row.values[PEOPLE.columns[2]], row.was) == ("u", "p2", "p1")
+            assert await capture.broken() == []
+        finally:
+            await capture.close()
+
+    async def test_a_trigger_before_updates_that_came_after_install_is_told(
+        self, capture: Capture
+    ) -> None:
+        await self.own_trigger("UPDATE", "SELECT 1")
+        await self.desk.do(self.BEFORE.format(when="BEFORE DELETE").replace("own", "no"))
+        assert await capture.broken() == []
+        await self.desk.do(self.BEFORE.format(when="BEFORE UPDATE"), person(1, serial=1))
+        (broken,) = await capture.broken()
+        assert (broken.is_blind, broken.is_partly) == (True, True)
+        await self.desk.do(f"UPDATE \"居民 Table\" SET {PLACE} = 'p2'")
+        with pytest.raises(AssertionError):
+            await self.check_people(capture)
+        await capture.install(LAYOUTS, CAP)
+        assert await capture.broken() == []
+        await self.desk.do(f"UPDATE \"居民 Table\" SET {PLACE} = 'p3', serial = 1")
+        await self.check_people(capture)
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "REPLACE INTO \"居民 Table\" VALUES ('2', NULL, 'p2', 'CANARY', NULL)",
+            "UPDATE OR REPLACE \"居民 Table\" SET secret = 'CANARY' WHERE secret = 'other'",
+            'REPLACE INTO "居民 Table" (rowid, "证件号") VALUES (1, \'2\')',
+            'UPDATE OR REPLACE "居民 Table" SET oid = 1 WHERE oid = 7',
+        ],
+    )
+    async def test_rows_that_are_replaced_by_what_no_column_compares(
+        self, where: Path, statement: str
+    ) -> None:
+        """By an index whose collation is not its column's, and by the number of the row."""
+        await self.desk.do('CREATE UNIQUE INDEX bare ON "居民 Table" (secret COLLATE NOCASE)')
+        capture = await self.another_capture(where)
+        try:
+            await capture.install(LAYOUTS, CAP)
+            await self.desk.do(
+                person(1),
+                "INSERT INTO \"居民 Table\" (rowid, \"证件号\", secret) VALUES (7, '7', 'other')",
+            )
+            await self.desk.do(statement)
+            assert ("1",) not in await self.desk.rows('SELECT "证件号" FROM "居民 Table"')
+            await self.check_people(capture)
+        finally:
+            await capture.close()
 
     async def test_a_row_without_a_key_is_captured_by_each_update(self, where: Path) -> None:
         """So that it is parked and somebody mends it; no row of its table tells it by its key."""
