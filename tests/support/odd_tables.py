@@ -228,6 +228,31 @@ POSTGRES = [
         moved={"1": "a"},
     ),
     Odd(
+        "a partitioned table of which one partition takes no rows and says nothing",
+        [
+            *_PARTS,
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN RETURN NULL; END$$",
+            "CREATE TRIGGER refuse BEFORE INSERT ON parted_b FOR EACH ROW "
+            "EXECUTE FUNCTION refuse()",
+        ],
+        _layout("parted", "id", "area", "note", place="area", is_vouched=True),
+        [
+            ["INSERT INTO parted (id) SELECT n FROM generate_series(1, 30) n"],
+            ["UPDATE parted SET area = 'b' WHERE id = '1'"],
+            ["UPDATE parted SET area = CASE id WHEN '2' THEN 'b' ELSE 'a' END WHERE id < '20'"],
+            [
+                "UPDATE parted SET area = CASE id WHEN '3' THEN 'b' ELSE 'a' END WHERE id IN "
+                "('3', '4')"
+            ],
+            [
+                "UPDATE parted SET area = CASE id WHEN '4' THEN 'b' ELSE 'a' END, note = 'x' "
+                "WHERE id IN ('4', '5')"
+            ],
+            ["UPDATE parted SET area = 'b'"],
+        ],
+    ),
+    Odd(
         "a partitioned table whose key is unique within each partition only",
         _PARTS,
         _layout("parted", "id", "area"),
@@ -307,6 +332,22 @@ POSTGRES = [
             ["UPDATE folding SET id = 'AB' WHERE id = 'ab'"],
             ["UPDATE folding SET area = 'b'"],
         ],
+        needs_icu=True,
+    ),
+    Odd(
+        "a place that is compared without case",
+        [
+            "CREATE COLLATION loosely (provider = icu, locale = 'und-u-ks-level2', "
+            "deterministic = false)",
+            "CREATE TABLE housed (id text PRIMARY KEY, area text COLLATE loosely)",
+        ],
+        _layout("housed", "id", "area", place="area"),
+        [
+            ["INSERT INTO housed VALUES ('1', 'a'), ('2', 'a'), ('3', 'a')"],
+            ["UPDATE housed SET area = 'A' WHERE id = '1'"],
+            ["UPDATE housed SET area = 'A' WHERE id <> '1'"],
+        ],
+        moved={"1": "a", "2": "a", "3": "a"},
         needs_icu=True,
     ),
     Odd(

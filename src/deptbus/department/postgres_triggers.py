@@ -27,6 +27,8 @@ The functions run inside the department's own transactions, with definer's right
    such a one are written as the table has them too, after every update.
 9. A statement fires the triggers of the table that it names, and its transition tables have the
    rows of all partitions: so partitions have triggers of their own, for who writes to them alone.
+   A row that an update moves to a partition may be refused there by a trigger, and is gone then:
+   old rows are counted, for there may be fewer new ones.
 10. Most statements of a department's program write one row, and there nothing counts but how much
    of SQL is made ready to run: each column that is named costs as much again as what is done with
    it. So the plain case (one short row, whose key has not moved, for which there is room) names
@@ -365,7 +367,7 @@ class Functions:
             "was": self._former_place(),
         }
         source = f"new_rows n CROSS JOIN old_rows o WHERE {self._same('o', 'n')}"
-        return self._one("new_rows", chosen, source)
+        return self._one("old_rows", chosen, source)
 
     def _one_removed(self) -> str:
         how, was, raw, vals, source = self._left_row()
@@ -409,8 +411,11 @@ class Functions:
         )
 
     def _former_place(self) -> str:
-        place = self._place("o")
-        return f"CASE WHEN {place} IS DISTINCT FROM {self._place('n')} THEN {place} END"
+        place = self._layout.place
+        if place is None:
+            return "NULL::text"
+        was, now = self._comparable("o", place), self._comparable("n", place)
+        return f"CASE WHEN {was} IS DISTINCT FROM {now} THEN {self._place('o')} END"
 
     def _changed(self) -> str:
         """An update: keys that were left, then rows in which something published differs."""
@@ -479,9 +484,10 @@ class Functions:
         self, event: str, rows: str, body: str, one: str, *, by_index: bool = False
     ) -> str:
         is_seen = not self._facts.cascades and not self._facts.unseen
+        counted = "(SELECT count(*) FROM old_rows)" if event == "update" else "count(*)"
         return self._guarded(
             event,
-            f"SELECT count(*), {self._octets('n')} INTO counted, octets FROM {rows} n;",
+            f"SELECT {counted}, {self._octets('n')} INTO counted, octets FROM {rows} n;",
             body,
             by_index,
             one if is_seen else "",

@@ -134,10 +134,11 @@ class ViewFunctions(Functions):
             suffix = part_suffix(number)
             both = "(SELECT * FROM old_rows UNION ALL SELECT * FROM new_rows)"
             for event, rows in (("insert", "new_rows"), ("update", both), ("delete", "old_rows")):
-                counted = "old_rows" if event == "delete" else "new_rows"
+                counted = "(SELECT count(*) FROM old_rows)" if event == "update" else "count(*)"
+                measured = "old_rows" if event == "delete" else "new_rows"
                 count = (
-                    f"SELECT count(*), {self._note_octets(number)} INTO counted, octets "
-                    f"FROM {counted} p;"
+                    f"SELECT {counted}, {self._note_octets(number)} INTO counted, octets "
+                    f"FROM {measured} p;"
                 )
                 body = self._touch(number, rows)
                 made.append(self._guarded(f"{event}{suffix}", count, body, True))
