@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from deptbus.proof.certificate import HELD as HELD
-from deptbus.proof.certificate import Proof, Side
+from deptbus.proof.certificate import HELD, Proof, Side
 from deptbus.wire.control_proof import Leg
 
 

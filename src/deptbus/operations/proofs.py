@@ -25,9 +25,9 @@ from deptbus.contract.model import Policy
 from deptbus.errors import WireRefused
 from deptbus.operations.lag_report import when
 from deptbus.operations.lag_watch import LagReport
-from deptbus.operations.leg import HELD
 from deptbus.operations.rights import rule_digests
 from deptbus.operations.stages import Stage
+from deptbus.proof.certificate import HELD
 from deptbus.stream.log import LogRecord, Outgoing, Sender, read_to_end
 from deptbus.stream.policies import read_policies
 from deptbus.wire.control import ProofOutcome, check_key, decode_control, encode_control, key_of

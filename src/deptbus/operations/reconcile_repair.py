@@ -26,7 +26,7 @@ from deptbus import names
 from deptbus.connection import Connection
 from deptbus.errors import DeptbusError
 from deptbus.operations import audit
-from deptbus.operations.leg import HELD, LegResult
+from deptbus.operations.leg import LegResult
 from deptbus.operations.office import Office
 from deptbus.operations.proposal_desk import RepairTerms, check_second
 from deptbus.operations.reconcile import Reconciled
@@ -34,6 +34,7 @@ from deptbus.operations.reconcile_classes import Class
 from deptbus.operations.reconcile_copy import CopyProved, Seen
 from deptbus.operations.replay_desk import KEYS_A_PART, check_alone, ids_of, place, read_orders
 from deptbus.operations.source_repair import order_resend, until_published
+from deptbus.proof.certificate import HELD
 from deptbus.stream.log import Outgoing, end_offsets
 from deptbus.wire.control import JobOrder, RepairOrder, encode_control
 from deptbus.wire.partitioner import partition_of

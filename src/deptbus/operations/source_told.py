@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from deptbus.change import Change, ChangeOp
 from deptbus.errors import WireRefused
-from deptbus.operations.leg import HELD
+from deptbus.proof.certificate import HELD
 from deptbus.proof.item import ITEM_BYTES, NO_VERSION, Item, item_from_bytes
 from deptbus.proof.leaves import Leaves
 from deptbus.proof.sketch import Sketch

@@ -24,12 +24,12 @@ from deptbus.department.proof_rows import TableRows
 from deptbus.department.proof_source import Waiting
 from deptbus.operations import reconcile_repair, reconcile_source, source_asking, source_folds
 from deptbus.operations.audit import Operator
-from deptbus.operations.leg import HELD
 from deptbus.operations.reconcile_repair import Mended, Wishes
 from deptbus.operations.source_asking import CouldNotTell
 from deptbus.operations.source_folds import Folds
 from deptbus.operations.source_repair import order_resend
 from deptbus.operations.source_told import EXTRA, MISSING, PARKED, WRONG
+from deptbus.proof.certificate import HELD
 
 pytestmark = pytest.mark.service
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from deptbus.cli.reconcile_view import print_reconciled
-from deptbus.operations.leg import HELD, Finding, LegResult
+from deptbus.operations.leg import Finding, LegResult
 from deptbus.operations.reconcile import Reconciled
+from deptbus.proof.certificate import HELD
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,6 @@ from deptbus.operations.advice import advice_template
 from deptbus.operations.findings import Word
 from deptbus.operations.freshness import Fresh
 from deptbus.operations.lag import PartitionState
-from deptbus.operations.leg import HELD
 from deptbus.operations.offsets import NO_COORDINATOR, NO_TOPIC
 from deptbus.operations.picture import SavedEntries
 from deptbus.operations.proofs import ProofState
@@ -42,6 +41,7 @@ from deptbus.operations.reconcile_classes import Class
 from deptbus.operations.stages import Stage
 from deptbus.operations.verdicts import Verdict
 from deptbus.operations.withheld import WhyNot
+from deptbus.proof.certificate import HELD
 from deptbus.stream import brokers, policies
 from deptbus.stream.quarantine import REASONS as STREAM_REASONS
 from deptbus.wire.guard import REASONS as WIRE_REASONS

@@ -9,7 +9,7 @@ from source_world import UNIT, Desk
 
 from deptbus.change import Change
 from deptbus.errors import Exit, WireRefused
-from deptbus.operations.leg import HELD, Finding, LegResult
+from deptbus.operations.leg import Finding, LegResult
 from deptbus.operations.reconcile import Reconciled, document
 from deptbus.operations.source_told import (
     EXTRA,
@@ -23,6 +23,7 @@ from deptbus.operations.source_told import (
     unequal,
     unequal_apart,
 )
+from deptbus.proof.certificate import HELD
 from deptbus.proof.item import Item, item_bytes, item_from_bytes
 from deptbus.proof.leaves import Leaves
 from deptbus.wire.control import ProofAnswer, ProofPart, ProofRows
