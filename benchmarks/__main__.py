@@ -58,6 +58,7 @@ async def measure(asked: argparse.Namespace) -> tuple[list[Figure], dict[str, st
     failed: dict[str, str] = {}
     for name in chosen(asked.part, quick=asked.quick):
         part = parts.load(name)
+        began = time.monotonic()
         print(f"{name}: {part.ABOUT}", file=sys.stderr, flush=True)
         try:
             async with opened(
@@ -67,6 +68,7 @@ async def measure(asked: argparse.Namespace) -> tuple[list[Figure], dict[str, st
         except (CouldNot, DeptbusError) as error:
             failed[name] = str(error)
             print(f"{name} could not be run: {error}", file=sys.stderr, flush=True)
+        print(f"  {name} took {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return figures, failed
 
 

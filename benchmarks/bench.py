@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from deptbus.cluster import topics
 from deptbus.cluster.embedded import EmbeddedBroker
@@ -28,9 +29,14 @@ from deptbus.contract.model import Contract, Policy
 from deptbus.readiness import READY_FILE
 from deptbus.stream.policies import append_policy
 
+N = TypeVar("N", int, float)
+
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 LOOK_SECONDS = 0.01
+# Pairs of short runs tell a ratio better than few long ones: the median forgets what else the
+# machine had to do during some of them.
+ROUNDS_A_RUN = 5
 # Room enough that the broker is not what is measured.
 HEAP_MB = 1024
 # Nobody measures Kafka's own housekeeping here.
@@ -124,12 +130,13 @@ class Bench:
         self.quick = quick
         self.rows = rows  # of a part that lets its size be chosen; None: as the form asks for
         self.runs = runs
+        self.rounds = runs * ROUNDS_A_RUN  # where ours and the rival take short turns
         self.minutes = minutes  # of what is long on purpose
         self.folder = folder
         self._children: list[Child] = []
         self._buses = 0
 
-    def scaled(self, full: int, quick: int) -> int:
+    def scaled(self, full: N, quick: N) -> N:
         """How much of something: as much as the form of the benchmark asks for."""
         return quick if self.quick else full
 

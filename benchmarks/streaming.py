@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 from benchmarks import county
 from benchmarks.bench import Bench, Bus, Child, CouldNot
 from benchmarks.cpu import Meter
+from benchmarks.figures import median
 from deptbus.names import control_topic, out_topic
 from deptbus.stream.log import LogReader, LogRecord, Outgoing, Sender
 from deptbus.wire.codecs import Codecs
@@ -26,7 +27,7 @@ _FILL_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run, from the end of its warm-up on."""
+    """One run of processes that are warm."""
 
     records: int
     cpu_seconds: float  # of the processes that are measured
@@ -49,7 +50,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a run gets: so many records to warm up with, and so many that are measured."""
+    """So many records to warm up with, and so many that each round measures."""
 
     warm: int
     measured: int
@@ -136,44 +137,6 @@ class Output:
         return sum(future.result(30).offset for future in found.values())
 
 
-async def measure(
-    lane: Lane, children: Sequence[Child], output: Output, filler: Filler, load: Load
-) -> Run:
-    """One run of `children`, which are ready and have nothing to do.
-
-    They are warmed up, then stopped (SIGSTOP) while what is measured is written, so that the whole
-    of it lies there when they go on. A record counts when all that it leads to is in the output.
-    """
-    each = len(lane.targets)
-    start = await asyncio.to_thread(output.count)
-    await filler.fill(lane.source, 0, load.warm)
-    await _until(output, start + load.warm * each, children)
-    for child in children:
-        child.send(signal.SIGSTOP)
-    try:
-        await filler.fill(lane.source, load.warm, load.total)
-    finally:
-        meter, of_broker = Meter(*(c.pid for c in children)), Meter(lane.bus.broker.pid or 0)
-        began = time.monotonic()
-        for child in children:
-            child.send(signal.SIGCONT)
-    await _until(output, start + load.total * each, children)
-    took = time.monotonic() - began
-    return Run(load.measured, meter.seconds(), took, of_broker.seconds())
-
-
-async def _until(output: Output, wanted: int, children: Sequence[Child]) -> None:
-    """Returns when the output holds so many records."""
-    deadline = time.monotonic() + RUN_SECONDS
-    while await asyncio.to_thread(output.count) < wanted:
-        for child in children:
-            if not child.is_running:
-                raise CouldNot(f"{child.name} ended by itself: {child.last_words()}")
-        if time.monotonic() > deadline:
-            raise CouldNot(f"{children[0].name} did not do its work in {RUN_SECONDS:.0f} s")
-        await asyncio.sleep(0.01)
-
-
 @dataclass(frozen=True, slots=True)
 class Lane:
     """A way from one topic to others, and how to start the processes that serve it."""
@@ -184,22 +147,98 @@ class Lane:
     bus: Bus
     processes: int = 1
 
-    async def run(self, bench: Bench, filler: Filler, load: Load) -> Run:
-        """`measure` of processes that live for this run only."""
-        output = Output(self.bus, *self.targets)
-        children = [self.start() for _ in range(self.processes)]
-        try:
-            for child in children:
-                await child.ready()
-            run = await measure(self, children, output, filler, load)
-        finally:
-            for child in children:
-                child.stop()
-        bench.say(
-            f"{children[0].name} x {len(children)}: {1e6 / run.per_cpu_second:.2f} us CPU a record,"
-            f" {run.per_second:,.0f} records/s, {run.cores:.2f} cores busy with the broker"
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A lane, what it gets, and who fills its source: `filler` has at least that many records."""
+
+    lane: Lane
+    filler: Filler
+    load: Load
+
+
+async def take_turns(bench: Bench, ways: Sequence[Way]) -> list[list[Run]]:
+    """The runs of each way, which are paired: in each round every way has one.
+
+    All processes are started and warmed up once. A round is short, and the next one goes the other
+    way round: what a busy machine does for some seconds falls on all of them alike.
+    """
+    standing = [_Standing(way) for way in ways]
+    try:
+        for each in standing:
+            await each.warm_up()
+        runs: list[list[Run]] = [[] for _ in ways]
+        for number in range(bench.rounds):
+            round_ = list(zip(standing, runs, strict=True))
+            for each, found in reversed(round_) if number % 2 else round_:
+                found.append(await each.run())
+    finally:
+        for each in standing:
+            each.stop()
+    for each, found in zip(standing, runs, strict=True):
+        bench.say(each.told(found))
+    return runs
+
+
+class _Standing:
+    """The processes of a way, from their start on."""
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self._children = [way.lane.start() for _ in range(way.lane.processes)]
+        self._output = Output(way.lane.bus, *way.lane.targets)
+
+    def stop(self) -> None:
+        for child in self._children:
+            child.stop()
+
+    def told(self, runs: Sequence[Run]) -> str:
+        return (
+            f"{self._children[0].name} x {len(self._children)}: "
+            f"{1e6 / median([r.per_cpu_second for r in runs]):.2f} us CPU a record, "
+            f"{median([r.per_second for r in runs]):,.0f} records/s, "
+            f"{median([r.cores for r in runs]):.2f} cores busy with the broker"
         )
-        return run
+
+    async def warm_up(self) -> None:
+        for child in self._children:
+            await child.ready()
+        lane, load = self._way.lane, self._way.load
+        start = await asyncio.to_thread(self._output.count)
+        await self._way.filler.fill(lane.source, 0, load.warm)
+        await self._until(start + load.warm * len(lane.targets))
+
+    async def run(self) -> Run:
+        """The processes are stopped (SIGSTOP) while what is measured is written, so that the whole
+        of it lies there when they go on. A record counts when all that it leads to is in the
+        output."""
+        lane, load = self._way.lane, self._way.load
+        start = await asyncio.to_thread(self._output.count)
+        for child in self._children:
+            child.send(signal.SIGSTOP)
+        try:
+            await self._way.filler.fill(lane.source, load.warm, load.total)
+        finally:
+            meter = Meter(*(c.pid for c in self._children))
+            of_broker = Meter(lane.bus.broker.pid or 0)
+            began = time.monotonic()
+            for child in self._children:
+                child.send(signal.SIGCONT)
+        await self._until(start + load.measured * len(lane.targets))
+        took = time.monotonic() - began
+        return Run(load.measured, meter.seconds(), took, of_broker.seconds())
+
+    async def _until(self, wanted: int) -> None:
+        """Returns when the output holds so many records."""
+        deadline = time.monotonic() + RUN_SECONDS
+        while await asyncio.to_thread(self._output.count) < wanted:
+            for child in self._children:
+                if not child.is_running:
+                    raise CouldNot(f"{child.name} ended by itself: {child.last_words()}")
+            if time.monotonic() > deadline:
+                name = self._children[0].name
+                raise CouldNot(f"{name} did not do its work in {RUN_SECONDS:.0f} s")
+            await asyncio.sleep(0.01)
 
 
 def worker_lane(

@@ -16,7 +16,9 @@ import re
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import asyncpg
 
@@ -33,6 +35,8 @@ ABOUT = "the department's own single-row transactions with capture, beside those
 
 LEAST_RATIO = 0.85
 ROWS = 20_000
+T = TypeVar("T")
+
 _CLIENTS, _SCALE = 4, 5
 _SIDES = ("with", "without", "audited")
 _CAP_ROWS = 10_000_000
@@ -92,7 +96,6 @@ async def install(url: str) -> None:
 
 
 async def _postgres(bench: Bench) -> list[Figure]:
-    seconds = bench.scaled(10, 3)
     server = PostgresServer(bench.folder / "postgres", extra_settings=town.SERVER_SETTINGS)
     server.start()
     try:
@@ -111,18 +114,17 @@ async def _postgres(bench: Bench) -> list[Figure]:
                 await connection.execute(_AUDITED["postgresql"])
                 await connection.close()
         figures: list[Figure] = []
-        for what, script in (
-            ("PostgreSQL, transactions of one row", _ONE_ROW),
-            ("PostgreSQL, pgbench's own with one row of ours", _MIXED),
+        for what, script, each in (
+            ("PostgreSQL, transactions of one row", _ONE_ROW, bench.scaled(5_000, 800)),
+            ("PostgreSQL, pgbench's own with one row of ours", _MIXED, bench.scaled(2_000, 250)),
         ):
             path = bench.folder / "script.sql"
             path.write_text(script, encoding="utf-8")
             words = ("-n", "-M", "prepared", "-c", str(_CLIENTS), "-j", "1", "-f", str(path))
             rates: dict[str, list[float]] = {name: [] for name in _SIDES}
-            for round_ in range(bench.runs + 1):
-                for name, url in urls.items():
-                    length = seconds if round_ else 1
-                    said = await _pgbench(pgbench, url, *words, "-T", str(length))
+            for round_ in range(bench.rounds + 1):
+                for name, url in _in_turn(urls, round_):
+                    said = await _pgbench(pgbench, url, *words, "-t", str(each))
                     if round_:
                         rates[name].append(_rate(said))
                 await _empty(urls["with"])
@@ -132,6 +134,11 @@ async def _postgres(bench: Bench) -> list[Figure]:
     finally:
         server.stop()
         server.destroy()
+
+
+def _in_turn(sides: Mapping[str, T], round_: int) -> list[tuple[str, T]]:
+    """Each round the other way round: none always comes first."""
+    return list(sides.items())[:: -1 if round_ % 2 else 1]
 
 
 async def _pgbench(program: Path, url: str, *words: str) -> str:
@@ -170,7 +177,7 @@ async def _empty(url: str) -> None:
 
 
 async def _sqlite(bench: Bench) -> list[Figure]:
-    seconds = bench.scaled(6, 2)
+    seconds = bench.scaled(2.0, 0.3)
     files = {name: bench.folder / f"{name}.db" for name in _SIDES}
     for name, path in files.items():
         connection = sqlite3.connect(path)
@@ -185,8 +192,8 @@ async def _sqlite(bench: Bench) -> list[Figure]:
         if name == "with":
             await install(f"sqlite:///{path}")
     rates: dict[str, list[float]] = {name: [] for name in _SIDES}
-    for round_ in range(bench.runs + 1):
-        for name, path in files.items():
+    for round_ in range(bench.rounds + 1):
+        for name, path in _in_turn(files, round_):
             argv = [sys.executable, "-m", "benchmarks.single_rows", str(path), str(seconds)]
             done = await asyncio.to_thread(
                 subprocess.run, argv, capture_output=True, text=True, check=False, timeout=120

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from benchmarks import county
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, against, at_least, plain
-from benchmarks.streaming import Filler, Lane, Load, Run, worker_lane
+from benchmarks.streaming import Filler, Load, Way, take_turns, worker_lane
 from deptbus.names import data_topic, in_topic
 
 ABOUT = "eight recipients with three projections: each made once, not once per recipient"
@@ -17,19 +17,16 @@ _LEAST = 100_000
 
 
 async def run(bench: Bench) -> list[Figure]:
-    load = Load(bench.scaled(30_000, 20_000), bench.scaled(120_000, 60_000))
-    eight: list[Run] = []
-    one: list[Run] = []
+    measured = {county.EIGHT: bench.scaled(60_000, 15_000), 1: bench.scaled(120_000, 30_000)}
     async with AsyncExitStack() as stack:
-        ways: list[tuple[Lane, Filler, list[Run]]] = []
-        for recipients, found in ((county.EIGHT, eight), (1, one)):
+        ways: list[Way] = []
+        for recipients, count in measured.items():
             bus = await stack.enter_async_context(bench.bus(county.contract(recipients)))
             inboxes = [in_topic(unit) for unit in county.recipients_of(bus.contract)]
             lane = worker_lane(bench, bus, data_topic(county.DATASET), inboxes)
-            ways.append((lane, Filler(bus, load.total), found))
-        for _ in range(bench.runs):
-            for lane, filler, found in ways:
-                found.append(await lane.run(bench, filler, load))
+            load = Load(bench.scaled(30_000, 20_000), count)
+            ways.append(Way(lane, Filler(bus, load.total), load))
+        eight, one = await take_turns(bench, ways)
     deliveries = [r.per_cpu_second * county.EIGHT for r in eight]
     alone = [r.per_cpu_second for r in one]
     name = "routing to eight recipients, three projections"

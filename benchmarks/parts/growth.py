@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from benchmarks import county
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, at_most, median, plain
-from benchmarks.streaming import Filler, Load, worker_lane
+from benchmarks.streaming import Filler, Load, Way, take_turns, worker_lane
 from deptbus.names import data_topic, in_topic
 
 ABOUT = "cost of one delivery with 10, 100, 1,000 units in the contract"
@@ -20,20 +20,20 @@ _PARTITIONS = 1
 
 
 async def run(bench: Bench) -> list[Figure]:
-    load = Load(bench.scaled(40_000, 20_000), bench.scaled(120_000, 60_000))
-    costs: dict[int, list[float]] = {size: [] for size in SIZES}
+    load = Load(bench.scaled(40_000, 20_000), bench.scaled(60_000, 20_000))
     async with AsyncExitStack() as stack:
-        ways = []
+        ways: list[Way] = []
         for size in SIZES:
             contract = county.contract(1, bystanders=size - 2, partitions=_PARTITIONS)
             bus = await stack.enter_async_context(bench.bus(contract))
             bench.say(f"a bus of {size} units stands")
             lane = worker_lane(bench, bus, data_topic(county.DATASET), [in_topic(county.HOUSING)])
-            ways.append((size, lane, Filler(bus, load.total)))
-        for _ in range(bench.runs):
-            for size, lane, filler in ways:
-                run = await lane.run(bench, filler, load)
-                costs[size].append(1e6 / run.per_cpu_second)
+            ways.append(Way(lane, Filler(bus, load.total), load))
+        runs = await take_turns(bench, ways)
+    costs = {
+        size: [1e6 / run.per_cpu_second for run in found]
+        for size, found in zip(SIZES, runs, strict=True)
+    }
     figures = [
         plain(f"one delivery with {size:,} units in the contract", costs[size], "us CPU")
         for size in SIZES

@@ -5,32 +5,37 @@ from __future__ import annotations
 from benchmarks import county
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, against, plain
-from benchmarks.streaming import Filler, Lane, Load, Run, announce, check_same, rival_lane
+from benchmarks.streaming import (
+    Filler,
+    Lane,
+    Load,
+    Way,
+    announce,
+    check_same,
+    rival_lane,
+    take_turns,
+)
 from deptbus.names import data_topic, out_topic
 
 ABOUT = "outbox to canonical topic: decode under guard, judge, fence, pass on, acknowledge"
 
 
 async def run(bench: Bench) -> list[Figure]:
-    load = Load(bench.scaled(60_000, 30_000), bench.scaled(240_000, 120_000))
-    ours: list[Run] = []
-    loop: list[Run] = []
+    load = Load(bench.scaled(60_000, 30_000), bench.scaled(120_000, 40_000))
+    less = Load(load.warm, bench.scaled(60_000, 20_000))
     async with bench.bus(county.contract(1)) as bus:
         await announce(bus)
         filler = Filler(bus, load.total)
-        lanes = (
-            Lane(
-                out_topic(county.SOURCE),
-                [data_topic(county.DATASET)],
-                lambda: bench.script(bus, "only_intake", name="intake"),
-                bus,
-            ),
-            rival_lane(bench, bus, "plain_loop", "copy"),
+        intake = Lane(
+            out_topic(county.SOURCE),
+            [data_topic(county.DATASET)],
+            lambda: bench.script(bus, "only_intake", name="intake"),
+            bus,
         )
-        for _ in range(bench.runs):
-            for lane, found in zip(lanes, (ours, loop), strict=True):
-                found.append(await lane.run(bench, filler, load))
-        await check_same(bus, *lanes)
+        rival = rival_lane(bench, bus, "plain_loop", "copy")
+        ways = [Way(intake, filler, load), Way(rival, filler, less)]
+        ours, loop = await take_turns(bench, ways)
+        await check_same(bus, intake, rival)
     name = "intake"
     return [
         against(

@@ -7,7 +7,16 @@ import os
 from benchmarks import county
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, against, median, plain
-from benchmarks.streaming import Filler, Lane, Load, Run, check_same, rival_lane, worker_lane
+from benchmarks.streaming import (
+    Filler,
+    Load,
+    Run,
+    Way,
+    check_same,
+    rival_lane,
+    take_turns,
+    worker_lane,
+)
 from deptbus.names import data_topic, in_topic
 
 ABOUT = "one recipient: decode under guard, decide, project, encode, deliver, acknowledge"
@@ -17,24 +26,31 @@ _LEAST_OF_TWO_WORKERS = 1.6
 
 
 async def run(bench: Bench) -> list[Figure]:
-    load = Load(bench.scaled(60_000, 30_000), bench.scaled(240_000, 90_000))
-    little = Load(warm=500, measured=bench.scaled(4_000, 2_000))
-    runs: list[list[Run]] = [[], [], [], []]
-    async with bench.bus(county.contract(1)) as bus:
+    load = Load(bench.scaled(60_000, 30_000), bench.scaled(120_000, 30_000))
+    less = Load(load.warm, bench.scaled(60_000, 15_000))
+    little = Load(warm=500, measured=bench.scaled(2_000, 700))
+    source, targets = data_topic(county.DATASET), [in_topic(county.HOUSING)]
+    async with (
+        bench.bus(county.contract(1)) as bus,
+        # Two workers are a group of their own, and have a broker of their own.
+        bench.bus(county.contract(1)) as of_two,
+    ):
         filler = Filler(bus, load.total)
-        source, targets = data_topic(county.DATASET), [in_topic(county.HOUSING)]
-        lanes: list[tuple[Lane, Load]] = [
-            (worker_lane(bench, bus, source, targets), load),
-            (worker_lane(bench, bus, source, targets, processes=2), load),
-            (rival_lane(bench, bus, "plain_loop", "route"), load),
-            (rival_lane(bench, bus, "faust_agent"), little),
-        ]
-        for _ in range(bench.runs):
-            for (lane, size), found in zip(lanes, runs, strict=True):
-                found.append(await lane.run(bench, filler, size))
-        for lane, _ in lanes[2:]:
-            await check_same(bus, lanes[0][0], lane)
-    one, two, loop, faust = runs
+        worker = worker_lane(bench, bus, source, targets)
+        pair = worker_lane(bench, of_two, source, targets, processes=2)
+        plain_loop = rival_lane(bench, bus, "plain_loop", "route")
+        agent = rival_lane(bench, bus, "faust_agent")
+        one, two, loop, faust = await take_turns(
+            bench,
+            [
+                Way(worker, filler, load),
+                Way(pair, Filler(of_two, load.total), load),
+                Way(plain_loop, filler, less),
+                Way(agent, filler, little),
+            ],
+        )
+        for rival in (plain_loop, agent):
+            await check_same(bus, worker, rival)
     ours = [r.per_cpu_second for r in one]
     name = "routing to one recipient"
     by_clock = [r.per_second for r in one]
