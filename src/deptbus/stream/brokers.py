@@ -138,11 +138,16 @@ async def _start(client: Any, connection: Connection) -> None:
         raise await explained(error, connection) from None
     except BaseException:
         # The client never closes a connection whose opening was cancelled: it is given a moment.
-        await asyncio.wait((starting,), timeout=_OPENED_SECONDS)
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
-        with suppress(KafkaError, OSError):
-            await client.stop()
+        # Who is in a hurry cancels us a second time, and the client is stopped all the same.
+        try:
+            await asyncio.wait((starting,), timeout=_OPENED_SECONDS)
+        finally:
+            starting.cancel()
+            try:
+                await asyncio.gather(starting, return_exceptions=True)
+            finally:
+                with suppress(KafkaError, OSError):
+                    await client.stop()
         raise
 
 
@@ -171,16 +176,26 @@ class BusConsumer(AIOKafkaConsumer):
     """
 
     async def stop(self) -> None:
+        try:
+            await self._stop_fetches()
+            await super().stop()
+        except BaseException:
+            # Who stops it is cancelled meanwhile. Its connections are closed all the same.
+            self._closed = True
+            await self._client.close()
+            raise
+
+    async def _stop_fetches(self) -> None:
         fetcher = self._fetcher
-        if fetcher is not None and not self._closed:
-            fetcher._fetch_task.cancel()
-            await asyncio.gather(fetcher._fetch_task, return_exceptions=True)
-            resting = list(fetcher._pending_tasks)
-            for fetch in resting:
-                fetch.cancel()
-            await asyncio.gather(*resting, return_exceptions=True)
-            fetcher._pending_tasks.clear()
-        await super().stop()
+        if fetcher is None or self._closed:
+            return
+        fetcher._fetch_task.cancel()
+        await asyncio.gather(fetcher._fetch_task, return_exceptions=True)
+        resting = list(fetcher._pending_tasks)
+        for fetch in resting:
+            fetch.cancel()
+        await asyncio.gather(*resting, return_exceptions=True)
+        fetcher._pending_tasks.clear()
 
 
 async def look_for_topics(consumer: AIOKafkaConsumer) -> None:

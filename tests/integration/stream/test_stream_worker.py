@@ -453,6 +453,9 @@ async def made_again_under(
         await wait_until_committed(bus, out_topic(town.POLICE))
         await wait_until_committed(bus, DATA)
         topic = out_topic(town.POLICE) if kind == "out" else DATA
+        # The worker stands still, or sees the topic while it is empty: then even one that trusts
+        # its old position is told that there is no such place, and begins anew.
+        worker.process.send_signal(signal.SIGSTOP)
         await asyncio.to_thread(make_again, bus, topic)
         if kind == "out":
             # More than there were: the old positions lie in the midst of it.
@@ -463,6 +466,7 @@ async def made_again_under(
             second = [c for c in town.changes_of(source, 50, 4) if c.version > 2]
             expected = expected_versions([*first, *second])
         await sender.send(source.outgoing(second))
+        worker.process.send_signal(signal.SIGCONT)
     if argv is None:
         await asyncio.to_thread(worker.process.wait, 30)
         await asyncio.to_thread(crew.start().wait_ready)

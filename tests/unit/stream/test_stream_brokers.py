@@ -10,6 +10,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.consumer.fetcher import Fetcher
 
+from deptbus.connection import Connection
+from deptbus.stream import brokers
 from deptbus.stream.brokers import BusConsumer
 
 
@@ -60,7 +62,39 @@ async def test_who_is_cancelled_while_it_stops_is_cancelled() -> None:
     stopping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stopping
+    assert consumer.client_closed
     for fetch in (consumer._fetcher._fetch_task, *consumer._fetcher._pending_tasks):
         fetch.cancel()
     await asyncio.gather(*consumer._fetcher._pending_tasks, return_exceptions=True)
-    consumer._closed = True  # or it complains when it is forgotten
+
+
+class SlowClient:
+    """One whose opening, and then its stopping, can be waited for."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+        self.is_stopped = False
+
+    async def start(self) -> None:
+        self.began.set()
+        await sleep_for_ever()
+
+    async def stop(self) -> None:
+        await asyncio.sleep(0)
+        self.is_stopped = True
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_client_whose_opening_is_cancelled_is_stopped(
+    times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(brokers, "_OPENED_SECONDS", 3600.0 if times == 2 else 0.0)
+    client = SlowClient()
+    opening = asyncio.create_task(brokers._start(client, Connection(bootstrap="127.0.0.1:1")))
+    await client.began.wait()
+    for _ in range(times):
+        opening.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert client.is_stopped
