@@ -321,9 +321,9 @@ async def _has_index(
 
 def _first_of_indexes(c: sqlite3.Connection, table: str) -> set[str]:
     found = c.execute(
-        "SELECT lower(i.name) FROM pragma_index_list(?1) l, pragma_index_info(l.name) i "
-        "WHERE i.seqno = 0 AND NOT l.partial UNION "
-        "SELECT lower(name) FROM pragma_table_xinfo(?1) WHERE pk = 1",
+        "SELECT i.name FROM pragma_index_list(?1) l, pragma_index_info(l.name) i "
+        "WHERE i.seqno = 0 AND NOT l.partial AND i.name IS NOT NULL UNION "
+        "SELECT name FROM pragma_table_xinfo(?1) WHERE pk = 1",
         (table,),
     )
-    return {name for (name,) in found}
+    return {name.lower() for (name,) in found}

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from deptbus.department.layout import Layout, comma, quoted
 
 # The names of a row's number, where no column has them.
 ROW_NUMBER = ("rowid", "oid", "_rowid_")
+# Of the statement that made an index, as SQLite keeps it.
+_TOKEN = re.compile(
+    r"""--[^\n]*|/\*.*?(?:\*/|$)|"(?:[^"]|"")*"|'(?:[^']|'')*'|`(?:[^`]|``)*`|\[[^]]*\]"""
+    r"|\w+|\s+|.",
+    re.DOTALL,
+)
+_QUOTED = re.compile(r"""^["'`[](.*)["'`\]]$""", re.DOTALL)
+_ORDER = re.compile(r"""(?<=[\s)\]"'`])(ASC|DESC)\s*$""", re.IGNORECASE)
+_WHERE = re.compile(r"^\s*WHERE\b", re.IGNORECASE)
+# Declared types that make nothing of a value (https://sqlite.org/datatype3.html, 3.1; ANY is one in
+# strict tables only, and elsewhere it does no harm to take it for one).
+_UNTYPED = re.compile(r"|any|(?!.*(int|char|clob|text)).*blob.*", re.IGNORECASE | re.DOTALL)
 # Of triggers as SQLite keeps them; BEFORE is what is not said.
 _OF_NO_EARLY_UPDATE = re.compile(
     r"""CREATE TRIGGER\s+("([^"]|"")*"|'([^']|'')*'|`([^`]|``)*`|\[[^]]*\]|[^\s"'`\[]+)\s+"""
@@ -20,57 +32,105 @@ _OF_NO_EARLY_UPDATE = re.compile(
 
 
 class Unique(NamedTuple):
-    """One unique constraint: its columns, each with the collation that it compares by."""
+    """One unique constraint: its columns, each with the collation that it compares by. `where`: the
+    rows that a partial one holds, else empty. `expressions`: where it has some, all that it is
+    over, and no columns. `looks_at`: the columns by which it tells rows apart."""
 
     columns: tuple[str, ...]
     collations: tuple[str, ...]
-    is_partial: bool
+    where: str = ""
+    expressions: tuple[str, ...] = ()
+    looks_at: tuple[str, ...] = ()
 
 
 def unique_constraints(connection: sqlite3.Connection, table: str) -> list[Unique]:
-    """Of every unique index and of an INTEGER PRIMARY KEY, which has none. Indexes on expressions
-    are left out: nothing tells which rows they hold equal."""
-    found: list[Unique] = []
-    for _, name, is_unique, _, partial in connection.execute(
-        "SELECT * FROM pragma_index_list(?)", (table,)
-    ).fetchall():
-        parts = connection.execute(
-            "SELECT name, cid, coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", (name,)
-        ).fetchall()
-        if is_unique and all(cid >= 0 for _, cid, _ in parts):
-            found.append(
-                Unique(tuple(p[0] for p in parts), tuple(p[2] for p in parts), bool(partial))
-            )
+    """Of every unique index and of an INTEGER PRIMARY KEY, which has none. Those on expressions are
+    left out: they make no column a key."""
+    found = [u for u in _unique_indexes(connection, table) if not u.expressions]
     primary = connection.execute(
         "SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", (table,)
     ).fetchall()
     columns = tuple(name for (name,) in primary)
     if columns and all(u.columns != columns for u in found):
-        found.append(Unique(columns, ("BINARY",) * len(columns), False))
+        found.append(plain_unique(columns))
     return found
+
+
+def plain_unique(columns: Sequence[str]) -> Unique:
+    """As its columns compare, letter by letter."""
+    return Unique(tuple(columns), ("BINARY",) * len(columns), looks_at=tuple(columns))
+
+
+def _unique_indexes(connection: sqlite3.Connection, table: str) -> list[Unique]:
+    found: list[Unique] = []
+    for name, made in connection.execute(
+        "SELECT l.name, m.sql FROM pragma_index_list(?) l "
+        'LEFT JOIN sqlite_master m ON m.name = l.name WHERE l."unique"',
+        (table,),
+    ).fetchall():
+        parts = connection.execute(
+            "SELECT name, cid, coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", (name,)
+        ).fetchall()
+        written, where, words = _as_written(made or "")
+        if all(cid >= 0 for _, cid, _ in parts):
+            columns, collations = (tuple(p[n] for p in parts) for n in (0, 2))
+            written = []
+        else:
+            columns, collations = (), ()
+        named = {c.lower() for c in columns} | (words if where or written else set())
+        looks_at = tuple(c for c in columns_of(connection, table) if c.lower() in named)
+        found.append(Unique(columns, collations, where, tuple(written), looks_at))
+    return found
+
+
+def _as_written(made: str) -> tuple[list[str], str, set[str]]:
+    """Of the statement that made an index: what it is over, its WHERE or nothing, and every word
+    behind ON in small letters, without quotes: the columns are among them."""
+    tokens = [m[0] for m in _TOKEN.finditer(made)]
+    begin = next((n for n, token in enumerate(tokens) if token.upper() == "ON"), len(tokens))
+    parts, rest, depth = [""], "", 0
+    for token in tokens[begin + 1 :]:
+        word = " " if token.startswith(("--", "/*")) else token
+        if rest or (word == ")" and depth == 1):
+            rest += word
+            continue
+        if word == "," and depth == 1:
+            parts.append("")
+        elif depth:
+            parts[-1] += word
+        depth += {"(": 1, ")": -1}.get(word, 0)
+    words = {_QUOTED.sub(r"\1", token).replace('""', '"').lower() for token in tokens[begin + 1 :]}
+    _, _, where = rest.partition(")")
+    return [_ORDER.sub("", p).strip() for p in parts], _WHERE.sub("", where).strip(), words
 
 
 class Traits(NamedTuple):
     """What triggers must know of a table: by what a row of it is replaced; in small letters, the
-    columns that are generated and those that may be null; and whether a trigger of the
-    department's own runs before updates, and so may move what the statement does not name."""
+    columns that are generated, those that may be null, and those that keep each value as it came,
+    1 beside 1.0; and whether a trigger of the department's own runs before updates, and so may move
+    what the statement does not name."""
 
     unique: list[Unique]
     generated: frozenset[str]
     nullable: frozenset[str]
+    untyped: frozenset[str]
     is_moved_before: bool
 
 
 def traits_of(connection: sqlite3.Connection, table: str) -> Traits:
-    rows = connection.execute(
-        'SELECT lower(name), "notnull", pk, hidden FROM pragma_table_xinfo(?)', (table,)
-    ).fetchall()
+    rows = [
+        (name.lower(), *rest)
+        for name, *rest in connection.execute(
+            'SELECT name, "notnull", pk, hidden, type FROM pragma_table_xinfo(?)', (table,)
+        )
+    ]
     is_number = _has_numbered_key(connection, table)
     return Traits(
         replacing(connection, table),
-        frozenset(name for name, _, _, hidden in rows if hidden),
+        frozenset(name for name, _, _, hidden, _ in rows if hidden),
         # A row's number is never null.
-        frozenset(name for name, must, pk, _ in rows if not must and not (pk and is_number)),
+        frozenset(name for name, must, pk, *_ in rows if not must and not (pk and is_number)),
+        frozenset(name for name, *_, declared in rows if _UNTYPED.fullmatch(declared)),
         is_moved_before(connection, table),
     )
 
@@ -79,6 +139,7 @@ def replacing(connection: sqlite3.Connection, table: str) -> list[Unique]:
     """What `OR REPLACE` removes other rows by: the unique constraints, and the row's number, which
     a program may write though no column is it."""
     found = unique_constraints(connection, table)
+    found += [u for u in _unique_indexes(connection, table) if u.expressions]
     own = {column.lower() for column in columns_of(connection, table)}
     number = next((name for name in ROW_NUMBER if name not in own), None)
     if number is None or _has_numbered_key(connection, table):
@@ -87,7 +148,7 @@ def replacing(connection: sqlite3.Connection, table: str) -> list[Unique]:
         connection.execute(f"SELECT {number} FROM {quoted(table)} LIMIT 0")
     except sqlite3.OperationalError:  # WITHOUT ROWID
         return found
-    return [*found, Unique((number,), ("BINARY",), False)]
+    return [*found, plain_unique((number,))]
 
 
 def _has_numbered_key(connection: sqlite3.Connection, table: str) -> bool:
@@ -121,7 +182,7 @@ def key_constraint(connection: sqlite3.Connection, layout: Layout) -> Unique | N
     """A constraint that lets one row only bear a natural key: over some or all of its columns."""
     by_lower = {column.lower(): column for column in layout.keys}
     for unique in unique_constraints(connection, layout.table):
-        if not unique.is_partial and all(c.lower() in by_lower for c in unique.columns):
+        if not unique.where and all(c.lower() in by_lower for c in unique.columns):
             return unique
     return _any_index(connection, layout, by_lower) if layout.is_vouched else None
 
@@ -134,13 +195,12 @@ def _any_index(
         "SELECT name, partial FROM pragma_index_list(?)", (layout.table,)
     ).fetchall():
         parts = connection.execute(
-            "SELECT lower(name), coll FROM pragma_index_xinfo(?) WHERE key AND cid >= 0 "
-            "ORDER BY seqno",
+            "SELECT name, coll FROM pragma_index_xinfo(?) WHERE key AND cid >= 0 ORDER BY seqno",
             (name,),
         ).fetchall()
-        lead = [part for part in parts if part[0] in keys]
+        lead = [part for part in parts if part[0].lower() in keys]
         if not partial and lead and lead == parts[: len(lead)]:
-            return Unique(tuple(p[0] for p in lead), tuple(p[1] for p in lead), False)
+            return Unique(tuple(p[0] for p in lead), tuple(p[1] for p in lead))
     return None
 
 
@@ -157,8 +217,8 @@ def key_collations(connection: sqlite3.Connection, layout: Layout) -> list[str]:
 
 def declared_types(connection: sqlite3.Connection, table: str) -> dict[str, str]:
     """Column, in small letters -> its declared type; empty when there is no such table."""
-    rows = connection.execute("SELECT lower(name), type FROM pragma_table_xinfo(?)", (table,))
-    return dict(rows.fetchall())
+    rows = connection.execute("SELECT name, type FROM pragma_table_xinfo(?)", (table,))
+    return {name.lower(): declared for name, declared in rows}
 
 
 def columns_of(connection: sqlite3.Connection, table: str) -> list[str]:
@@ -260,9 +320,12 @@ def _read_by(connection: sqlite3.Connection, view: str) -> set[str]:
         connection.execute(f"EXPLAIN SELECT * FROM {quoted(view)}").fetchall()
     finally:
         connection.set_authorizer(None)
-    kinds = dict(
-        connection.execute("SELECT lower(name), type FROM sqlite_master WHERE name IS NOT NULL")
-    )
+    kinds = {
+        name.lower(): kind
+        for name, kind in connection.execute(
+            "SELECT name, type FROM sqlite_master WHERE name IS NOT NULL"
+        )
+    }
     return {name for name in found if kinds.get(name.lower()) == "table"}
 
 

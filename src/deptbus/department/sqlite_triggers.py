@@ -30,10 +30,10 @@ What is not obvious:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from deptbus.department.layout import Layout, comma, quoted, text_literal
-from deptbus.department.sqlite_schema import ROW_NUMBER, Traits, Unique
+from deptbus.department.sqlite_schema import ROW_NUMBER, Traits, Unique, plain_unique
 
 # Milliseconds of the database's clock, as microseconds: all that SQLite tells.
 NOW_US = "CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) * 1000"
@@ -185,18 +185,23 @@ def same_key(layout: Layout, left: str, right: Sequence[str]) -> str:
     )
 
 
-def bears_one_of(unique: Sequence[Unique], of: str = "") -> str:
-    """Condition: the row `of` has values of the new row's on a unique constraint, as that compares
-    them: an index may have a collation that its column has not."""
-    return " OR ".join(
-        "("
-        + " AND ".join(
-            f"{of}{quoted(c)} = NEW.{quoted(c)} COLLATE {quoted(collation)}"
+def bears_one_of(unique: Sequence[Unique]) -> str:
+    """Condition: a row of the table has values of the new row's on a unique constraint, as that
+    compares them: an index may have a collation that its column has not, be over expressions, or
+    hold some rows only; then all is said as the index says it, or no row is found by it."""
+    return " OR ".join(f"({' AND '.join(_same_on(one))})" for one in unique)
+
+
+def _same_on(one: Unique) -> list[str]:
+    new = comma(f"NEW.{quoted(c)} AS {quoted(c)}" for c in one.looks_at)
+    return [
+        *(
+            f"{quoted(c)} = NEW.{quoted(c)} COLLATE {quoted(collation)}"
             for c, collation in zip(one.columns, one.collations, strict=True)
-        )
-        + ")"
-        for one in unique
-    )
+        ),
+        *(f"{e} = (SELECT {e} FROM (SELECT {new}))" for e in one.expressions),
+        *([f"({one.where})"] if one.where else []),
+    ]
 
 
 def insert_head(layout: Layout, *, delete: bool = False) -> str:
@@ -224,20 +229,17 @@ def former_trigger_names(dataset: str) -> list[str]:
 
 def triggers(layout: Layout, traits: Traits) -> list[str]:
     # With no unique constraint no row is ever replaced, and its notes are moot.
-    unique = traits.unique or [Unique(layout.keys, ("BINARY",) * len(layout.keys), False)]
+    unique = traits.unique or [plain_unique(layout.keys)]
     t, d = quoted(layout.table), text_literal(layout.dataset)
     own = f"NOT EXISTS (SELECT 1 FROM deptbus_applying WHERE dataset = {d})"
-    mapped = tuple(dict.fromkeys((*layout.keys, *layout.columns)))
-    changed = " OR ".join(f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)} COLLATE BINARY" for c in mapped)
+    changed = _differ((*layout.keys, *layout.columns), traits)
     # An update of a column that is not mapped may still have replaced another row.
     replaced = f"EXISTS (SELECT 1 FROM deptbus_replaced WHERE dataset = {d})"
-    moved_key = " OR ".join(
-        f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)} COLLATE BINARY" for c in layout.keys
-    )
+    moved_key = _differ(layout.keys, traits)
     note_insert, note_update, insert_, update, delete = _bodies(layout, unique, moved_key, changed)
-    one_of = dict.fromkeys(c for one in unique for c in one.columns)
+    one_of = dict.fromkeys(c for one in unique for c in one.looks_at)
     moving = dict.fromkeys((*one_of, *layout.keys))
-    moved = " OR ".join(f"OLD.{quoted(c)} IS NOT NEW.{quoted(c)} COLLATE BINARY" for c in moving)
+    moved = _differ(moving, traits)
     is_named = not traits.is_moved_before and traits.generated.isdisjoint(c.lower() for c in moving)
     update_of = f" OF {comma((*map(quoted, moving), *ROW_NUMBER))}" if is_named else ""
     plain = f"NOT ({moved}) AND ({changed}) AND {own}"
@@ -263,6 +265,17 @@ def triggers(layout: Layout, traits: Traits) -> list[str]:
             f"CREATE TRIGGER {trigger} {event} ON {t}\nFOR EACH ROW WHEN {when}\nBEGIN\n{inner}END"
         )
     return made
+
+
+def _differ(columns: Iterable[str], traits: Traits) -> str:
+    """Condition: an update changes one of these. 1 and 1.0 are equal, and other texts."""
+    parts = []
+    for c in dict.fromkeys(columns):
+        old, new = f"OLD.{quoted(c)}", f"NEW.{quoted(c)}"
+        parts.append(f"{old} IS NOT {new} COLLATE BINARY")
+        if c.lower() in traits.untyped:
+            parts.append(f"typeof({old}) <> typeof({new})")
+    return " OR ".join(parts)
 
 
 def _live(layout: Layout, of: str) -> str:

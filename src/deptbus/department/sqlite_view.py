@@ -154,5 +154,5 @@ def _replaced(layout: Layout, part: Part, unique: Sequence[Unique]) -> list[str]
     if not unique:
         return []
     head = f"INSERT INTO deptbus_touched (dataset, {comma(names('k', len(layout.keys)))})"
-    source = f"{quoted(part.table)} AS r"
-    return [f"{head} {_records(layout, part, 'r', source)} AND ({bears_one_of(unique, 'r.')})"]
+    source = f"(SELECT * FROM {quoted(part.table)} WHERE {bears_one_of(unique)}) AS r"
+    return [f"{head} {_records(layout, part, 'r', source)}"]

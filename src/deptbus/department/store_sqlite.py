@@ -844,14 +844,18 @@ def _has_unique_key(connection: sqlite3.Connection, table: str, key: Sequence[st
     """Whether no two rows can have the same key: a unique index over it, or the primary key."""
     wanted = {name.lower() for name in key}
     primary = connection.execute(
-        "SELECT lower(name) FROM pragma_table_xinfo(?) WHERE pk > 0", (table,)
+        "SELECT name FROM pragma_table_xinfo(?) WHERE pk > 0", (table,)
     ).fetchall()
-    found = [{name for (name,) in primary}] if primary else []
+    found = [{name.lower() for (name,) in primary}] if primary else []
     for (index,) in connection.execute(
         'SELECT name FROM pragma_index_list(?) WHERE "unique" AND NOT partial', (table,)
     ).fetchall():
-        names = connection.execute("SELECT lower(name) FROM pragma_index_info(?)", (index,))
-        found.append({name for (name,) in names})
+        names = connection.execute(
+            # An expression has no name, and is in no key.
+            "SELECT coalesce(name, '') FROM pragma_index_info(?)",
+            (index,),
+        )
+        found.append({name.lower() for (name,) in names})
     return any(names <= wanted for names in found)
 
 

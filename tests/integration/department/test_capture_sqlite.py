@@ -6,18 +6,19 @@ import asyncio
 import shutil
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from capture_suite import CAP, LAYOUTS, PEOPLE, PLACE, CaptureSuite, Desk, person
 
-from deptbus.department import fence, sqlite_rows, sqlite_triggers
+from deptbus.department import fence, sqlite_rows, sqlite_schema, sqlite_triggers
 from deptbus.department.capture import Capture
 from deptbus.department.capture_sqlite import SqliteCapture
 from deptbus.department.connect import SqliteDatabase, target_of
 from deptbus.department.layout import Layout
-from deptbus.department.sqlite_triggers import trigger_names
+from deptbus.department.sqlite_triggers import bears_one_of, trigger_names
 from deptbus.errors import DatabaseUnavailable
 
 
@@ -340,31 +341,75 @@ class TestSqliteCapture(CaptureSuite):
         await self.check_people(capture)
 
     @pytest.mark.parametrize(
-        "statement",
+        ("index", "statement"),
         [
-            "REPLACE INTO \"居民 Table\" VALUES ('2', NULL, 'p2', 'CANARY', NULL)",
-            "UPDATE OR REPLACE \"居民 Table\" SET secret = 'CANARY' WHERE secret = 'other'",
-            'REPLACE INTO "居民 Table" (rowid, "证件号") VALUES (1, \'2\')',
-            'UPDATE OR REPLACE "居民 Table" SET oid = 1 WHERE oid = 7',
+            (
+                "secret COLLATE NOCASE",
+                "REPLACE INTO \"居民 Table\" VALUES ('2', NULL, 'p2', 'CANARY', NULL)",
+            ),
+            (
+                "secret COLLATE NOCASE",
+                "UPDATE OR REPLACE \"居民 Table\" SET secret = 'CANARY' WHERE secret = 'other'",
+            ),
+            ("serial", 'REPLACE INTO "居民 Table" (rowid, "证件号") VALUES (1, \'2\')'),
+            ("serial", 'UPDATE OR REPLACE "居民 Table" SET oid = 1 WHERE oid = 7'),
+            (
+                "lower(secret) desc, -- it's one (or two)\n 1)\nWHERE (serial IS NULL",
+                "REPLACE INTO \"居民 Table\" VALUES ('2', NULL, 'p2', 'CANARY', NULL)",
+            ),
+            (
+                "substr(secret, 1, 1), coalesce(serial, 0)",
+                "UPDATE OR REPLACE \"居民 Table\" SET secret = 'came', serial = 0 WHERE oid = 7",
+            ),
+            (
+                '"secret") WHERE (serial IS NOT 4',
+                "UPDATE OR REPLACE \"居民 Table\" SET secret = 'canary' WHERE oid = 7",
+            ),
+            (
+                "substr(secret, 9)) WHERE (serial IS NULL",
+                'UPDATE OR REPLACE "居民 Table" SET serial = NULL WHERE serial = 3',
+            ),
+            (
+                "length(secret) = 0) WHERE (serial IS NULL",
+                'UPDATE OR REPLACE "居民 Table" SET serial = NULL WHERE serial = 3',
+            ),
         ],
     )
     async def test_rows_that_are_replaced_by_what_no_column_compares(
-        self, where: Path, statement: str
+        self, where: Path, index: str, statement: str
     ) -> None:
-        """By an index whose collation is not its column's, and by the number of the row."""
-        await self.desk.do('CREATE UNIQUE INDEX bare ON "居民 Table" (secret COLLATE NOCASE)')
+        """By an index whose collation is not its column's, over expressions or of some rows only,
+        which a row may join by a column that is not in it; and by the number of the row."""
+        await self.desk.do(f'CREATE UNIQUE INDEX bare ON "居民 Table" ({index})')
         capture = await self.another_capture(where)
         try:
             await capture.install(LAYOUTS, CAP)
             await self.desk.do(
                 person(1),
-                "INSERT INTO \"居民 Table\" (rowid, \"证件号\", secret) VALUES (7, '7', 'other')",
+                'INSERT INTO "居民 Table" (rowid, "证件号", secret, serial) '
+                "VALUES (7, '7', 'other', 3)",
             )
             await self.desk.do(statement)
             assert ("1",) not in await self.desk.rows('SELECT "证件号" FROM "居民 Table"')
             await self.check_people(capture)
         finally:
             await capture.close()
+
+    async def test_a_write_never_reads_the_whole_table(self, where: Path) -> None:
+        """However its unique indexes are made: what shares a value with it is found by them."""
+        parts = "secret) WHERE (serial > 0", "lower(secret)", f"length(secret)) WHERE ({PLACE} = ''"
+        for number, part in enumerate(parts):
+            await self.desk.do(f'CREATE UNIQUE INDEX own_{number} ON "居民 Table" ({part})')
+        with closing(sqlite3.connect(where)) as connection:
+            unique = sqlite_schema.replacing(connection, "居民 Table")
+        condition = bears_one_of(unique).replace("NEW.", "new_row.")
+        plan = await self.desk.rows(
+            'EXPLAIN QUERY PLAN WITH new_row AS (SELECT rowid, * FROM "居民 Table" LIMIT 1) '
+            f'SELECT (SELECT count(*) FROM "居民 Table" WHERE {condition}) FROM new_row'
+        )
+        steps = [step for *_, step in plan]
+        assert all(any(f"USING INDEX own_{n}" in step for step in steps) for n in range(3))
+        assert steps.count("SCAN 居民 Table") == 1  # that of new_row
 
     async def test_a_row_without_a_key_is_captured_by_each_update(self, where: Path) -> None:
         """So that it is parked and somebody mends it; no row of its table tells it by its key."""
