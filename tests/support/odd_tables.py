@@ -87,6 +87,13 @@ COMMON = [
         moved={"1": "a"},
     ),
     Odd(
+        "column names in full-width capitals, as Chinese input writes them",
+        ['CREATE TABLE wide_names ("ＩＤ" VARCHAR(40) PRIMARY KEY, "Ａ区" TEXT)'],
+        _layout("wide_names", "ＩＤ", "Ａ区", place="Ａ区"),
+        _people("wide_names", '"ＩＤ"', '"Ａ区"'),
+        moved={"1": "a"},
+    ),
+    Odd(
         "columns that are called as our own variables are",
         [
             "CREATE TABLE clash (raw VARCHAR(9) PRIMARY KEY, position TEXT, counted TEXT, "
@@ -444,7 +451,28 @@ SQLITE = [
         "columns without a type",
         ["CREATE TABLE untyped (id PRIMARY KEY, area)"],
         _layout("untyped", "id", "area", place="area"),
-        [*_people("untyped"), ["INSERT INTO untyped VALUES (7, 7.5), ('x', NULL)"]],
+        [
+            *_people("untyped"),
+            ["INSERT INTO untyped VALUES (7, 7.5), ('x', NULL), ('y', 1)"],
+            ["UPDATE untyped SET area = 1.0 WHERE id = 'y'"],  # equal, and another text
+        ],
+    ),
+    Odd(
+        "unique indexes on expressions and of some rows only",
+        [
+            'CREATE TABLE "its index" (id TEXT PRIMARY KEY, area TEXT, "e-mail" TEXT, note TEXT)',
+            'CREATE UNIQUE INDEX mails ON "its index" (lower("e-mail")) WHERE note IS NULL',
+            "CREATE UNIQUE INDEX notes ON \"its index\" (note DESC) WHERE area = 'b' -- (or not)",
+        ],
+        _layout("its index", "id", "area", "e-mail", place="area"),
+        [
+            *_people('"its index"'),
+            ["INSERT INTO \"its index\" VALUES ('5', 'a', 'x@y', NULL), ('6', 'b', NULL, 'n')"],
+            ["REPLACE INTO \"its index\" VALUES ('7', 'a', 'X@Y', NULL)"],
+            ["INSERT INTO \"its index\" VALUES ('8', 'a', 'x@y', 'n')"],
+            ["UPDATE OR REPLACE \"its index\" SET area = 'b' WHERE id = '8'"],
+            ['UPDATE OR REPLACE "its index" SET note = NULL'],
+        ],
     ),
     Odd(
         "a virtual table",

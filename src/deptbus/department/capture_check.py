@@ -13,6 +13,7 @@ from deptbus.department import postgres_schema, postgres_triggers, sqlite_schema
 from deptbus.department.layout import Layout, quoted_table
 from deptbus.department.postgres_view import part_suffix
 from deptbus.department.shape import retyped_postgres, retyped_sqlite
+from deptbus.department.sqlite_triggers import bears_one_of
 
 
 class Broken(NamedTuple):
@@ -57,7 +58,31 @@ def broken_sqlite(c: sqlite3.Connection, layouts: Iterable[Layout]) -> list[Brok
                 "captured"
             )
             found.append(Broken(layout.dataset, reason, True, True))
+            continue
+        table = _is_replaced_unseen(c, layout)
+        if table:
+            reason = (
+                f"dataset {layout.dataset}: table {table} has a unique index that was not there, "
+                "or was not looked at, at install, so what is replaced by it (REPLACE) is not "
+                "captured"
+            )
+            found.append(Broken(layout.dataset, reason, True, True))
     return found
+
+
+def _is_replaced_unseen(c: sqlite3.Connection, layout: Layout) -> str:
+    """The table where a row may be replaced by what our triggers do not look at; empty: there is
+    none. They look at what was unique when they were made."""
+    for table in dict.fromkeys([part.table for part in layout.parts] or [layout.table]):
+        looks = c.execute(
+            "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name GLOB ? "
+            "AND tbl_name = ? COLLATE NOCASE",
+            (f"deptbus_{layout.dataset}_before_insert*", table),
+        ).fetchall()
+        for unique in sqlite_schema.replacing(c, table):
+            if not all(bears_one_of([unique]) in sql for (sql,) in looks):
+                return table
+    return ""
 
 
 def _is_moved_unseen(c: sqlite3.Connection, layout: Layout) -> bool:

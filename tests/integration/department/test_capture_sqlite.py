@@ -395,6 +395,18 @@ class TestSqliteCapture(CaptureSuite):
         finally:
             await capture.close()
 
+    @pytest.mark.parametrize("index", ["secret", "lower(secret)", "secret) WHERE (serial > 0"])
+    async def test_a_unique_index_that_came_after_install_is_told(
+        self, capture: Capture, index: str
+    ) -> None:
+        assert await capture.broken() == []
+        await self.desk.do(f'CREATE UNIQUE INDEX late ON "居民 Table" ({index})')
+        (broken,) = await capture.broken()
+        assert (broken.is_blind, broken.is_partly) == (True, True)
+        assert "unique index" in broken.reason
+        await capture.install(LAYOUTS, CAP)
+        assert await capture.broken() == []
+
     async def test_a_write_never_reads_the_whole_table(self, where: Path) -> None:
         """However its unique indexes are made: what shares a value with it is found by them."""
         parts = "secret) WHERE (serial > 0", "lower(secret)", f"length(secret)) WHERE ({PLACE} = ''"
