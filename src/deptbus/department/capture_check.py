@@ -9,11 +9,16 @@ from typing import NamedTuple
 
 import asyncpg
 
-from deptbus.department import postgres_schema, postgres_triggers, sqlite_schema, sqlite_view
+from deptbus.department import (
+    postgres_schema,
+    postgres_triggers,
+    sqlite_schema,
+    sqlite_unique,
+    sqlite_view,
+)
 from deptbus.department.layout import Layout, quoted_table
 from deptbus.department.postgres_view import part_suffix
 from deptbus.department.shape import retyped_postgres, retyped_sqlite
-from deptbus.department.sqlite_triggers import bears_one_of
 
 
 class Broken(NamedTuple):
@@ -59,30 +64,44 @@ def broken_sqlite(c: sqlite3.Connection, layouts: Iterable[Layout]) -> list[Brok
             )
             found.append(Broken(layout.dataset, reason, True, True))
             continue
-        table = _is_replaced_unseen(c, layout)
-        if table:
-            reason = (
-                f"dataset {layout.dataset}: table {table} has a unique index that was not there, "
-                "or was not looked at, at install, so what is replaced by it (REPLACE) is not "
-                "captured"
-            )
-            found.append(Broken(layout.dataset, reason, True, True))
+        altered = _otherwise_unique(c, layout)
+        if altered is not None:
+            found.append(altered)
     return found
 
 
-def _is_replaced_unseen(c: sqlite3.Connection, layout: Layout) -> str:
-    """The table where a row may be replaced by what our triggers do not look at; empty: there is
-    none. They look at what was unique when they were made."""
+def _otherwise_unique(c: sqlite3.Connection, layout: Layout) -> Broken | None:
+    """Our triggers look at what was unique when they were made. One that an older deptbus made does
+    not say what that was, and looked at no index on expressions or of some rows."""
     for table in dict.fromkeys([part.table for part in layout.parts] or [layout.table]):
-        looks = c.execute(
+        unique = sqlite_unique.replacing(c, table)
+        now = sqlite_unique.marks(unique)
+        for (trigger,) in c.execute(
             "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name GLOB ? "
             "AND tbl_name = ? COLLATE NOCASE",
             (f"deptbus_{layout.dataset}_before_insert*", table),
-        ).fetchall()
-        for unique in sqlite_schema.replacing(c, table):
-            if not all(bears_one_of([unique]) in sql for (sql,) in looks):
-                return table
-    return ""
+        ).fetchall():
+            then = sqlite_unique.marked(trigger)
+            if then is None:
+                then = sqlite_unique.marks(u for u in unique if u.columns and not u.where)
+            where = f"dataset {layout.dataset}: table {table}"
+            if now - then:
+                return Broken(
+                    layout.dataset,
+                    f"{where} has a unique index that was not there, or not looked at, at install, "
+                    "so what is replaced by it (REPLACE) is not captured",
+                    True,
+                    True,
+                )
+            if then - now:
+                return Broken(
+                    layout.dataset,
+                    f"{where} has lost a unique index by which our triggers look for rows, so each "
+                    "write to it reads the whole table",
+                    False,
+                    True,
+                )
+    return None
 
 
 def _is_moved_unseen(c: sqlite3.Connection, layout: Layout) -> bool:

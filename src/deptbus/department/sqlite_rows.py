@@ -25,9 +25,10 @@ from deptbus.department.capture import (
 from deptbus.department.layout import Layout, comma, quoted, text_literal
 from deptbus.department.pulse import read_sqlite
 from deptbus.department.raw import raw_of, raw_text
-from deptbus.department.sqlite_schema import key_collations, replacing, traits_of
+from deptbus.department.sqlite_schema import key_collations, traits_of
 from deptbus.department.sqlite_schema import shape as shape_of
 from deptbus.department.sqlite_show import show
+from deptbus.department.sqlite_unique import replacing
 
 # (table, column) that an older install had not.
 WIDENED = (("published", "cap_octets"), ("published", "limit_octets"), ("outbox", "mark"))

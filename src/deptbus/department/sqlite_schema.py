@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from deptbus.department.layout import Layout, comma, quoted
-
-# The names of a row's number, where no column has them.
-ROW_NUMBER = ("rowid", "oid", "_rowid_")
-# Of the statement that made an index, as SQLite keeps it.
-_TOKEN = re.compile(
-    r"""--[^\n]*|/\*.*?(?:\*/|$)|"(?:[^"]|"")*"|'(?:[^']|'')*'|`(?:[^`]|``)*`|\[[^]]*\]"""
-    r"|\w+|\s+|.",
-    re.DOTALL,
+from deptbus.department.sqlite_unique import (
+    Unique,
+    has_numbered_key,
+    replacing,
+    unique_constraints,
 )
-_QUOTED = re.compile(r"""^["'`[](.*)["'`\]]$""", re.DOTALL)
-_ORDER = re.compile(r"""(?<=[\s)\]"'`])(ASC|DESC)\s*$""", re.IGNORECASE)
-_WHERE = re.compile(r"^\s*WHERE\b", re.IGNORECASE)
+
 # Declared types that make nothing of a value (https://sqlite.org/datatype3.html, 3.1; ANY is one in
 # strict tables only, and elsewhere it does no harm to take it for one).
 _UNTYPED = re.compile(r"|any|(?!.*(int|char|clob|text)).*blob.*", re.IGNORECASE | re.DOTALL)
@@ -29,79 +24,6 @@ _OF_NO_EARLY_UPDATE = re.compile(
     r"(AFTER|(BEFORE\s+)?(INSERT|DELETE))\s",
     re.IGNORECASE,
 )
-
-
-class Unique(NamedTuple):
-    """One unique constraint: its columns, each with the collation that it compares by. `where`: the
-    rows that a partial one holds, else empty. `expressions`: where it has some, all that it is
-    over, and no columns. `looks_at`: the columns by which it tells rows apart."""
-
-    columns: tuple[str, ...]
-    collations: tuple[str, ...]
-    where: str = ""
-    expressions: tuple[str, ...] = ()
-    looks_at: tuple[str, ...] = ()
-
-
-def unique_constraints(connection: sqlite3.Connection, table: str) -> list[Unique]:
-    """Of every unique index and of an INTEGER PRIMARY KEY, which has none. Those on expressions are
-    left out: they make no column a key."""
-    found = [u for u in _unique_indexes(connection, table) if not u.expressions]
-    primary = connection.execute(
-        "SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", (table,)
-    ).fetchall()
-    columns = tuple(name for (name,) in primary)
-    if columns and all(u.columns != columns for u in found):
-        found.append(plain_unique(columns))
-    return found
-
-
-def plain_unique(columns: Sequence[str]) -> Unique:
-    """As its columns compare, letter by letter."""
-    return Unique(tuple(columns), ("BINARY",) * len(columns), looks_at=tuple(columns))
-
-
-def _unique_indexes(connection: sqlite3.Connection, table: str) -> list[Unique]:
-    found: list[Unique] = []
-    for name, made in connection.execute(
-        "SELECT l.name, m.sql FROM pragma_index_list(?) l "
-        'LEFT JOIN sqlite_master m ON m.name = l.name WHERE l."unique"',
-        (table,),
-    ).fetchall():
-        parts = connection.execute(
-            "SELECT name, cid, coll FROM pragma_index_xinfo(?) WHERE key ORDER BY seqno", (name,)
-        ).fetchall()
-        written, where, words = _as_written(made or "")
-        if all(cid >= 0 for _, cid, _ in parts):
-            columns, collations = (tuple(p[n] for p in parts) for n in (0, 2))
-            written = []
-        else:
-            columns, collations = (), ()
-        named = {c.lower() for c in columns} | (words if where or written else set())
-        looks_at = tuple(c for c in columns_of(connection, table) if c.lower() in named)
-        found.append(Unique(columns, collations, where, tuple(written), looks_at))
-    return found
-
-
-def _as_written(made: str) -> tuple[list[str], str, set[str]]:
-    """Of the statement that made an index: what it is over, its WHERE or nothing, and every word
-    behind ON in small letters, without quotes: the columns are among them."""
-    tokens = [m[0] for m in _TOKEN.finditer(made)]
-    begin = next((n for n, token in enumerate(tokens) if token.upper() == "ON"), len(tokens))
-    parts, rest, depth = [""], "", 0
-    for token in tokens[begin + 1 :]:
-        word = " " if token.startswith(("--", "/*")) else token
-        if rest or (word == ")" and depth == 1):
-            rest += word
-            continue
-        if word == "," and depth == 1:
-            parts.append("")
-        elif depth:
-            parts[-1] += word
-        depth += {"(": 1, ")": -1}.get(word, 0)
-    words = {_QUOTED.sub(r"\1", token).replace('""', '"').lower() for token in tokens[begin + 1 :]}
-    _, _, where = rest.partition(")")
-    return [_ORDER.sub("", p).strip() for p in parts], _WHERE.sub("", where).strip(), words
 
 
 class Traits(NamedTuple):
@@ -124,7 +46,7 @@ def traits_of(connection: sqlite3.Connection, table: str) -> Traits:
             'SELECT name, "notnull", pk, hidden, type FROM pragma_table_xinfo(?)', (table,)
         )
     ]
-    is_number = _has_numbered_key(connection, table)
+    is_number = has_numbered_key(connection, table)
     return Traits(
         replacing(connection, table),
         frozenset(name for name, _, _, hidden, _ in rows if hidden),
@@ -133,32 +55,6 @@ def traits_of(connection: sqlite3.Connection, table: str) -> Traits:
         frozenset(name for name, *_, declared in rows if _UNTYPED.fullmatch(declared)),
         is_moved_before(connection, table),
     )
-
-
-def replacing(connection: sqlite3.Connection, table: str) -> list[Unique]:
-    """What `OR REPLACE` removes other rows by: the unique constraints, and the row's number, which
-    a program may write though no column is it."""
-    found = unique_constraints(connection, table)
-    found += [u for u in _unique_indexes(connection, table) if u.expressions]
-    own = {column.lower() for column in columns_of(connection, table)}
-    number = next((name for name in ROW_NUMBER if name not in own), None)
-    if number is None or _has_numbered_key(connection, table):
-        return found
-    try:
-        connection.execute(f"SELECT {number} FROM {quoted(table)} LIMIT 0")
-    except sqlite3.OperationalError:  # WITHOUT ROWID
-        return found
-    return [*found, plain_unique((number,))]
-
-
-def _has_numbered_key(connection: sqlite3.Connection, table: str) -> bool:
-    """The primary key is the row's number: it has no index."""
-    keys, indexes = connection.execute(
-        "SELECT (SELECT count(*) FROM pragma_table_info(?1) WHERE pk), "
-        "(SELECT count(*) FROM pragma_index_list(?1) WHERE origin = 'pk')",
-        (table,),
-    ).fetchone()
-    return bool(keys and not indexes)
 
 
 def is_moved_before(connection: sqlite3.Connection, table: str) -> bool:
@@ -175,7 +71,7 @@ def is_moved_before(connection: sqlite3.Connection, table: str) -> bool:
 
 
 def unique_columns(connection: sqlite3.Connection, table: str) -> list[tuple[str, ...]]:
-    return [u.columns for u in unique_constraints(connection, table)]
+    return [u.columns for u in unique_constraints(connection, table) if not u.where]
 
 
 def key_constraint(connection: sqlite3.Connection, layout: Layout) -> Unique | None:

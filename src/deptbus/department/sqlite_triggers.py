@@ -33,7 +33,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from deptbus.department.layout import Layout, comma, quoted, text_literal
-from deptbus.department.sqlite_schema import ROW_NUMBER, Traits, Unique, plain_unique
+from deptbus.department.sqlite_schema import Traits
+from deptbus.department.sqlite_unique import ROW_NUMBER, Unique, mark, plain_unique, searches
 
 # Milliseconds of the database's clock, as microseconds: all that SQLite tells.
 NOW_US = "CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER) * 1000"
@@ -132,7 +133,7 @@ TABLES = (
 ) WITHOUT ROWID""",
 )
 
-_MANY_NOTES = 8
+_MANY_NOTES = 16
 
 TABLE_NAMES = (
     "deptbus_published",
@@ -185,25 +186,6 @@ def same_key(layout: Layout, left: str, right: Sequence[str]) -> str:
     )
 
 
-def bears_one_of(unique: Sequence[Unique]) -> str:
-    """Condition: a row of the table has values of the new row's on a unique constraint, as that
-    compares them: an index may have a collation that its column has not, be over expressions, or
-    hold some rows only; then all is said as the index says it, or no row is found by it."""
-    return " OR ".join(f"({' AND '.join(_same_on(one))})" for one in unique)
-
-
-def _same_on(one: Unique) -> list[str]:
-    new = comma(f"NEW.{quoted(c)} AS {quoted(c)}" for c in one.looks_at)
-    return [
-        *(
-            f"{quoted(c)} = NEW.{quoted(c)} COLLATE {quoted(collation)}"
-            for c, collation in zip(one.columns, one.collations, strict=True)
-        ),
-        *(f"{e} = (SELECT {e} FROM (SELECT {new}))" for e in one.expressions),
-        *([f"({one.where})"] if one.where else []),
-    ]
-
-
 def insert_head(layout: Layout, *, delete: bool = False) -> str:
     columns = ["layout", "op", "cause", "job", "source_time_us", "mark", "was"]
     columns += names("k", len(layout.keys))
@@ -237,7 +219,7 @@ def triggers(layout: Layout, traits: Traits) -> list[str]:
     replaced = f"EXISTS (SELECT 1 FROM deptbus_replaced WHERE dataset = {d})"
     moved_key = _differ(layout.keys, traits)
     note_insert, note_update, insert_, update, delete = _bodies(layout, unique, moved_key, changed)
-    one_of = dict.fromkeys(c for one in unique for c in one.looks_at)
+    one_of = dict.fromkeys(c for one in unique for c in one.new_row)
     moving = dict.fromkeys((*one_of, *layout.keys))
     moved = _differ(moving, traits)
     is_named = not traits.is_moved_before and traits.generated.isdisjoint(c.lower() for c in moving)
@@ -261,6 +243,8 @@ def triggers(layout: Layout, traits: Traits) -> list[str]:
         (name[5], "AFTER DELETE", own, delete),
     ):
         inner = "".join(f"  {statement};\n" for statement in body)
+        if event == "BEFORE INSERT":
+            inner = f"  {mark(traits.unique)}\n{inner}"
         made.append(
             f"CREATE TRIGGER {trigger} {event} ON {t}\nFOR EACH ROW WHEN {when}\nBEGIN\n{inner}END"
         )
@@ -317,9 +301,10 @@ def _bodies(
 ) -> tuple[list[str], ...]:
     """The statements of the five triggers, in the order of `trigger_names`."""
     t, d = quoted(layout.table), text_literal(layout.dataset)
+    # Not the newest: they may be of a statement that this one is within.
     clear_many = (
         f"DELETE FROM deptbus_replaced WHERE dataset = {d} "
-        f"AND (SELECT count(*) FROM deptbus_replaced) > {_MANY_NOTES}"
+        f"AND rowid <= (SELECT max(rowid) FROM deptbus_replaced) - {_MANY_NOTES}"
     )
     ks = names("k", len(layout.keys))
     new_keys = [f"NEW.{quoted(c)}" for c in layout.keys]
@@ -330,16 +315,24 @@ def _bodies(
 
     live = _live(layout, "NEW")
 
-    note = (
+    notes = [
         f"INSERT INTO deptbus_replaced (dataset, was, {comma(ks)}) SELECT {d}, "
-        f"{place or 'NULL'}, {comma(map(quoted, layout.keys))} FROM {t} "
-        f"WHERE ({bears_one_of(unique)})"
+        f"{place or 'NULL'}, {comma(map(quoted, layout.keys))} FROM {t} WHERE ({search})"
+        for search in searches(unique)
+    ]
+    itself = " AND ".join(
+        f"{quoted(c)} IS {o} COLLATE BINARY" for c, o in zip(layout.keys, old_keys, strict=True)
     )
-    itself = " AND ".join(f"{quoted(c)} IS {o}" for c, o in zip(layout.keys, old_keys, strict=True))
+    # Once, by its newest note: the place is that of the row as it went.
+    newest = (
+        f"r.rowid = (SELECT max(s.rowid) FROM deptbus_replaced s WHERE s.dataset = {d} AND "
+        + " AND ".join(f"s.{k} IS r.{k}" for k in ks)
+        + ")"
+    )
     gone = (
         f"{remove} SELECT {live.format(op='d')}, r.was, {comma(f'r.{k}' for k in ks)} "
         f"FROM deptbus_replaced r WHERE r.dataset = {d} AND NOT EXISTS (SELECT 1 FROM {t} AS n "
-        f"WHERE {same_key(layout, 'n.', [f'r.{k}' for k in ks])}) AND {_ROOM}"
+        f"WHERE {same_key(layout, 'n.', [f'r.{k}' for k in ks])}) AND {newest} AND {_ROOM}"
     )
     noted = same_key(layout, "n.", [f"deptbus_replaced.{k}" for k in ks])
     clear_gone = (
@@ -356,7 +349,8 @@ def _bodies(
     replaced_place = (
         f"(SELECT r.was FROM deptbus_replaced r WHERE r.dataset = {d} AND "
         + " AND ".join(f"r.{k} = {n}" for k, n in zip(ks, new_keys, strict=True))
-        + " LIMIT 1)"
+        # The newest: those before it are of statements that have not replaced it.
+        + " ORDER BY r.rowid DESC LIMIT 1)"
     )
     old_place = f"OLD.{place}" if place else "NULL"
     values = comma(f"n.{quoted(c)}" for c in (*layout.keys, *layout.columns))
@@ -390,8 +384,8 @@ def _bodies(
         f"AND ({differs}) AND {_ROOM}"
     )
     return (
-        [clear_many, note],
-        [clear_many, f"{note} AND NOT ({itself})"],
+        [clear_many, *notes],
+        [clear_many, *(f"{note} AND NOT ({itself})" for note in notes)],
         [gone, added, keyless, clear_gone, clear_told, _GAVE_WAY],
         [
             *(gone, *left(moved_key), changed, f"{keyless} AND ({differs})"),

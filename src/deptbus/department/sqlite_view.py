@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from deptbus.department.layout import Layout, Part, comma, quoted, text_literal
-from deptbus.department.sqlite_schema import Unique
-from deptbus.department.sqlite_triggers import bears_one_of, former_trigger_names, names
+from deptbus.department.sqlite_triggers import former_trigger_names, names
 from deptbus.department.sqlite_triggers import trigger_names as table_trigger_names
+from deptbus.department.sqlite_unique import Unique, mark, searches
 from deptbus.errors import DeptbusError
 
 TABLES = (
@@ -102,6 +102,8 @@ def triggers(layout: Layout, unique: Mapping[str, Sequence[Unique]]) -> list[str
             # Last: what a statement could not note, it finds no room for after it either.
             gave_way = f"{_GAVE_WAY} WHERE NOT ({_room(layout)})"
             inner = "".join(f"  {statement};\n" for statement in [*body, gave_way])
+            if event == "BEFORE INSERT":
+                inner = f"  {mark(unique[part.table])}\n{inner}"
             made.append(
                 f"CREATE TRIGGER {quoted(next(named))} {event} ON {quoted(part.table)}\n"
                 f"FOR EACH ROW WHEN {own}\nBEGIN\n{inner}END"
@@ -154,5 +156,5 @@ def _replaced(layout: Layout, part: Part, unique: Sequence[Unique]) -> list[str]
     if not unique:
         return []
     head = f"INSERT INTO deptbus_touched (dataset, {comma(names('k', len(layout.keys)))})"
-    source = f"(SELECT * FROM {quoted(part.table)} WHERE {bears_one_of(unique)}) AS r"
-    return [f"{head} {_records(layout, part, 'r', source)}"]
+    found = (f"SELECT * FROM {quoted(part.table)} WHERE {search}" for search in searches(unique))
+    return [f"{head} {_records(layout, part, 'r', f'({rows}) AS r')}" for rows in found]

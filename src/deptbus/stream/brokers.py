@@ -53,6 +53,10 @@ _CREDENTIALS = (
     SaslAuthenticationFailed,
     UnsupportedSaslMechanismError,
 )
+_TASKS_OF_A_MEMBER = (
+    *("_coordination_task", "_heartbeat_task", "_commit_refresh_task"),
+    "_reset_committed_task",
+)
 _TOO_LARGE = (MessageSizeTooLargeError, RecordListTooLargeError)
 
 
@@ -180,8 +184,13 @@ class BusConsumer(AIOKafkaConsumer):
             await self._stop_fetches()
             await super().stop()
         except BaseException:
-            # Who stops it is cancelled meanwhile. Its connections are closed all the same.
+            # Who stops it is cancelled meanwhile. It leaves its group and its connections all the
+            # same: a member that went on with its heartbeats would keep what it was assigned.
             self._closed = True
+            for name in _TASKS_OF_A_MEMBER:
+                task = getattr(self._coordinator, name, None)
+                if task is not None:
+                    task.cancel()
             await self._client.close()
             raise
 

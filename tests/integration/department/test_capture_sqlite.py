@@ -6,19 +6,18 @@ import asyncio
 import shutil
 import sqlite3
 import threading
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from capture_suite import CAP, LAYOUTS, PEOPLE, PLACE, CaptureSuite, Desk, person
 
-from deptbus.department import fence, sqlite_rows, sqlite_schema, sqlite_triggers
+from deptbus.department import fence, sqlite_rows, sqlite_triggers
 from deptbus.department.capture import Capture
 from deptbus.department.capture_sqlite import SqliteCapture
 from deptbus.department.connect import SqliteDatabase, target_of
 from deptbus.department.layout import Layout
-from deptbus.department.sqlite_triggers import bears_one_of, trigger_names
+from deptbus.department.sqlite_triggers import trigger_names
 from deptbus.errors import DatabaseUnavailable
 
 
@@ -394,34 +393,6 @@ class TestSqliteCapture(CaptureSuite):
             await self.check_people(capture)
         finally:
             await capture.close()
-
-    @pytest.mark.parametrize("index", ["secret", "lower(secret)", "secret) WHERE (serial > 0"])
-    async def test_a_unique_index_that_came_after_install_is_told(
-        self, capture: Capture, index: str
-    ) -> None:
-        assert await capture.broken() == []
-        await self.desk.do(f'CREATE UNIQUE INDEX late ON "居民 Table" ({index})')
-        (broken,) = await capture.broken()
-        assert (broken.is_blind, broken.is_partly) == (True, True)
-        assert "unique index" in broken.reason
-        await capture.install(LAYOUTS, CAP)
-        assert await capture.broken() == []
-
-    async def test_a_write_never_reads_the_whole_table(self, where: Path) -> None:
-        """However its unique indexes are made: what shares a value with it is found by them."""
-        parts = "secret) WHERE (serial > 0", "lower(secret)", f"length(secret)) WHERE ({PLACE} = ''"
-        for number, part in enumerate(parts):
-            await self.desk.do(f'CREATE UNIQUE INDEX own_{number} ON "居民 Table" ({part})')
-        with closing(sqlite3.connect(where)) as connection:
-            unique = sqlite_schema.replacing(connection, "居民 Table")
-        condition = bears_one_of(unique).replace("NEW.", "new_row.")
-        plan = await self.desk.rows(
-            'EXPLAIN QUERY PLAN WITH new_row AS (SELECT rowid, * FROM "居民 Table" LIMIT 1) '
-            f'SELECT (SELECT count(*) FROM "居民 Table" WHERE {condition}) FROM new_row'
-        )
-        steps = [step for *_, step in plan]
-        assert all(any(f"USING INDEX own_{n}" in step for step in steps) for n in range(3))
-        assert steps.count("SCAN 居民 Table") == 1  # that of new_row
 
     async def test_a_row_without_a_key_is_captured_by_each_update(self, where: Path) -> None:
         """So that it is parked and somebody mends it; no row of its table tells it by its key."""
