@@ -148,7 +148,9 @@ def _records(layout: Layout, part: Part, row: str, source: str) -> str:
         ]
     origin = f" FROM {comma(tables)}" if tables else ""
     where = " AND ".join([*conditions, _room(layout)])
-    return f"SELECT DISTINCT {text_literal(layout.dataset)}, {comma(keys)}{origin} WHERE {where}"
+    # Keys that a column's collation holds equal are two records.
+    apart = comma(f"{k} COLLATE BINARY" for k in keys)
+    return f"SELECT DISTINCT {text_literal(layout.dataset)}, {apart}{origin} WHERE {where}"
 
 
 def _replaced(layout: Layout, part: Part, unique: Sequence[Unique]) -> list[str]:

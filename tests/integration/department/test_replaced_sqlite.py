@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from capture_suite import CAP, fold
 
-from deptbus.department import sqlite_unique
+from deptbus.department import fence, sqlite_unique
 from deptbus.department.capture import Capture
 from deptbus.department.capture_sqlite import SqliteCapture
 from deptbus.department.connect import SqliteDatabase, target_of
-from deptbus.department.layout import Layout
+from deptbus.department.layout import Layout, Part
 from deptbus.department.sqlite_unique import Unique
 
 LAYOUT = Layout("odd", "t", ("k",), ("k", "v"), None)
@@ -197,6 +197,22 @@ async def check(path: Path, case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 async def test_a_row_that_is_replaced_is_told(tmp_path: Path, case: Case) -> None:
     await check(tmp_path / "own.db", case)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.later], ids=lambda case: case.name)
+async def test_a_record_of_a_view_whose_row_is_replaced_is_told(tmp_path: Path, case: Case) -> None:
+    view = Layout("odd", "seen", ("k",), ("k", "v"), None, parts=(Part("t", ("k",), "", ()),))
+    made = [*case.make, "CREATE VIEW seen AS SELECT k, v FROM t"]
+    async with capturing(tmp_path / "own.db", made, view) as (capture, own):
+        token = (await fence.take_over(capture.database, 0, unit="u@33", system="main")).token
+        for statements in (case.load, [case.write]):
+            for statement in statements:
+                own.execute(statement)
+            await capture.look_again(token, CAP, ())
+        rows = own.execute("SELECT k, v FROM t")
+        table = {(k,): (k, None if v is None else str(v)) for k, v in rows}
+        assert fold(await capture.read(CAP)) == table
+        assert await capture.broken() == []
 
 
 @pytest.mark.parametrize(

@@ -56,13 +56,15 @@ async def test_stop_comes_to_its_end_while_a_fetch_waits_to_be_tried_again() -> 
 
 async def test_who_is_cancelled_while_it_stops_is_cancelled() -> None:
     consumer = await consumer_with_a_failed_fetch(BusConsumer)
-    consumer._coordinator = SimpleNamespace(close=sleep_for_ever)
+    beating = asyncio.create_task(sleep_for_ever())
+    consumer._coordinator = SimpleNamespace(close=sleep_for_ever, _heartbeat_task=beating)
     stopping = asyncio.create_task(consumer.stop())
     await asyncio.sleep(0)
     stopping.cancel()
     with pytest.raises(asyncio.CancelledError):
         await stopping
     assert consumer.client_closed
+    assert (await asyncio.gather(beating, return_exceptions=True))[0] is not None  # cancelled
     for fetch in (consumer._fetcher._fetch_task, *consumer._fetcher._pending_tasks):
         fetch.cancel()
     await asyncio.gather(*consumer._fetcher._pending_tasks, return_exceptions=True)
