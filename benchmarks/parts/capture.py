@@ -146,7 +146,7 @@ async def install(url: str) -> None:
 
 
 async def _postgres(bench: Bench) -> list[Figure]:
-    seconds = bench.scaled(1.5, 0.25)
+    seconds = bench.scaled(0.8, 0.25)
     server = PostgresServer(bench.folder / "postgres", extra_settings=town.SERVER_SETTINGS)
     server.start()
     try:
@@ -235,7 +235,7 @@ async def _empty(url: str) -> None:
 
 
 async def _sqlite(bench: Bench) -> list[Figure]:
-    seconds = bench.scaled(1.5, 0.2)
+    seconds = bench.scaled(0.8, 0.2)
     files = {name: bench.folder / f"{name}.db" for name in _SIDES}
     for name, path in files.items():
         connection = sqlite3.connect(path)
