@@ -34,9 +34,9 @@ N = TypeVar("N", int, float)
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 LOOK_SECONDS = 0.01
-# Pairs of short runs tell a ratio better than few long ones: the median forgets what else the
-# machine had to do during some of them.
-ROUNDS_A_RUN = 5
+# Many short runs tell a ratio better than few long ones: what else the machine has to do falls on
+# ours and on the rival alike.
+ROUNDS_A_RUN = 7
 # Room enough that the broker is not what is measured.
 HEAP_MB = 1024
 # Nobody measures Kafka's own housekeeping here.

@@ -27,9 +27,10 @@ def spread(values: Sequence[float]) -> float:
 
 
 def paired_ratio(ours: Sequence[float], rival: Sequence[float]) -> float:
-    """Median of ours / rival of each pair of runs. Pairs ran one after the other, so what a busy
-    machine did to both of them drops out."""
-    return median([a / b for a, b in zip(ours, rival, strict=True)])
+    """Geometric mean of ours / rival of each pair of runs. Pairs ran one after the other, so what a
+    busy machine did to both of them drops out. (The median of many short pairs wavers twice as
+    much: a neighbour on the same core makes two heaps of them.)"""
+    return statistics.geometric_mean([a / b for a, b in zip(ours, rival, strict=True)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ async def run(bench: Bench) -> list[Figure]:
 
 def _cases(bench: Bench, what: str) -> tuple[_Case, _Case]:
     # What mostly waits wavers little.
-    return _Case(what, bench.rounds), _Case(what, bench.runs, _WAIT_SECONDS)
+    return _Case(what, 3 * bench.runs), _Case(what, bench.runs, _WAIT_SECONDS)
 
 
 def _syncs_us(folder: Path) -> list[float]:
