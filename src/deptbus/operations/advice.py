@@ -34,7 +34,8 @@ _WHAT_TO_DO: dict[Verdict, tuple[str, str, str, str]] = {
     Verdict.LOST: (
         _RESYNC,
         _RESYNC,
-        "Run `deptbus department resync --config FILE` at every unit that publishes the dataset",
+        "Run `deptbus department resync --config FILE` at every unit that publishes the dataset, "
+        "and start its adapter again",
         "Have what it receives sent again, dataset by dataset: "
         "`deptbus operations resend --unit SOURCE --dataset NAME`",
     ),
