@@ -12,7 +12,10 @@ _ADAPTER = "Start the adapter at {unit}: `deptbus department run --config FILE`"
 _WORKER = "Start a worker: `deptbus worker`"
 _STATUS = "`deptbus department status --config FILE`"
 _LOOK_AT_SOURCE = f"Look at {{unit}} why the bus does not take it: {_STATUS}"
-_LOOK_AT_COPY = f"Look at {{unit}} why its database does not take it: {_STATUS}"
+_LOOK_AT_COPY = (
+    "Look at {unit} why its database does not take it: read its adapter's log for "
+    "`applying_stopped`"
+)
 _WATCH = "Watch for a minute whether it gains: `deptbus lag --watch`"
 _READ_THE_LOG = "Read the worker's log for `deliveries_failed`, and start it again"
 _MORE_WORKERS = "Start more workers, up to the number of partitions: `deptbus worker --processes N`"
