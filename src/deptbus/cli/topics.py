@@ -54,7 +54,7 @@ def apply(
     client_file: ClientFile = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Make the topics as the contract wants them. Nothing is deleted; twice does nothing more."""
+    """Make the topics as the contract wants them. No topic is deleted; twice does nothing more."""
     from deptbus.cluster import rights, topics
 
     connection = connect(data, bootstrap, client_file)
