@@ -1,7 +1,7 @@
 """How to reach the bus: one settings object, turned into the words of each Kafka client.
 
-Settings come, in this order, from arguments, the environment (`DEPTBUS_BOOTSTRAP`,
-`DEPTBUS_SASL_USERNAME`, ...) and a client file of `name=value` lines (`DEPTBUS_CLIENT_FILE`).
+Settings come, in this order, from arguments, a client file of `name=value` lines
+(`DEPTBUS_CLIENT_FILE`) and the environment (`DEPTBUS_BOOTSTRAP`, `DEPTBUS_SASL_USERNAME`, ...).
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class Connection(BaseModel):
 def find_connection(
     *, data: Path | None = None, bootstrap: str | None = None, client_file: Path | None = None
 ) -> Connection:
-    """The bus that a command means: `--bootstrap`, else `--data DIR`, else the environment.
+    """The bus that a command means: `--bootstrap`, else `--data DIR`, else the client file's, else
+    the environment's.
 
     Raises DeptbusError that says how to start a bus when none is named.
     """

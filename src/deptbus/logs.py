@@ -43,7 +43,8 @@ class RepeatFilter(logging.Filter):
 
 def set_up_logging(*, service: bool = False) -> None:
     """Call at the start of a command, and again with `service=True` by one that stays (worker,
-    adapter, operations, up): those tell what they do, the others only what is wrong.
+    adapter, operations, monitor, console): those tell what they do, the others, `up` among them,
+    only what is wrong.
 
     `DEPTBUS_LOG_LEVEL` overrides both.
     """
