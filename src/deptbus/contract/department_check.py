@@ -348,16 +348,18 @@ def _tables(department: Department, system_name: str) -> Iterator[Problem]:
     """One table is one thing: what is received into it is neither published nor received twice."""
     system = department.systems[system_name]
     users: dict[str, str] = {}
-    for kind, tables in (("receives", system.receives), ("publishes", system.publishes)):
-        for dataset, mapping in tables.items():
-            table = mapping.table.casefold()
-            if table in users and (kind == "receives" or users[table] == dataset):
-                yield department.problem(
-                    ("systems", system_name, kind, dataset, "table"),
-                    f"table `{mapping.table}` is used for `{users[table]}` already",
-                    "Give each received dataset a table of its own",
-                )
-            users.setdefault(table, dataset)
+    for kind, mappings in (("receives", system.receives), ("publishes", system.publishes)):
+        for dataset, mapping in mappings.items():
+            beside = mapping.tables if kind == "receives" else ()
+            for name in (mapping.table, *beside):
+                table = name.strip('"').casefold()
+                if table in users and (kind == "receives" or users[table] == dataset):
+                    yield department.problem(
+                        ("systems", system_name, kind, dataset, "table"),
+                        f"table `{name}` is used for `{users[table]}` already",
+                        "Give each received dataset a table of its own",
+                    )
+                users.setdefault(table, dataset)
 
 
 def _mapped_fields(

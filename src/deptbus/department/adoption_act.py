@@ -15,7 +15,7 @@ from deptbus.contract.department import Department, receive_match
 from deptbus.contract.model import Contract
 from deptbus.department.adoption import Existing
 from deptbus.department.adoption_postgres import read_existing
-from deptbus.department.adoption_sqlite import existing_of, has_table
+from deptbus.department.adoption_sqlite import existing_of, has_table, settings
 from deptbus.department.applier import mapping_of
 from deptbus.department.connect import PostgresDatabase, SqliteDatabase, postgres_translated
 from deptbus.department.kept_rows import Own, own_of
@@ -184,12 +184,12 @@ def _restore_sqlite(c: sqlite3.Connection, number: int, mapping: Mapping[str, An
             ).fetchone()
         )
     where = " AND ".join(f"{quoted(name)} = ?" for name in words)
+    changed, values = settings({quoted(column.name): value for column, value in sets})
     done = (
         words
         and c.execute(
-            f"UPDATE {quoted_table(receive.table)} SET "
-            f"{', '.join(f'{quoted(column.name)} = ?' for column, _ in sets)} WHERE {where}",
-            (*(value for _, value in sets), *words.values()),
+            f"UPDATE {quoted_table(receive.table)} SET {changed} WHERE {where}",
+            (*values, *words.values()),
         ).rowcount
     )
     if done:

@@ -33,7 +33,6 @@ from deptbus.department.kept_rows import (
 )
 from deptbus.department.layout import quoted, quoted_table
 from deptbus.department.ledger import Entry, RecordId
-from deptbus.department.seen import row_of
 from deptbus.department.target import Column, MappedTarget
 from deptbus.errors import RowRefused
 from deptbus.wire.digest import decode_values
@@ -134,11 +133,7 @@ class SqliteRows:
                 keys = [self._names[at] for at in self._target.key_positions]
                 sets |= dict(zip(keys, decode_values(write.row.key), strict=True))
             if sets:
-                connection.execute(
-                    f"UPDATE {self._table} SET {', '.join(f'{name} = ?' for name in sets)} "
-                    f"WHERE {self._at_place}",
-                    (*sets.values(), *was.place),
-                )
+                self._set(connection, sets, was.place)
             if kept.own and not was.is_emptied:
                 connection.execute(_KEEP, kept.words(now_us))
             if was.is_emptied:
@@ -216,17 +211,21 @@ class SqliteRows:
         self.left.append(tuple(values))
         sets = dict(zip(self._names, values, strict=True))
         sets |= dict(zip(self._marks, (value for _, value in target.marks), strict=True))
-        row = row_of(target, tuple(values))
+        row = found_of(target, now.place, tuple(values), ()).row
         if before is None or None in decode_values(row):
             connection.execute(_EMPTIED, (*rid, row, self._identity_of(connection, now)))
-        connection.execute(
-            f"UPDATE {self._table} SET {', '.join(f'{name} = ?' for name in sets)} "
-            f"WHERE {self._at_place}",
-            (*sets.values(), *now.place),
-        )
+        self._set(connection, sets, now.place)
         if own:
             kept = KeptRow(rid, row, Origin.REMOVAL, own)
             connection.execute(_KEEP, kept.words(now_us))
+
+    def _set(
+        self, connection: sqlite3.Connection, sets: Mapping[str, Any], place: tuple[Any, ...]
+    ) -> None:
+        changed, words = settings(sets)
+        connection.execute(
+            f"UPDATE {self._table} SET {changed} WHERE {self._at_place}", (*words, *place)
+        )
 
     def _identity_of(self, connection: sqlite3.Connection, found: Found) -> str:
         if not self._identity:
@@ -235,6 +234,22 @@ class SqliteRows:
             f"SELECT {self._identity} FROM {self._table} WHERE {self._at_place}", found.place
         ).fetchone()
         return own_text(dict(zip((c.name for c in self._target.identity), row, strict=True)))
+
+
+def settings(sets: Mapping[str, Any]) -> tuple[str, list[Any]]:
+    """What follows SET, for quoted columns, and its values. An own text that was no UTF-8 becomes
+    the bytes again that it was (`SqliteDatabase` reads them as surrogates)."""
+    marks, words = [], []
+    for name, value in sets.items():
+        mark = "?"
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                mark, value = "CAST(? AS TEXT)", value.encode("utf-8", "surrogateescape")
+        marks.append(f"{name} = {mark}")
+        words.append(value)
+    return ", ".join(marks), words
 
 
 def _last(connection: sqlite3.Connection, rid: RecordId, row: bytes, origin: Origin) -> Own | None:

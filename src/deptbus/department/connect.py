@@ -87,7 +87,12 @@ def sqlite_translated(place: str) -> Iterator[None]:
             raise RowRefused(f"{place}: a trigger refuses it") from None
         # SQLite's message names the constraint or table.column and never a value.
         raise RowRefused(f"{place}: {error}") from None
-    except (sqlite3.DataError, sqlite3.InterfaceError, OverflowError) as error:
+    except (
+        sqlite3.DataError,
+        sqlite3.InterfaceError,
+        OverflowError,
+        UnicodeEncodeError,
+    ) as error:
         raise RowRefused(f"{place}: a value does not fit ({type(error).__name__})") from None
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in (
@@ -96,6 +101,10 @@ def sqlite_translated(place: str) -> Iterator[None]:
         ):
             raise DatabaseBusy(f"{place}: another program holds the database") from None
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_ERROR and not _OF_THE_CATALOGUE.match(str(error)):
+            # An expression of the table's (json_extract in an index, a check, a trigger), whose
+            # message may quote the value.
+            raise RowRefused(f"{place}: an expression of the table refuses it") from None
         raise DatabaseUnavailable(
             f"{place}: {error}",
             mend=_SQLITE_MENDS.get(code, "Check the file, its rights and its tables"),
@@ -105,6 +114,13 @@ def sqlite_translated(place: str) -> Iterator[None]:
             f"{place}: {error}", mend="Check that it is a sound database"
         ) from None
 
+
+# What SQLite says of statements and tables; all else is of values.
+_OF_THE_CATALOGUE = re.compile(
+    r"no such|near |table |foreign key mismatch|cannot |error in |view |too many |unable |index |"
+    r"duplicate column|there is already|ambiguous|SQL logic error|wrong number|unrecognized token|"
+    r"incomplete input|database |no query solution|parser stack|temporary |unknown |Safety level"
+)
 
 # What a person can do, by the primary code of the error; all else is the file or its tables.
 _SQLITE_MENDS = {
@@ -263,6 +279,18 @@ def _file_of(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+# What `datetime` says of it.
+_BEYOND = re.compile(r"is out of range|must be in \d|ordinal must be")
+
+
+def _beyond(place: str) -> RowRefused:
+    """What Python's own types say of a value that PostgreSQL takes, and the driver passes on."""
+    return RowRefused(
+        f"{place}: a value that stands there is beyond what can be read",
+        mend="Look in the mapped columns for days before the year 1 or behind 9999, and for 24:00",
+    )
+
+
 @contextmanager
 def postgres_translated(place: str) -> Iterator[None]:
     """Turns asyncpg's errors into ours; `place` names the database in what a person reads."""
@@ -270,6 +298,12 @@ def postgres_translated(place: str) -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         raise _translated(place, error) from None
+    except OverflowError:
+        raise _beyond(place) from None
+    except ValueError as error:
+        if not _BEYOND.search(str(error)):
+            raise  # our own bug
+        raise _beyond(place) from None
     except asyncpg.InternalClientError:
         # What the driver says when the server ended the connection between two messages.
         raise DatabaseUnavailable(

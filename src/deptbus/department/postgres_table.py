@@ -17,6 +17,7 @@ from deptbus.department.plain import Lot
 from deptbus.department.postgres_plain import PlainStage, along, write_entries
 from deptbus.department.target import Column, MappedTarget
 from deptbus.department.values import POSTGRES_KINDS, STAGED, ColumnKind, own_column_type
+from deptbus.errors import RowRefused
 from deptbus.wire.digest import decode_values
 from deptbus.wire.types import Type
 
@@ -102,7 +103,7 @@ async def upsertable(
 ) -> bool:
     """Whether INSERT ... ON CONFLICT does here just what update-else-insert would do: the key has a
     unique index, no column that must be filled is without a value, and nothing fires before an
-    insert that then does not happen."""
+    insert that then does not happen, nor is a number of the department's own drawn for it."""
     mapped = {c.name for c in (*target.columns, *(c for c, _ in target.insert_only))}
     if any(c.not_null and not c.has_default and c.name not in mapped for c in columns.values()):
         return False
@@ -113,7 +114,40 @@ async def upsertable(
         "AND tgtype & 7 = 7",
         table,
     )
-    return unique and not before
+    return unique and not before and not await _draws(connection, table, sorted(mapped))
+
+
+async def has_early_triggers(connection: asyncpg.Connection, table: str) -> bool:
+    """Whether some row trigger runs before what is written or removed, and so may drop it without a
+    word (RETURN NULL)."""
+    return bool(
+        await connection.fetchval(  # bits of tgtype: 1 row, 2 before
+            "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass($1) "
+            "AND NOT tgisinternal AND tgtype & 3 = 3",
+            quoted_table(table),
+        )
+    )
+
+
+async def _draws(connection: asyncpg.Connection, table: str, mapped: list[str]) -> bool:
+    """Whether an insert changes something by the default of a column that no mapping names."""
+    return bool(
+        await connection.fetchval(
+            """
+            SELECT count(*) FROM pg_attribute a
+            LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+            WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped
+              AND a.attname <> ALL($2) AND (
+                a.attidentity <> '' OR pg_get_expr(d.adbin, d.adrelid) ~ '\\mnextval\\('
+                OR EXISTS (
+                  SELECT FROM pg_depend p JOIN pg_proc f ON f.oid = p.refobjid
+                  WHERE p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
+                    AND p.refclassid = 'pg_proc'::regclass AND f.provolatile = 'v'))
+            """,
+            table,
+            mapped,
+        )
+    )
 
 
 async def has_unique_key(connection: asyncpg.Connection, target: MappedTarget) -> bool:
@@ -136,8 +170,10 @@ async def has_unique_key(connection: asyncpg.Connection, target: MappedTarget) -
 class PostgresTable:
     """The statements of one target; each takes a whole set of actions of one kind."""
 
-    def __init__(self, target: MappedTarget, number: int, *, upsert: bool) -> None:
-        self._target = target
+    def __init__(
+        self, target: MappedTarget, number: int, *, upsert: bool, has_early_triggers: bool = False
+    ) -> None:
+        self._target, self._has_early_triggers = target, has_early_triggers
         self.rows = PostgresRows(target)
         self.stage = PlainStage(
             number, [(f"v{at}", STAGED[c.kind]) for at, c in enumerate(target.columns)]
@@ -157,6 +193,9 @@ class PostgresTable:
         self._delete = (
             f"DELETE FROM {self._table} t USING {self._keys_source()} WHERE {self._match()}"
         )
+        absent = f"NOT EXISTS (SELECT FROM {self._table} t WHERE {self._match()})"
+        self._absent = f"SELECT count(*) FROM {self._keys_source()} WHERE {absent}"
+        self._absent_of_stage = f"SELECT count(*) FROM {self.stage.name} s WHERE {absent}"
 
     async def write(
         self,
@@ -170,6 +209,10 @@ class PostgresTable:
             await connection.execute(self._write_along, *words, *zip(*entries, strict=True))
         else:
             await connection.execute(self._write, *words)
+        if self._has_early_triggers:
+            keys = [[row[at] for row in rows] for at in self._target.key_positions]
+            if await connection.fetchval(self._absent, *keys):
+                raise RowRefused("a trigger keeps it from being written")
 
     async def run(
         self, connection: asyncpg.Connection, actions: Sequence[Action], now_us: int
@@ -183,7 +226,12 @@ class PostgresTable:
         elif isinstance(first, Remove):
             gone = await self.rows.spared(connection, actions, now_us)
             if gone:
-                await connection.execute(self._delete, *self._keys_of(gone))
+                keys = self._keys_of(gone)
+                await connection.execute(self._delete, *keys)
+                if self._has_early_triggers and (
+                    await connection.fetchval(self._absent, *keys) < len(gone)
+                ):
+                    raise RowRefused("a trigger keeps it from being removed")
         else:
             clears = [a for a in actions if isinstance(a, Clear)]
             for columns, group in groupby(
@@ -196,6 +244,8 @@ class PostgresTable:
         await connection.execute(
             self._write_stage, *self._extra, now_us, *zip(*lot.terms, strict=True)
         )
+        if self._has_early_triggers and await connection.fetchval(self._absent_of_stage):
+            raise RowRefused("a trigger keeps it from being written")
 
     async def renew_plain(
         self, connection: asyncpg.Connection, lot: Lot, now_us: int

@@ -19,11 +19,9 @@ from deptbus.department.sqlite_unique import (
 # strict tables only, and elsewhere it does no harm to take it for one).
 _UNTYPED = re.compile(r"|any|(?!.*(int|char|clob|text)).*blob.*", re.IGNORECASE | re.DOTALL)
 # Of triggers as SQLite keeps them; BEFORE is what is not said.
-_OF_NO_EARLY_UPDATE = re.compile(
-    r"""CREATE TRIGGER\s+("([^"]|"")*"|'([^']|'')*'|`([^`]|``)*`|\[[^]]*\]|[^\s"'`\[]+)\s+"""
-    r"(AFTER|(BEFORE\s+)?(INSERT|DELETE))\s",
-    re.IGNORECASE,
-)
+_NAMED = r"""CREATE TRIGGER\s+("([^"]|"")*"|'([^']|'')*'|`([^`]|``)*`|\[[^]]*\]|[^\s"'`\[]+)\s+"""
+_OF_NO_EARLY_UPDATE = re.compile(_NAMED + r"(AFTER|(BEFORE\s+)?(INSERT|DELETE))\s", re.IGNORECASE)
+_LATE = re.compile(_NAMED + r"AFTER\s", re.IGNORECASE)
 
 
 class Traits(NamedTuple):
@@ -60,14 +58,23 @@ def traits_of(connection: sqlite3.Connection, table: str) -> Traits:
 def is_moved_before(connection: sqlite3.Connection, table: str) -> bool:
     """A trigger that is not known to be AFTER, nor to be another statement's, is taken to be one
     that runs before updates."""
-    return any(
-        not _OF_NO_EARLY_UPDATE.match(made)
-        for (made,) in connection.execute(
-            "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE "
-            "AND name NOT GLOB 'deptbus_*'",
-            (table,),
-        )
+    return not all(map(_OF_NO_EARLY_UPDATE.match, _own_triggers(connection, table)))
+
+
+def has_early_triggers(connection: sqlite3.Connection, table: str) -> bool:
+    """Whether some trigger of the department's runs before what is written or removed, and so may
+    drop it without a word (`RAISE(IGNORE)`)."""
+    return not all(map(_LATE.match, _own_triggers(connection, table)))
+
+
+def _own_triggers(connection: sqlite3.Connection, table: str) -> list[str]:
+    """How the department's own triggers of a table were made."""
+    found = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? COLLATE NOCASE "
+        "AND name NOT GLOB 'deptbus_*'",
+        (table,),
     )
+    return [made for (made,) in found]
 
 
 def unique_columns(connection: sqlite3.Connection, table: str) -> list[tuple[str, ...]]:

@@ -49,6 +49,7 @@ from deptbus.department.postgres_binary import copy_field
 from deptbus.department.postgres_plain import WRITE_ENTRIES
 from deptbus.department.postgres_table import (
     PostgresTable,
+    has_early_triggers,
     make_table,
     read_columns,
     read_parents,
@@ -254,11 +255,16 @@ class PostgresStore(Store):
         target.has_bound_key = await is_referred_to(connection, receive.table, key)
         target.identify(await primary_key(connection, receive.table), columns)
         at_once = await upsertable(connection, target, columns)
-        self._put(dataset, target, upsert=at_once)
+        early = await has_early_triggers(connection, receive.table)
+        self._put(dataset, target, upsert=at_once, has_early_triggers=early)
 
-    def _put(self, name: str, target: MappedTarget, *, upsert: bool) -> None:
+    def _put(
+        self, name: str, target: MappedTarget, *, upsert: bool, has_early_triggers: bool = False
+    ) -> None:
         self.targets[name] = target
-        self._tables[name] = PostgresTable(target, self._stages, upsert=upsert)
+        self._tables[name] = PostgresTable(
+            target, self._stages, upsert=upsert, has_early_triggers=has_early_triggers
+        )
         self._stages += 1
 
     async def attach(self, dataset: str, table: str, columns: Mapping[str, Column]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mappi
 from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from deptbus.contract.department import Receive
 from deptbus.department import fence
@@ -62,6 +63,7 @@ from deptbus.department.several_tables import (
     refuse_rows_sqlite,
     refuse_view_sqlite,
 )
+from deptbus.department.sqlite_schema import has_early_triggers
 from deptbus.department.store import (
     REFERENCE,
     Applied,
@@ -445,6 +447,8 @@ class SqliteStore(Store):
             began, spent = time.monotonic(), time.thread_time()
             try:
                 fence.check_sqlite(connection, self.token)
+                # A table may refer to itself: no order of statements is right for all its rows.
+                connection.execute("PRAGMA defer_foreign_keys = ON")
                 if work.repairs is not None:
                     self._guard(connection, work.repairs, work.now_us)
                 self._write_rows(connection, work)
@@ -685,7 +689,9 @@ class SqliteStore(Store):
         self.targets[dataset] = target
         unique = _has_unique_key(connection, receive.table, key)
         rows = SqliteRows(target, row_name(connection, receive.table, catalogue))
-        self._statements[dataset] = _Statements(target, rows, is_unique=unique)
+        self._statements[dataset] = _Statements(
+            target, rows, is_unique=unique, habits=_habits_of(connection, receive.table)
+        )
 
     def attach(self, connection: sqlite3.Connection, dataset: str, table: str) -> bool:
         """Have this table filled as a second copy of the dataset; False when it lacks columns."""
@@ -698,7 +704,9 @@ class SqliteStore(Store):
         copy = rebuilt_copy(dataset)
         self.targets[copy] = target
         rows = SqliteRows(target, row_name(connection, table, catalogue))
-        self._statements[copy] = _Statements(target, rows, is_unique=True)
+        self._statements[copy] = _Statements(
+            target, rows, is_unique=True, habits=_habits_of(connection, table)
+        )
         self.parents[copy] = frozenset()
         self.order_targets()
         return True
@@ -721,13 +729,35 @@ class SqliteStore(Store):
             )
 
 
+class _Habits(NamedTuple):
+    """What a table does by itself. `has_conflict_clause`: it removes other rows, or drops what is
+    written, where a constraint is broken, so it has to be told not to. `has_early_triggers`: they
+    may drop what is written or removed (RAISE(IGNORE)), and say nothing of it."""
+
+    has_conflict_clause: bool
+    has_early_triggers: bool
+
+
+def _habits_of(connection: sqlite3.Connection, table: str) -> _Habits:
+    made = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", (table,)
+    ).fetchone()
+    return _Habits(
+        made is not None and _CONFLICT_CLAUSE.search(made[0]) is not None,
+        made is not None and has_early_triggers(connection, table),
+    )
+
+
 class _Statements:
     """The SQL of one target. Update first, then insert where nothing was there: an upsert would
     need a unique index of its own and would trip over columns that no mapping names."""
 
-    def __init__(self, target: MappedTarget, rows: SqliteRows, *, is_unique: bool) -> None:
+    def __init__(
+        self, target: MappedTarget, rows: SqliteRows, *, is_unique: bool, habits: _Habits
+    ) -> None:
         """`is_unique`: the table has at most one row for a key."""
-        self.rows = rows
+        self.rows, self._habits = rows, habits
+        abort = " OR ABORT" if habits.has_conflict_clause else ""
         table = quoted_table(target.table)
         names = [quoted(c.name) for c in target.columns]
         keys = target.key_positions
@@ -738,12 +768,13 @@ class _Statements:
         self._in_update_order = itemgetter(*others, *keys) if others else tuple
         self._extra = tuple(value for _, value in target.insert_only)
         self._update = (
-            f"UPDATE {table} SET {', '.join(f'{names[at]} = ?' for at in others)} WHERE {where}"
+            f"UPDATE{abort} {table} SET {', '.join(f'{names[at]} = ?' for at in others)} "
+            f"WHERE {where}"
             if others
             else None
         )
         self._insert = (
-            f"INSERT INTO {table} ({', '.join([*names, *extra])}) "
+            f"INSERT{abort} INTO {table} ({', '.join([*names, *extra])}) "
             f"SELECT {_marks([*names, *extra])} "
             f"WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {where})"
         )
@@ -759,7 +790,10 @@ class _Statements:
             self.write(connection, [w.values for w in writes])
         elif isinstance(first, Remove):
             gone = self.rows.spared(connection, actions, now_us)
-            connection.executemany(self._delete, [decode_values(a.row.key) for a in gone])
+            keys = [decode_values(a.row.key) for a in gone]
+            connection.executemany(self._delete, keys)
+            if self._habits.has_early_triggers and any(self._is_there(connection, k) for k in keys):
+                raise RowRefused("a trigger keeps it from being removed")
         else:
             for action in actions:
                 self._clear(connection, action)
@@ -770,9 +804,16 @@ class _Statements:
             found = connection.executemany(self._update, map(self._in_update_order, rows)).rowcount
             if found == len(rows) and self._is_unique:
                 return  # each was there: nothing to insert
+        keys = [tuple(v[at] for at in self._keys) for v in rows]
         connection.executemany(
-            self._insert, [(*v, *self._extra, *(v[at] for at in self._keys)) for v in rows]
+            self._insert, [(*v, *self._extra, *k) for v, k in zip(rows, keys, strict=True)]
         )
+        if self._habits.has_early_triggers and not all(self._is_there(connection, k) for k in keys):
+            raise RowRefused("a trigger keeps it from being written")
+
+    def _is_there(self, connection: sqlite3.Connection, key: tuple[Any, ...]) -> bool:
+        found = connection.execute(f"SELECT 1 FROM {self._table} WHERE {self._where}", key)
+        return found.fetchone() is not None
 
     def _clear(self, connection: sqlite3.Connection, action: Action) -> None:
         assert isinstance(action, Clear)
@@ -783,6 +824,8 @@ class _Statements:
             (*values, *decode_values(action.row.key)),
         )
 
+
+_CONFLICT_CLAUSE = re.compile(r"\bON\s+CONFLICT\s+(REPLACE|IGNORE|FAIL|ROLLBACK)\b", re.IGNORECASE)
 
 _WRITE_ENTRY = (
     f"INSERT INTO deptbus_ledger ({COLUMN_LIST}) VALUES ({', '.join('?' * len(ENTRY_COLUMNS))}) "

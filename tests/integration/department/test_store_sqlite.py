@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recipient_contract import person
+from recipient_contract import gone, person
 from store_rooms import SqliteRoom
 from store_suite import StoreSuite
 
@@ -47,6 +47,64 @@ class TestSqliteStore(SqliteRoom, StoreSuite):
     @pytest.fixture(autouse=True)
     def short_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connect, "BUSY_TIMEOUT_S", 0.3)
+
+    async def drop_quietly(self, database: Path, event: str, name: str) -> None:
+        row = "OLD" if event == "DELETE" else "NEW"
+        await self.sql(
+            database,
+            f"CREATE TRIGGER own_{event} BEFORE {event} ON people WHEN {row}.name = '{name}' "
+            "BEGIN SELECT RAISE(IGNORE); END",
+        )
+
+    @pytest.mark.parametrize("clause", ["REPLACE", "IGNORE", "FAIL", "ROLLBACK"])
+    async def test_a_table_that_settles_conflicts_by_itself(
+        self, database: Path, clause: str
+    ) -> None:
+        """A row of the department's own is not removed for one of the bus, nor is that dropped."""
+        await self.sql(
+            database,
+            f"CREATE TABLE people (id TEXT PRIMARY KEY, phone TEXT UNIQUE ON CONFLICT {clause})",
+        )
+        await self.sql(database, "INSERT INTO people VALUES ('own', '1')")
+        store = await self.opened(database, {"columns": {"id": "id", "phone": "phone"}})
+        applied = await self.feed(store, person(1, phone="1"), person(2, phone="2"))
+        assert [e.key[-1] for e in applied.parked] == [1]
+        applied = await self.feed(store, person(2, 2, phone="1"), person(3, phone="3"))
+        assert [e.key[-1] for e in applied.parked] == [2]
+        rows = await self.people(database, "id, phone")
+        assert rows[1:] == [("id000003", "3"), ("own", "1")]
+        await store.close()
+
+    async def test_an_expression_of_the_table_that_a_value_breaks(self, database: Path) -> None:
+        """It parks its row; what SQLite says of it quotes the value, so nobody is told."""
+        await self.sql(database, "CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT)")
+        await self.sql(database, "CREATE INDEX own ON people (json_extract(name, '$.a'))")
+        await self.sql(
+            database,
+            "CREATE TRIGGER own_path AFTER INSERT ON people WHEN NEW.id = 'id000002' "
+            "BEGIN SELECT json_extract('{}', NEW.name); END",
+        )
+        store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
+        applied = await self.feed(
+            store, person(1, name="secret"), person(2, name='["CANARY"]'), person(3, name="{}")
+        )
+        refused = "an expression of the table refuses it"
+        assert [(e.key[-1], e.parked) for e in applied.parked] == [(1, refused), (2, refused)]
+        assert await self.people(database, "id") == [("id000003",)]
+        await store.close()
+
+    async def test_own_text_that_is_no_utf8_is_given_back_as_it_was(self, database: Path) -> None:
+        await self.sql(database, "CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT)")
+        typed = "INSERT INTO people VALUES ('id000001', CAST(x'C0EEC0D7' AS TEXT))"
+        await self.sql(database, typed)
+        store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
+        await self.feed(store, person(1))
+        assert await self.people(database, "name") == [("李雷",)]
+        applied = await self.feed(store, gone(1, 2))
+        assert applied.parked == ()
+        found = await self.people(database, "hex(name), typeof(name)")
+        assert found == [("C0EEC0D7", "text")]
+        await store.close()
 
     async def test_a_trigger_that_rolls_back_parks_its_row_only(self, database: Path) -> None:
         await self.sql(database, "CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT)")
