@@ -223,9 +223,11 @@ class SqliteRows:
         self, connection: sqlite3.Connection, sets: Mapping[str, Any], place: tuple[Any, ...]
     ) -> None:
         changed, words = settings(sets)
-        connection.execute(
+        done = connection.execute(
             f"UPDATE {self._table} SET {changed} WHERE {self._at_place}", (*words, *place)
-        )
+        ).rowcount
+        if not done:
+            raise RowRefused("a trigger keeps it from being written")
 
     def _identity_of(self, connection: sqlite3.Connection, found: Found) -> str:
         if not self._identity:

@@ -118,12 +118,12 @@ async def upsertable(
 
 
 async def has_early_triggers(connection: asyncpg.Connection, table: str) -> bool:
-    """Whether some row trigger runs before what is written or removed, and so may drop it without a
-    word (RETURN NULL)."""
+    """Whether some row trigger runs before a row is inserted or deleted, and so may drop that
+    without a word (RETURN NULL). One that runs before updates is common, and sets a time."""
     return bool(
-        await connection.fetchval(  # bits of tgtype: 1 row, 2 before
+        await connection.fetchval(  # bits of tgtype: 1 row, 2 before, 4 insert, 8 delete
             "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass($1) "
-            "AND NOT tgisinternal AND tgtype & 3 = 3",
+            "AND NOT tgisinternal AND tgtype & 3 = 3 AND tgtype & 12 <> 0",
             quoted_table(table),
         )
     )

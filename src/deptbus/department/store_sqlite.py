@@ -800,15 +800,20 @@ class _Statements:
 
     def write(self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Each becomes the row with its key; no two have the same."""
+        found = 0
         if self._update is not None:
             found = connection.executemany(self._update, map(self._in_update_order, rows)).rowcount
             if found == len(rows) and self._is_unique:
                 return  # each was there: nothing to insert
         keys = [tuple(v[at] for at in self._keys) for v in rows]
-        connection.executemany(
+        made = connection.executemany(
             self._insert, [(*v, *self._extra, *k) for v, k in zip(rows, keys, strict=True)]
-        )
-        if self._habits.has_early_triggers and not all(self._is_there(connection, k) for k in keys):
+        ).rowcount
+        if not self._habits.has_early_triggers:
+            return
+        if (self._update is not None and found + made < len(rows)) or not all(
+            self._is_there(connection, k) for k in keys
+        ):
             raise RowRefused("a trigger keeps it from being written")
 
     def _is_there(self, connection: sqlite3.Connection, key: tuple[Any, ...]) -> bool:

@@ -56,6 +56,20 @@ class TestSqliteStore(SqliteRoom, StoreSuite):
             "BEGIN SELECT RAISE(IGNORE); END",
         )
 
+    async def test_an_update_that_a_trigger_drops_is_parked(self, database: Path) -> None:
+        await self.sql(database, "CREATE TABLE people (id TEXT PRIMARY KEY, name TEXT)")
+        await self.drop_quietly(database, "UPDATE", "no")
+        store = await self.opened(database, {"columns": {"id": "id", "name": "name"}})
+        await self.feed(store, person(1), person(2), person(3))
+        applied = await self.feed(
+            store, person(1, 2, name="no"), person(2, 2, name="yes"), person(4, name="no")
+        )
+        assert [e.key[-1] for e in applied.parked] == [1]
+        assert [name for _, name in await self.people(database, "id, name")] == [
+            *("李雷", "yes", "李雷", "no")
+        ]
+        await store.close()
+
     @pytest.mark.parametrize("clause", ["REPLACE", "IGNORE", "FAIL", "ROLLBACK"])
     async def test_a_table_that_settles_conflicts_by_itself(
         self, database: Path, clause: str
