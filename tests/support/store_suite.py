@@ -251,6 +251,15 @@ class StoreSuite(StoreRoom):
         applied = await self.feed(store, person(1, house="h1"), person(2))
         assert [e.key[-1] for e in applied.parked] == [1]
         assert await self.people(database, "id") == [("id000002",)]
+        house = {"dataset": "house", "id": "h1"}
+        await self.feed(store, person(9, **house), person(3, house="h1"))
+        applied = await self.feed(store, gone(9, 2, dataset="house"), person(4))
+        assert [e.key[-1] for e in applied.parked] == [9]  # somebody lives there
+        assert [row[0] for row in await self.people(database, "id")] == [
+            *("id000001", "id000002", "id000003", "id000004")
+        ]
+        applied = await self.feed(store, gone(3, 2), person(5))
+        assert applied.parked == ()
         await store.close()
 
     async def test_a_table_that_refers_to_itself(self, database: Any) -> None:

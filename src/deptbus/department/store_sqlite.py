@@ -63,6 +63,7 @@ from deptbus.department.several_tables import (
     refuse_rows_sqlite,
     refuse_view_sqlite,
 )
+from deptbus.department.sqlite_references import references
 from deptbus.department.sqlite_schema import has_early_triggers
 from deptbus.department.store import (
     REFERENCE,
@@ -531,15 +532,29 @@ class SqliteStore(Store):
         a transaction that is taken back."""
         found: list[tuple[Action, str]] = []
         connection.execute("ROLLBACK")
-        count = "SELECT count(*) FROM pragma_foreign_key_check"
-        (before,) = connection.execute(count).fetchone()  # programs that switch the check off
-        for action in self.ordered(decision):
+        actions = self.ordered(decision)
+        known = {
+            dataset: references(connection, self.targets[dataset].table)
+            for dataset in {action.row.dataset for action in actions}
+        }
+        for action in actions:
+            own, to_it = known[action.row.dataset]
+            where, key = self._statements[action.row.dataset].where, decode_values(action.row.key)
             connection.execute("BEGIN IMMEDIATE")
             fence.check_sqlite(connection, self.token)
+            # What is broken already is of programs that switch the check off.
+            before = [one.is_broken_by(connection, where, key) for one in own]
+            named = [one.named(connection, where, key) for one in to_it]
             self.attempt(connection, action)
-            (after,) = connection.execute(count).fetchone()
+            is_broken = any(
+                one.is_broken_by(connection, where, key) and not was
+                for one, was in zip(own, before, strict=True)
+            ) or any(
+                one.has_left_children(connection, name)
+                for one, name in zip(to_it, named, strict=True)
+            )
             connection.execute("ROLLBACK")
-            if after > before:
+            if is_broken:
                 found.append((action, f"{REFERENCE} (checked at the commit)"))
         return found
 
@@ -779,7 +794,7 @@ class _Statements:
             f"WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {where})"
         )
         self._delete = f"DELETE FROM {table} WHERE {where}"
-        self._table, self._names, self._where = table, names, where
+        self._table, self._names, self.where = table, names, where
 
     def run(self, connection: sqlite3.Connection, actions: Sequence[Action], now_us: int) -> None:
         """Actions of one kind, in one go. Raises RowsMoved."""
@@ -817,7 +832,7 @@ class _Statements:
             raise RowRefused("a trigger keeps it from being written")
 
     def _is_there(self, connection: sqlite3.Connection, key: tuple[Any, ...]) -> bool:
-        found = connection.execute(f"SELECT 1 FROM {self._table} WHERE {self._where}", key)
+        found = connection.execute(f"SELECT 1 FROM {self._table} WHERE {self.where}", key)
         return found.fetchone() is not None
 
     def _clear(self, connection: sqlite3.Connection, action: Action) -> None:
@@ -825,7 +840,7 @@ class _Statements:
         sets = ", ".join(f"{self._names[at]} = ?" for at in action.columns)
         values = [self._target.cleared(at) for at in action.columns]
         connection.execute(
-            f"UPDATE {self._table} SET {sets} WHERE {self._where}",
+            f"UPDATE {self._table} SET {sets} WHERE {self.where}",
             (*values, *decode_values(action.row.key)),
         )
 
