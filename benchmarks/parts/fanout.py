@@ -17,7 +17,7 @@ _LEAST = 100_000
 
 
 async def run(bench: Bench) -> list[Figure]:
-    measured = {county.EIGHT: bench.scaled(50_000, 10_000), 1: bench.scaled(100_000, 20_000)}
+    measured = {county.EIGHT: bench.scaled(25_000, 10_000), 1: bench.scaled(50_000, 20_000)}
     async with AsyncExitStack() as stack:
         ways: list[Way] = []
         for recipients, count in measured.items():

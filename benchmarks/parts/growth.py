@@ -20,7 +20,7 @@ _PARTITIONS = 1
 
 
 async def run(bench: Bench) -> list[Figure]:
-    load = Load(bench.scaled(40_000, 20_000), bench.scaled(50_000, 20_000))
+    load = Load(bench.scaled(40_000, 20_000), bench.scaled(25_000, 20_000))
     async with AsyncExitStack() as stack:
         ways: list[Way] = []
         for size in SIZES:

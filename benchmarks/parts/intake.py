@@ -21,8 +21,8 @@ ABOUT = "outbox to canonical topic: decode under guard, judge, fence, pass on, a
 
 
 async def run(bench: Bench) -> list[Figure]:
-    load = Load(bench.scaled(60_000, 30_000), bench.scaled(100_000, 25_000))
-    less = Load(load.warm, bench.scaled(50_000, 12_000))
+    load = Load(bench.scaled(60_000, 30_000), bench.scaled(50_000, 25_000))
+    less = Load(load.warm, bench.scaled(25_000, 12_000))
     async with bench.bus(county.contract(1)) as bus:
         await announce(bus)
         filler = Filler(bus, load.total)

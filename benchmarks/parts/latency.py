@@ -18,7 +18,7 @@ _RELAY_SECONDS = 3
 
 
 async def run(bench: Bench) -> list[Figure]:
-    seconds = bench.scaled(40, 8)
+    seconds = bench.scaled(30, 8)
     runs: dict[str, list[float]] = {"p50": [], "p99": [], "max": []}
     least: list[float] = []
     # Each change is on a row of its own, so that both of its commits are found afterwards.

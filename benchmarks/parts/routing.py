@@ -26,9 +26,9 @@ _LEAST_OF_TWO_WORKERS = 1.6
 
 
 async def run(bench: Bench) -> list[Figure]:
-    load = Load(bench.scaled(60_000, 30_000), bench.scaled(100_000, 20_000))
-    less = Load(load.warm, bench.scaled(40_000, 10_000))
-    little = Load(warm=500, measured=bench.scaled(1_500, 450))
+    load = Load(bench.scaled(60_000, 30_000), bench.scaled(50_000, 20_000))
+    less = Load(load.warm, bench.scaled(20_000, 10_000))
+    little = Load(warm=500, measured=bench.scaled(800, 450))
     source, targets = data_topic(county.DATASET), [in_topic(county.HOUSING)]
     async with (
         bench.bus(county.contract(1)) as bus,
