@@ -17,7 +17,7 @@ _SCRIPT = Path(__file__).parents[1] / "quick.py"
 
 
 async def run(bench: Bench) -> list[Figure]:
-    found = [await _measure(bench) for _ in range(bench.runs)]
+    found = [await _measure(bench) for _ in range(3 * bench.runs)]
     figures = []
     for step in found[0]:
         times = [each[step] for each in found]
@@ -33,7 +33,7 @@ async def run(bench: Bench) -> list[Figure]:
 
 
 async def _measure(bench: Bench) -> dict[str, dict[str, float]]:
-    words = ["--changes", str(bench.scaled(5_000, 2_000)), "--rounds", str(bench.scaled(5, 3))]
+    words = ["--changes", str(bench.scaled(2_000, 700)), "--rounds", str(bench.scaled(5, 3))]
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(_SCRIPT), *words, "--json", stdout=asyncio.subprocess.PIPE
     )
