@@ -209,6 +209,17 @@ def test_a_table_is_one_thing(tmp_path: Path, contract: Contract) -> None:
     assert "table `rk` is used for `resident` already" in told
 
 
+@pytest.mark.parametrize("name", ["RK", "'\"rk\"'"])
+def test_a_further_table_is_one_thing_too(tmp_path: Path, contract: Contract, name: str) -> None:
+    beside = f"        tables: {{{name}: {{columns: {{use: u}}, on: {{b: bm}}}}}}\n"
+    other = "      person:\n        table: rk\n        columns: {code: c}\n        key: [c]\n"
+    text = POLICE.replace("        table: fang\n", f"        table: fang\n{beside}")
+    text = text.replace("    outbox_cap_rows", f"{other}    outbox_cap_rows")
+    problems = check_department(load_text(tmp_path, text), contract)
+    told = [p.what for p in problems if "is used for" in p.what]
+    assert told == ["table `rk` is used for `flat` already"]
+
+
 def test_a_row_needs_a_key(tmp_path: Path, contract: Contract) -> None:
     text = POLICE.replace("          code: bm\n", "").replace("          $key: k\n", "")
     text = text.replace("        key: [bm]\n", "")
