@@ -41,12 +41,12 @@ from deptbus.contract.department import Department, Publish, System
 from deptbus.department.layout import layout_of
 from deptbus.department.opening import open_capture
 
+T = TypeVar("T")
+
 ABOUT = "the department's own single-row transactions with capture, beside those without"
 
 LEAST_RATIO = 0.85
 ROWS = 20_000
-T = TypeVar("T")
-
 _CLIENTS, _SCALE = 4, 5
 _SIDES = ("with", "without", "audited")
 _CAP_ROWS = 10_000_000

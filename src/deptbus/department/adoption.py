@@ -34,6 +34,9 @@ from deptbus.errors import DatabaseBusy
 from deptbus.wire.digest import decode_values
 
 PARKED_REMOVAL = "on_remove: park: its row is still there"
+# A trigger of the table's that drops what is done, and raises nothing.
+DROPPED_WRITE = "a trigger keeps it from being written"
+DROPPED_REMOVAL = "a trigger keeps it from being removed"
 
 
 class RowsMoved(DatabaseBusy):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from deptbus.department.adoption import (
+    DROPPED_WRITE,
     PARKED_REMOVAL,
     Existing,
     Found,
@@ -227,7 +228,7 @@ class SqliteRows:
             f"UPDATE {self._table} SET {changed} WHERE {self._at_place}", (*words, *place)
         ).rowcount
         if not done:
-            raise RowRefused("a trigger keeps it from being written")
+            raise RowRefused(DROPPED_WRITE)
 
     def _identity_of(self, connection: sqlite3.Connection, found: Found) -> str:
         if not self._identity:

@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 
 from deptbus.contract.department import Receive
+from deptbus.department.adoption import DROPPED_REMOVAL, DROPPED_WRITE
 from deptbus.department.adoption_postgres import PostgresRows
 from deptbus.department.decide import Action, Clear, Remove, Write
 from deptbus.department.layout import quoted, quoted_table
@@ -107,24 +108,26 @@ async def upsertable(
     mapped = {c.name for c in (*target.columns, *(c for c, _ in target.insert_only))}
     if any(c.not_null and not c.has_default and c.name not in mapped for c in columns.values()):
         return False
-    table = quoted_table(target.table)
     unique = await has_unique_key(connection, target)
-    before = await connection.fetchval(  # bits of tgtype: 1 row, 2 before, 4 insert
-        "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass($1) AND NOT tgisinternal "
-        "AND tgtype & 7 = 7",
-        table,
-    )
-    return unique and not before and not await _draws(connection, table, sorted(mapped))
+    if not unique or await has_early_triggers(connection, target.table, _INSERT):
+        return False
+    return not await _draws(connection, quoted_table(target.table), sorted(mapped))
 
 
-async def has_early_triggers(connection: asyncpg.Connection, table: str) -> bool:
+_INSERT, _DELETE = 4, 8  # bits of pg_trigger.tgtype, beside 1 for each row and 2 before
+
+
+async def has_early_triggers(
+    connection: asyncpg.Connection, table: str, events: int = _INSERT | _DELETE
+) -> bool:
     """Whether some row trigger runs before a row is inserted or deleted, and so may drop that
     without a word (RETURN NULL). One that runs before updates is common, and sets a time."""
     return bool(
-        await connection.fetchval(  # bits of tgtype: 1 row, 2 before, 4 insert, 8 delete
+        await connection.fetchval(
             "SELECT count(*) FROM pg_trigger WHERE tgrelid = to_regclass($1) "
-            "AND NOT tgisinternal AND tgtype & 3 = 3 AND tgtype & 12 <> 0",
+            "AND NOT tgisinternal AND tgtype & 3 = 3 AND tgtype & $2::int <> 0",
             quoted_table(table),
+            events,
         )
     )
 
@@ -212,7 +215,7 @@ class PostgresTable:
         if self._has_early_triggers:
             keys = [[row[at] for row in rows] for at in self._target.key_positions]
             if await connection.fetchval(self._absent, *keys):
-                raise RowRefused("a trigger keeps it from being written")
+                raise RowRefused(DROPPED_WRITE)
 
     async def run(
         self, connection: asyncpg.Connection, actions: Sequence[Action], now_us: int
@@ -231,7 +234,7 @@ class PostgresTable:
                 if self._has_early_triggers and (
                     await connection.fetchval(self._absent, *keys) < len(gone)
                 ):
-                    raise RowRefused("a trigger keeps it from being removed")
+                    raise RowRefused(DROPPED_REMOVAL)
         else:
             clears = [a for a in actions if isinstance(a, Clear)]
             for columns, group in groupby(
@@ -245,7 +248,7 @@ class PostgresTable:
             self._write_stage, *self._extra, now_us, *zip(*lot.terms, strict=True)
         )
         if self._has_early_triggers and await connection.fetchval(self._absent_of_stage):
-            raise RowRefused("a trigger keeps it from being written")
+            raise RowRefused(DROPPED_WRITE)
 
     async def renew_plain(
         self, connection: asyncpg.Connection, lot: Lot, now_us: int

@@ -91,7 +91,11 @@ def searches(unique: Sequence[Unique]) -> list[str]:
 def unique_constraints(connection: sqlite3.Connection, table: str) -> list[Unique]:
     """Of every unique index and of an INTEGER PRIMARY KEY, which has none. Those on expressions are
     left out: they make no column a key."""
-    found = [u for u in _indexes(connection, table) if u.columns]
+    return [u for u in _constraints(connection, table) if u.columns]
+
+
+def _constraints(connection: sqlite3.Connection, table: str) -> list[Unique]:
+    found = _indexes(connection, table)
     primary = connection.execute(
         "SELECT name FROM pragma_table_info(?) WHERE pk ORDER BY pk", (table,)
     ).fetchall()
@@ -104,8 +108,7 @@ def unique_constraints(connection: sqlite3.Connection, table: str) -> list[Uniqu
 def replacing(connection: sqlite3.Connection, table: str) -> list[Unique]:
     """What `OR REPLACE` removes other rows by: the unique constraints, and the row's number, which
     a program may write though no column is it."""
-    found = unique_constraints(connection, table)
-    found += [u for u in _indexes(connection, table) if not u.columns]
+    found = _constraints(connection, table)
     own = {
         name.lower()
         for (name,) in connection.execute("SELECT name FROM pragma_table_xinfo(?)", (table,))

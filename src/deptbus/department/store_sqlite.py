@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from deptbus.contract.department import Receive
 from deptbus.department import fence
-from deptbus.department.adoption import Existing, Found
+from deptbus.department.adoption import DROPPED_REMOVAL, DROPPED_WRITE, Existing, Found
 from deptbus.department.adoption_sqlite import (
     SqliteRows,
     existing_of,
@@ -808,7 +808,7 @@ class _Statements:
             keys = [decode_values(a.row.key) for a in gone]
             connection.executemany(self._delete, keys)
             if self._habits.has_early_triggers and any(self._is_there(connection, k) for k in keys):
-                raise RowRefused("a trigger keeps it from being removed")
+                raise RowRefused(DROPPED_REMOVAL)
         else:
             for action in actions:
                 self._clear(connection, action)
@@ -829,7 +829,7 @@ class _Statements:
         if (self._update is not None and found + made < len(rows)) or not all(
             self._is_there(connection, k) for k in keys
         ):
-            raise RowRefused("a trigger keeps it from being written")
+            raise RowRefused(DROPPED_WRITE)
 
     def _is_there(self, connection: sqlite3.Connection, key: tuple[Any, ...]) -> bool:
         found = connection.execute(f"SELECT 1 FROM {self._table} WHERE {self.where}", key)
